@@ -1,0 +1,371 @@
+//! One shard's transactions and the one function that moves them: [`Coordinator::handle`]. It turns
+//! what happened into records and effects; how records reach a disk and effects a participant is the
+//! driver's.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+
+use crate::answers::{Attempt, shorten};
+use crate::mutation::Mutations;
+use crate::phase_one::{self, Next};
+use crate::schedule::Schedule;
+use crate::transaction::{Ballot, Progress};
+use crate::{
+    Call, Effect, Event, Fact, Millis, Observation, Outcome, Plan, Reason, Record, Refusal, Step,
+    Timer, TimerPurpose, Transaction, TransactionId, What, phase_two,
+};
+
+/// The bounds and the seed of one coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CoordinatorConfig {
+    /// How many transactions may be live at once; more are refused.
+    pub live_transactions_max: usize,
+    /// How many observations one transaction's timeline holds. 0: none are kept.
+    pub observations_max: usize,
+    /// Attempts are counted up to here (a checker sets it low, so that retrying is no new state).
+    pub attempts_counted_max: u32,
+    /// Seeds the jitter of retries.
+    pub seed: u64,
+    /// A deliberate bug for the checkers; none in a shipped program.
+    pub mutations: Mutations,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            live_transactions_max: 100_000,
+            observations_max: 256,
+            attempts_counted_max: u32::MAX,
+            seed: 0,
+            mutations: Mutations::default(),
+        }
+    }
+}
+
+/// A journal that contradicts itself: the records cannot be what a coordinator wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplyError {
+    /// Which transaction.
+    pub transaction: TransactionId,
+    /// What does not fit.
+    pub problem: &'static str,
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "transaction {}: {}", self.transaction, self.problem)
+    }
+}
+
+impl std::error::Error for ApplyError {}
+
+/// One shard's transactions. One task owns it; nothing in it is shared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Coordinator {
+    pub(crate) config: CoordinatorConfig,
+    pub(crate) transactions: BTreeMap<TransactionId, Transaction>,
+    pub(crate) schedule: Schedule,
+}
+
+impl Coordinator {
+    /// A coordinator that knows of nothing.
+    #[must_use]
+    pub fn new(config: CoordinatorConfig) -> Self {
+        Self { config, transactions: BTreeMap::new(), schedule: Schedule::default() }
+    }
+
+    /// A live transaction.
+    #[must_use]
+    pub fn get(&self, id: &TransactionId) -> Option<&Transaction> {
+        self.transactions.get(id)
+    }
+
+    /// All live transactions, ordered by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Transaction> {
+        self.transactions.values()
+    }
+
+    /// How many transactions are live.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// Whether no transaction is live.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.transactions.is_empty()
+    }
+
+    /// The timer that is due first, if any. When its time has come, hand it back as
+    /// [`Event::Timer`].
+    #[must_use]
+    pub fn next_timer(&self) -> Option<&Timer> {
+        self.schedule.first()
+    }
+
+    /// Every armed timer, soonest first: for the checkers, where any may fire at any moment.
+    pub fn timers(&self) -> impl Iterator<Item = &Timer> {
+        self.schedule.iter()
+    }
+
+    /// Takes a fact from the journal during recovery, or hands it on from live operation: the only
+    /// way in which facts change. Gives back a transaction that this record ended.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if the record does not fit what is known. A caller that reads a journal whose
+    /// oldest batches were forgotten meets records of transactions that ended or were written anew
+    /// later; see [`Coordinator::knows`].
+    pub fn apply(&mut self, record: &Record) -> Result<Option<Transaction>, ApplyError> {
+        let id = &record.transaction;
+        let error = |problem| ApplyError { transaction: id.clone(), problem };
+        match &record.fact {
+            Fact::Begun { fingerprint, plan } => {
+                let Entry::Vacant(entry) = self.transactions.entry(id.clone()) else {
+                    return Err(error("begins twice"));
+                };
+                let new = Transaction::new(id.clone(), record.at, *fingerprint, plan.clone());
+                entry.insert(new);
+                Ok(None)
+            }
+            Fact::Snapshot(transaction) => {
+                self.transactions.insert(id.clone(), (**transaction).clone());
+                Ok(None)
+            }
+            fact => {
+                let Some(transaction) = self.transactions.get_mut(id) else {
+                    return Err(error("has a record but no beginning"));
+                };
+                if !fits(transaction, fact) {
+                    return Err(error("has a record for branches that it does not have"));
+                }
+                transaction.apply(record, self.config.mutations);
+                let ended = matches!(fact, Fact::Ended);
+                Ok(if ended { self.transactions.remove(id) } else { None })
+            }
+        }
+    }
+
+    /// Whether this transaction is live.
+    #[must_use]
+    pub fn knows(&self, id: &TransactionId) -> bool {
+        self.transactions.contains_key(id)
+    }
+
+    /// Writes everything that is known of a live transaction anew, so that the batches which hold
+    /// its older records can be forgotten.
+    #[must_use]
+    pub fn snapshot(&self, now: Millis, id: &TransactionId) -> Option<Record> {
+        let mut transaction = self.transactions.get(id)?.clone();
+        let timeline = &mut transaction.timeline;
+        timeline.saved.append(&mut timeline.unsaved);
+        let fact = Fact::Snapshot(Box::new(transaction));
+        Some(Record { transaction: id.clone(), at: now, fact, observations: Vec::new() })
+    }
+
+    /// What happens next, now that `event` has happened. Time is the driver's: `now` never runs
+    /// backwards between two calls.
+    pub fn handle(&mut self, now: Millis, event: Event) -> Step {
+        let mut step = Step::default();
+        match event {
+            Event::Begin { transaction, fingerprint, plan } => {
+                self.begin(now, transaction, fingerprint, plan, &mut step);
+            }
+            Event::Answer { transaction, branch, operation, attempt, answer } => {
+                let about = Attempt { branch, operation, attempt };
+                self.answered(now, &transaction, about, answer, &mut step);
+            }
+            Event::Timer(timer) => self.fired(now, &timer, &mut step),
+            Event::RollbackRequested { transaction, reason } => {
+                let undecided = self.get(&transaction).is_some_and(|t| t.decision.is_none());
+                if undecided {
+                    let reason = Reason::Requested(shorten(&reason));
+                    self.decide(now, &transaction, Outcome::Rollback, reason, &mut step);
+                }
+            }
+            Event::RetryRequested { transaction } => self.retry_all(now, &transaction, &mut step),
+        }
+        step
+    }
+
+    fn begin(
+        &mut self,
+        now: Millis,
+        id: TransactionId,
+        fingerprint: u128,
+        plan: Plan,
+        step: &mut Step,
+    ) {
+        let refusal = if let Some(existing) = self.transactions.get(&id) {
+            Some(Refusal::Exists { same: existing.fingerprint == fingerprint })
+        } else if self.transactions.len() >= self.config.live_transactions_max {
+            Some(Refusal::AtCapacity)
+        } else {
+            plan.check().err().map(Refusal::Plan)
+        };
+        if let Some(refusal) = refusal {
+            step.effects.push(Effect::Refused(id, refusal));
+            return;
+        }
+        self.record(now, &id, Fact::Begun { fingerprint, plan }, step);
+        step.effects.push(Effect::Begun(id.clone()));
+        self.arm_deadlines(&id);
+        self.advance(now, &id, step);
+    }
+
+    /// Moves a transaction as far as it can go without another answer.
+    pub(crate) fn advance(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        if transaction.decision.is_some() {
+            self.advance_phase_two(now, id, step);
+            return;
+        }
+        match phase_one::next(transaction, self.config.mutations) {
+            Next::Wait => {}
+            Next::Prepare(numbers) => {
+                for number in numbers {
+                    self.call(now, id, number, step);
+                }
+            }
+            Next::Execute(branches) => {
+                let before = transaction.phase_one_deadline();
+                let ballots = transaction.ballots();
+                let results = transaction.unsaved_results();
+                let fact = Fact::Executing { branches: branches.clone(), ballots, results };
+                self.record(now, id, fact, step);
+                self.disarm(before, id, TimerPurpose::PhaseOneDeadline);
+                self.arm_deadlines(id);
+                for number in branches {
+                    self.call(now, id, number, step);
+                }
+            }
+            Next::Decide(outcome, reason) => self.decide(now, id, outcome, reason, step),
+        }
+    }
+
+    fn advance_phase_two(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        for number in phase_two::callable(transaction) {
+            self.call(now, id, number, step);
+        }
+        let complete = self.transactions.get(id).is_some_and(phase_two::is_complete);
+        if complete {
+            self.end(now, id, step);
+        }
+    }
+
+    pub(crate) fn end(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
+        self.disarm_all(id);
+        let ended = self.record(now, id, Fact::Ended, step);
+        step.effects.extend(ended.map(|ended| Effect::Ended(Box::new(ended))));
+    }
+
+    /// Takes the decision: on record first, then told, then carried out.
+    pub(crate) fn decide(
+        &mut self,
+        now: Millis,
+        id: &TransactionId,
+        outcome: Outcome,
+        reason: Reason,
+        step: &mut Step,
+    ) {
+        let Some(transaction) = self.transactions.get(id) else { return };
+        let ballots = transaction.ballots();
+        let results = transaction.unsaved_results();
+        self.disarm_phase_one(id);
+        let fact = Fact::Decided { outcome, reason: reason.clone(), ballots, results };
+        self.record(now, id, fact, step);
+        step.effects.push(Effect::Decided(id.clone(), outcome, reason));
+        self.advance(now, id, step);
+    }
+
+    /// Sends a branch what it is to do now.
+    pub(crate) fn call(&mut self, now: Millis, id: &TransactionId, number: u16, step: &mut Step) {
+        let attempts_max = self.config.attempts_counted_max;
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        let deadline = transaction.phase_one_deadline();
+        let attempt_timeout_ms = transaction.options.attempt_timeout_ms;
+        let branch = transaction.branch_mut(number);
+        let (operation, timeout_ms) = match (branch.progress, branch.phase_one_operation()) {
+            (Progress::Owes(operation), _) => (operation, attempt_timeout_ms),
+            (Progress::Undecided, Some(operation)) => {
+                (operation, deadline.saturating_sub(now).max(1))
+            }
+            (Progress::Undecided, None) | (Progress::Done, _) => return,
+        };
+        if branch.in_flight {
+            return;
+        }
+        if branch.progress == Progress::Undecided && branch.ballot == Ballot::NotCalled {
+            branch.ballot = Ballot::Unanswered;
+        }
+        branch.in_flight = true;
+        branch.attempt = branch.attempt.saturating_add(1).min(attempts_max);
+        let attempt = branch.attempt;
+        let with_payload = operation.carries_payload() || branch.plan.payload_in_phase_two;
+        step.effects.push(Effect::Call(Call {
+            transaction: id.clone(),
+            branch: number,
+            branch_name: branch.plan.name.clone(),
+            participant: branch.plan.participant.clone(),
+            operation,
+            attempt,
+            timeout_ms,
+            payload: with_payload.then(|| branch.plan.payload.clone()),
+        }));
+        self.observe(now, id, Some(number), What::Called { operation, attempt });
+    }
+
+    /// Writes a fact and applies it, in one: there is no other way to change one.
+    pub(crate) fn record(
+        &mut self,
+        now: Millis,
+        id: &TransactionId,
+        fact: Fact,
+        step: &mut Step,
+    ) -> Option<Transaction> {
+        let observations = match self.transactions.get_mut(id) {
+            Some(transaction) => transaction.timeline.take_unsaved(),
+            None => Vec::new(),
+        };
+        let record = Record { transaction: id.clone(), at: now, fact, observations };
+        let ended = match self.apply(&record) {
+            Ok(ended) => ended,
+            Err(error) => panic!("a record of our own must fit: {error}"),
+        };
+        step.records.push(record);
+        ended
+    }
+
+    pub(crate) fn observe(
+        &mut self,
+        at: Millis,
+        id: &TransactionId,
+        branch: Option<u16>,
+        what: What,
+    ) {
+        let observations_max = self.config.observations_max;
+        if let Some(transaction) = self.transactions.get_mut(id) {
+            transaction.timeline.observe(Observation { at, branch, what }, observations_max);
+        }
+    }
+}
+
+/// Whether a record speaks only of branches that the transaction has.
+fn fits(transaction: &Transaction, fact: &Fact) -> bool {
+    let count = transaction.branches.len();
+    let known = |number: &u16| usize::from(*number) < count;
+    match fact {
+        Fact::Executing { branches, ballots, results } => {
+            ballots.len() == count
+                && branches.iter().all(known)
+                && results.iter().all(|(number, _)| known(number))
+        }
+        Fact::Decided { ballots, results, .. } => {
+            ballots.len() == count && results.iter().all(|(number, _)| known(number))
+        }
+        Fact::Finished { branch } => known(branch),
+        Fact::Begun { .. } | Fact::Ended | Fact::Snapshot(_) => true,
+    }
+}

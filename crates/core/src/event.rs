@@ -1,0 +1,182 @@
+//! The coordinator's face: what happens to it, what it wants done, and the seal that keeps effects
+//! inside a step until the step's records are durable.
+
+use std::sync::Arc;
+
+use crate::{
+    Operation, Outcome, Plan, PlanError, Reason, Record, Timer, Transaction, TransactionId,
+};
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// An initiator asks for a whole transaction. The driver has made sure that the id was not used
+    /// by a transaction that has already ended.
+    Begin {
+        /// The transaction's name.
+        transaction: TransactionId,
+        /// A digest of the request: the same id with another digest is another request.
+        fingerprint: u128,
+        /// What to do.
+        plan: Plan,
+    },
+    /// A call has ended: answered, failed, or given up. The driver owes one for every call.
+    Answer {
+        /// Of which transaction.
+        transaction: TransactionId,
+        /// Of which branch.
+        branch: u16,
+        /// Of which operation.
+        operation: Operation,
+        /// Of which attempt.
+        attempt: u32,
+        /// What came back.
+        answer: Answer,
+    },
+    /// A timer is due. One that was disarmed meanwhile is ignored.
+    Timer(Timer),
+    /// Somebody asks to roll back a transaction that may be undecided still.
+    RollbackRequested {
+        /// Which.
+        transaction: TransactionId,
+        /// Why, for the timeline.
+        reason: Box<str>,
+    },
+    /// Somebody asks to try this transaction's open branches again now.
+    RetryRequested {
+        /// Which.
+        transaction: TransactionId,
+    },
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Answer {
+    /// Yes to a prepare or an execute, with a result if there is one.
+    Yes(Option<Arc<str>>),
+    /// The prepare found nothing to commit.
+    ReadOnly,
+    /// No, with the participant's reason.
+    No(Box<str>),
+    /// A commit, rollback or compensate is done.
+    Acknowledged,
+    /// Anything else: an error, a broken connection, silence. It may or may not have been done.
+    Unknown(Box<str>),
+}
+
+/// A call to a participant, complete in itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Call {
+    /// For which transaction.
+    pub transaction: TransactionId,
+    /// The branch's number.
+    pub branch: u16,
+    /// The branch's name.
+    pub branch_name: Arc<str>,
+    /// Where the participant is.
+    pub participant: Arc<str>,
+    /// What it is asked to do.
+    pub operation: Operation,
+    /// The how-manieth time, from 1.
+    pub attempt: u32,
+    /// After how long the driver gives up and reports [`Answer::Unknown`], in milliseconds.
+    pub timeout_ms: u64,
+    /// What it is given, where the operation carries a payload.
+    pub payload: Option<Arc<[u8]>>,
+}
+
+/// Something that the driver is to do or to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The transaction's beginning is durable.
+    Begun(TransactionId),
+    /// The transaction could not begin.
+    Refused(TransactionId, Refusal),
+    /// Call a participant, and report how it ended.
+    Call(Call),
+    /// The decision is durable.
+    Decided(TransactionId, Outcome, Reason),
+    /// Every participant has acknowledged; this is the last that the core knows of it.
+    Ended(Box<Transaction>),
+    /// The limit for the whole transaction has passed; its decision stands.
+    Overdue(TransactionId),
+    /// A branch fails so often that it now waits longer: somebody should look.
+    Parked(TransactionId, u16),
+}
+
+/// Why a transaction could not begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The plan itself is not acceptable.
+    Plan(PlanError),
+    /// A live transaction has this id; says whether the request is the same.
+    Exists {
+        /// Same fingerprint: the caller may be given the existing transaction.
+        same: bool,
+    },
+    /// As many transactions are live as the configuration allows; try later.
+    AtCapacity,
+}
+
+/// What one event leads to: records to make durable, and effects that may leave only after them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use = "a step's records must be written and its effects carried out"]
+pub struct Step {
+    pub(crate) records: Vec<Record>,
+    pub(crate) effects: Vec<Effect>,
+}
+
+impl Step {
+    /// Whether there is nothing to write and nothing to do.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.effects.is_empty()
+    }
+
+    /// Hands out the records for the journal's batch at `position`, and keeps the effects back.
+    ///
+    /// A step without records names the last position that was handed out: what it tells may rest
+    /// on records of earlier steps that are still on their way to the disk.
+    #[must_use]
+    pub fn seal(self, position: u64) -> (Vec<Record>, Sealed) {
+        (self.records, Sealed { position, effects: self.effects })
+    }
+}
+
+/// Effects waiting for their records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    position: u64,
+    effects: Vec<Effect>,
+}
+
+impl Sealed {
+    /// The position that must be durable first.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Lets the effects out.
+    ///
+    /// # Panics
+    /// If the position is not durable yet: telling anybody now could tell of something that a crash
+    /// undoes.
+    #[must_use]
+    pub fn release(self, durable: Durable) -> Vec<Effect> {
+        assert!(durable.0 >= self.position, "effects must wait for position {}", self.position);
+        self.effects
+    }
+}
+
+/// The word of the journal that everything up to a position is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Durable(u64);
+
+impl Durable {
+    /// To be called with the position of a journal's receipt and with nothing else.
+    #[must_use]
+    pub const fn up_to(position: u64) -> Self {
+        Self(position)
+    }
+}

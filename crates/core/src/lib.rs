@@ -1,0 +1,51 @@
+//! The protocol of Unanimity: what a coordinator decides and what a participant's guard answers.
+//!
+//! This crate is pure. It does no I/O, reads no clock, draws no random number, owns no channel,
+//! spawns nothing and depends on nothing; time, ids and seeds come in as arguments. That is why
+//! the very same code runs in the shipped program, in the model checker and in a simulator.
+//!
+//! Two machines live here:
+//! - [`Coordinator`]: one shard's transactions. Its face is [`Coordinator::handle`], which turns an
+//!   [`Event`] into a [`Step`]: records to make durable, and effects that come out of the step only
+//!   against a receipt for those records.
+//! - [`guard`]: what a participant remembers of a branch, and what it answers to any operation on it,
+//!   however late, repeated or out of order that operation comes.
+//!
+//! The protocol is two-phase commit with presumed abort (Mohan, Lindsay and Obermarck: "Transaction
+//! Management in the R* Distributed Database Management System", ACM TODS 11(4), 1986), widened by
+//! compensable branches (Garcia-Molina and Salem: "Sagas", SIGMOD 1987) and deferred ones.
+
+mod answers;
+mod codec;
+mod coordinator;
+mod event;
+pub mod guard;
+mod ids;
+mod mutation;
+mod phase_one;
+mod phase_two;
+mod plan;
+mod record;
+mod recovery;
+mod schedule;
+mod timeline;
+mod timers;
+mod transaction;
+mod wire;
+
+pub use codec::{DecodeError, RECORD_VERSION, decode_record, encode_record};
+pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
+pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
+pub use ids::{ID_BYTES_MAX, IdError, TransactionId, check_id};
+pub use mutation::{Mutation, Mutations};
+pub use plan::{
+    BRANCHES_MAX, BranchPlan, Kind, Operation, Options, PAYLOAD_BYTES_MAX, Plan, PlanError,
+    REASON_BYTES_MAX, TIMEOUT_MS_MAX,
+};
+pub use record::{Fact, Record};
+pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
+pub use timeline::{Observation, Timeline, What};
+pub use transaction::{Ballot, Branch, Decision, Outcome, Progress, Reason, Stage, Transaction};
+
+/// Milliseconds since the Unix epoch, as the driver tells them. The core never reads a clock.
+pub type Millis = u64;

@@ -1,0 +1,78 @@
+//! Deliberate bugs, each behind a switch, that prove the checkers have no hole. The switch exists
+//! only with the feature `mutations`, which no shipped program turns on; without it every question
+//! is answered "no" at compile time.
+
+/// One deliberate bug. A checker that stays green with it switched on is a checker with a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mutation {
+    /// Effects leave a step before its records are durable.
+    EffectsBeforeSync,
+    /// A recovered transaction that must roll back sends no rollback.
+    RollbackForgottenOnRecovery,
+    /// The guard accepts a prepare that arrives after the rollback.
+    PrepareAfterRollback,
+    /// Commit is decided when most branches, not all, have voted yes.
+    DecisionByMajority,
+    /// Recovery does not re-arm deadlines and retries.
+    TimersLostOnRecovery,
+    /// A second acknowledgement of one branch counts for another.
+    AcknowledgementCountedTwice,
+    /// The decision may be changed by a vote that arrives after it.
+    DecisionChangedByLateVote,
+    /// The guard applies a repeated commit a second time.
+    CommitAppliedTwice,
+    /// A branch whose answer never came is left out of the rollback.
+    UnansweredLeftOutOfRollback,
+    /// A timeout in phase two turns the commit into a rollback.
+    TimeoutInPhaseTwoRollsBack,
+    /// The guard acknowledges a commit for a branch that it has never prepared.
+    CommitWithoutPrepareAcknowledged,
+}
+
+impl Mutation {
+    /// Every deliberate bug, for a checker that runs through them.
+    pub const ALL: [Self; 11] = [
+        Self::EffectsBeforeSync,
+        Self::RollbackForgottenOnRecovery,
+        Self::PrepareAfterRollback,
+        Self::DecisionByMajority,
+        Self::TimersLostOnRecovery,
+        Self::AcknowledgementCountedTwice,
+        Self::DecisionChangedByLateVote,
+        Self::CommitAppliedTwice,
+        Self::UnansweredLeftOutOfRollback,
+        Self::TimeoutInPhaseTwoRollsBack,
+        Self::CommitWithoutPrepareAcknowledged,
+    ];
+}
+
+/// The switch: at most one deliberate bug at a time, none in a shipped program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mutations {
+    #[cfg(feature = "mutations")]
+    active: Option<Mutation>,
+}
+
+impl Mutations {
+    /// Switches one deliberate bug on.
+    #[cfg(feature = "mutations")]
+    #[must_use]
+    pub const fn only(mutation: Mutation) -> Self {
+        Self { active: Some(mutation) }
+    }
+
+    /// Says whether a deliberate bug is on.
+    #[cfg(feature = "mutations")]
+    #[must_use]
+    pub fn has(self, mutation: Mutation) -> bool {
+        self.active == Some(mutation)
+    }
+
+    /// Says whether a deliberate bug is on: never, in a shipped program.
+    #[cfg(not(feature = "mutations"))]
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, _mutation: Mutation) -> bool {
+        false
+    }
+}

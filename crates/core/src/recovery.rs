@@ -1,0 +1,56 @@
+//! Decides how a recovered coordinator takes up what it finds. The facts are already applied, by the
+//! same function as in live operation; here are only the first moves.
+
+use crate::transaction::Ballot;
+use crate::{Coordinator, Millis, Mutation, Outcome, Reason, Step, TransactionId, What, phase_one};
+
+impl Coordinator {
+    /// Takes up every live transaction after recovery: arms its deadlines and retries, calls who is
+    /// owed a call, and rolls back those that were still preparing (their locks should not wait for
+    /// an initiator that may be gone).
+    pub fn resume(&mut self, now: Millis) -> Step {
+        let mut step = Step::default();
+        let ids: Vec<TransactionId> = self.transactions.keys().cloned().collect();
+        for id in ids {
+            self.resume_one(now, &id, &mut step);
+        }
+        step
+    }
+
+    pub(crate) fn resume_one(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
+        self.observe(now, id, None, What::Recovered);
+        let forgets_timers = self.config.mutations.has(Mutation::TimersLostOnRecovery);
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        if transaction.decision.is_some() {
+            if !forgets_timers {
+                self.arm_deadlines(id);
+                self.advance(now, id, step);
+            }
+            return;
+        }
+        if transaction.executing_since.is_some() {
+            self.arm_deadlines(id);
+            self.call_unanswered(now, id, step);
+            self.advance(now, id, step);
+            return;
+        }
+        if !self.config.mutations.has(Mutation::RollbackForgottenOnRecovery) {
+            phase_one::assume_prepares_called(transaction);
+        }
+        self.arm_deadlines(id);
+        self.decide(now, id, Outcome::Rollback, Reason::Restarted, step);
+    }
+
+    /// Calls again the branches whose execute is on record and whose answer is not.
+    pub(crate) fn call_unanswered(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
+        let Some(transaction) = self.transactions.get(id) else { return };
+        let unanswered: Vec<u16> = transaction
+            .numbered()
+            .filter(|(_, branch)| branch.ballot == Ballot::Unanswered)
+            .map(|(number, _)| number)
+            .collect();
+        for number in unanswered {
+            self.call(now, id, number, step);
+        }
+    }
+}

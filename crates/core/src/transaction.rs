@@ -1,0 +1,400 @@
+//! What is known of one transaction: the facts, which change only through [`Transaction::apply`],
+//! and the progress that a crash may take. What happens next is `phase_one`'s and `phase_two`'s.
+
+use std::sync::Arc;
+
+use crate::timeline::Timeline;
+use crate::{
+    BranchPlan, Fact, Kind, Millis, Mutation, Operation, Options, Plan, Record, TransactionId,
+    mutation::Mutations,
+};
+
+/// What became of a transaction. Numbers are for storage and are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// All of it.
+    Commit = 1,
+    /// None of it.
+    Rollback = 2,
+}
+
+impl Outcome {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// Why the decision was what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Every branch voted yes or read-only, and every execute succeeded.
+    AllYes,
+    /// A branch said no.
+    No {
+        /// Which.
+        branch: u16,
+        /// In its words.
+        text: Box<str>,
+    },
+    /// Not every prepare had voted when their time was over.
+    PrepareTimeout,
+    /// Not every execute had succeeded when their time was over.
+    ExecuteTimeout,
+    /// The limit for the whole transaction passed before a decision.
+    Timeout,
+    /// The coordinator stopped before the decision and came back.
+    Restarted,
+    /// Somebody asked for it.
+    Requested(Box<str>),
+}
+
+impl Reason {
+    /// The stable code on the wire.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::AllYes => "all_yes",
+            Self::No { .. } => "voted_no",
+            Self::PrepareTimeout => "prepare_timeout",
+            Self::ExecuteTimeout => "execute_timeout",
+            Self::Timeout => "timeout",
+            Self::Restarted => "coordinator_restarted",
+            Self::Requested(_) => "requested",
+        }
+    }
+}
+
+/// The decision: taken once, never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Decision {
+    /// Which.
+    pub outcome: Outcome,
+    /// Why.
+    pub reason: Reason,
+    /// When.
+    pub at: Millis,
+}
+
+/// Where a branch stands in phase one. Numbers are for storage and are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Ballot {
+    /// Its prepare or execute never left.
+    NotCalled = 0,
+    /// Called, and no decisive answer has come.
+    Unanswered = 1,
+    /// Prepared or executed.
+    Yes = 2,
+    /// Prepared with nothing to commit.
+    ReadOnly = 3,
+    /// Refused.
+    No = 4,
+}
+
+impl Ballot {
+    /// Whether phase one may go on past this branch.
+    #[must_use]
+    pub const fn is_in_favour(self) -> bool {
+        matches!(self, Self::Yes | Self::ReadOnly)
+    }
+
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotCalled => "not_called",
+            Self::Unanswered => "unanswered",
+            Self::Yes => "yes",
+            Self::ReadOnly => "read_only",
+            Self::No => "no",
+        }
+    }
+}
+
+/// What a branch has left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Progress {
+    /// Phase one: the decision is not taken.
+    Undecided,
+    /// Phase two: it owes this operation.
+    Owes(Operation),
+    /// Nothing.
+    Done,
+}
+
+/// Where a transaction stands, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Prepares are on their way.
+    Preparing,
+    /// Every prepare has voted; compensable branches execute.
+    Executing,
+    /// Decided to commit, not yet complete.
+    Committing,
+    /// Decided to roll back, not yet complete.
+    RollingBack,
+    /// Complete.
+    Ended,
+}
+
+impl Stage {
+    /// The word on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Executing => "executing",
+            Self::Committing => "committing",
+            Self::RollingBack => "rolling_back",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// One participant's part, and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Branch {
+    /// As the initiator asked for it. The payload is dropped once nobody can need it again.
+    pub plan: BranchPlan,
+    /// Where it stands in phase one. Progress until a record holds it.
+    pub ballot: Ballot,
+    /// What it has left to do.
+    pub progress: Progress,
+    /// What its prepare or execute gave back.
+    pub result: Option<Arc<str>>,
+    /// Whether no record holds the result yet.
+    pub(crate) result_unsaved: bool,
+    /// Whether a call is under way. Lost in a crash, safely: recovery calls again.
+    pub in_flight: bool,
+    /// How often the current operation was called.
+    pub attempt: u32,
+    /// How often in a row it got no decisive answer.
+    pub failures: u16,
+    /// What went wrong last.
+    pub last_error: Option<Box<str>>,
+    /// When it is tried again, if that is what it waits for.
+    pub retry_at: Option<Millis>,
+}
+
+impl Branch {
+    pub(crate) fn new(plan: BranchPlan) -> Self {
+        Self {
+            plan,
+            ballot: Ballot::NotCalled,
+            progress: Progress::Undecided,
+            result: None,
+            result_unsaved: false,
+            in_flight: false,
+            attempt: 0,
+            failures: 0,
+            last_error: None,
+            retry_at: None,
+        }
+    }
+
+    /// The operation of phase one for this branch; `None` for a deferred one.
+    #[must_use]
+    pub const fn phase_one_operation(&self) -> Option<Operation> {
+        match self.plan.kind {
+            Kind::TwoPhase => Some(Operation::Prepare),
+            Kind::Compensable => Some(Operation::Execute),
+            Kind::Deferred => None,
+        }
+    }
+
+    /// What this branch owes once the decision is taken, by its kind and by where it stood.
+    fn owes(&self, outcome: Outcome, mutations: Mutations) -> Option<Operation> {
+        if outcome == Outcome::Commit {
+            return match (self.plan.kind, self.ballot) {
+                (Kind::Deferred, _) => Some(Operation::Execute),
+                (Kind::Compensable, _) | (Kind::TwoPhase, Ballot::ReadOnly) => None,
+                (Kind::TwoPhase, _) => Some(Operation::Commit),
+            };
+        }
+        let unanswered_forgotten = mutations.has(Mutation::UnansweredLeftOutOfRollback)
+            && self.ballot == Ballot::Unanswered;
+        match (self.plan.kind, self.ballot) {
+            (Kind::Deferred, _) | (_, Ballot::NotCalled | Ballot::ReadOnly) => None,
+            _ if unanswered_forgotten => None,
+            (Kind::TwoPhase, _) => Some(Operation::Rollback),
+            (Kind::Compensable, _) => Some(Operation::Compensate),
+        }
+    }
+
+    /// Starts phase two for this branch.
+    fn decide(&mut self, outcome: Outcome, mutations: Mutations) {
+        let owes = self.owes(outcome, mutations);
+        self.progress = owes.map_or(Progress::Done, Progress::Owes);
+        self.clear_attempts();
+        let keeps_payload =
+            owes.is_some_and(|next| next.carries_payload() || self.plan.payload_in_phase_two);
+        if !keeps_payload {
+            self.plan.payload = Arc::from(&[][..]);
+        }
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.progress = Progress::Done;
+        self.plan.payload = Arc::from(&[][..]);
+        self.clear_attempts();
+    }
+
+    fn clear_attempts(&mut self) {
+        self.in_flight = false;
+        self.attempt = 0;
+        self.failures = 0;
+        self.last_error = None;
+        self.retry_at = None;
+    }
+}
+
+/// One business transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Transaction {
+    /// Its name.
+    pub id: TransactionId,
+    /// When its beginning was recorded.
+    pub begun_at: Millis,
+    /// A digest of the request.
+    pub fingerprint: u128,
+    /// How long it waits for what.
+    pub options: Options,
+    /// Its branches; their places are their numbers.
+    pub branches: Vec<Branch>,
+    /// Since when every prepare has voted and visible work is under way, if it is.
+    pub executing_since: Option<Millis>,
+    /// The decision, once taken.
+    pub decision: Option<Decision>,
+    /// When everything was complete.
+    pub ended_at: Option<Millis>,
+    /// The limit for the whole has passed after the decision.
+    pub overdue: bool,
+    /// What was seen on the way.
+    pub timeline: Timeline,
+}
+
+impl Transaction {
+    /// A transaction that has just begun.
+    pub(crate) fn new(id: TransactionId, begun_at: Millis, fingerprint: u128, plan: Plan) -> Self {
+        Self {
+            id,
+            begun_at,
+            fingerprint,
+            options: plan.options,
+            branches: plan.branches.into_iter().map(Branch::new).collect(),
+            executing_since: None,
+            decision: None,
+            ended_at: None,
+            overdue: false,
+            timeline: Timeline::default(),
+        }
+    }
+
+    /// Where it stands, for people.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match (&self.decision, self.ended_at, self.executing_since) {
+            (_, Some(_), _) => Stage::Ended,
+            (Some(decision), None, _) if decision.outcome == Outcome::Commit => Stage::Committing,
+            (Some(_), None, _) => Stage::RollingBack,
+            (None, None, Some(_)) => Stage::Executing,
+            (None, None, None) => Stage::Preparing,
+        }
+    }
+
+    /// The outcome, once decided.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.decision.as_ref().map(|decision| decision.outcome)
+    }
+
+    /// The branch with this number. The number must come from this transaction.
+    #[must_use]
+    pub fn branch(&self, number: u16) -> &Branch {
+        &self.branches[usize::from(number)]
+    }
+
+    pub(crate) fn branch_mut(&mut self, number: u16) -> &mut Branch {
+        &mut self.branches[usize::from(number)]
+    }
+
+    /// Its branches with their numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (u16, &Branch)> {
+        (0..).zip(&self.branches)
+    }
+
+    /// When phase one has taken too long.
+    #[must_use]
+    pub fn phase_one_deadline(&self) -> Millis {
+        match self.executing_since {
+            None => self.begun_at.saturating_add(self.options.prepare_timeout_ms),
+            Some(since) => since.saturating_add(self.options.execute_timeout_ms),
+        }
+    }
+
+    /// When the whole has taken too long, if there is such a limit.
+    #[must_use]
+    pub fn whole_deadline(&self) -> Option<Millis> {
+        let timeout_ms = self.options.timeout_ms;
+        (timeout_ms > 0).then(|| self.begun_at.saturating_add(timeout_ms))
+    }
+
+    /// Where every branch stands, for a record.
+    pub(crate) fn ballots(&self) -> Vec<Ballot> {
+        self.branches.iter().map(|branch| branch.ballot).collect()
+    }
+
+    /// The results that no record holds yet, for the next record.
+    pub(crate) fn unsaved_results(&self) -> Vec<(u16, Arc<str>)> {
+        let unsaved = self.numbered().filter(|(_, branch)| branch.result_unsaved);
+        unsaved.filter_map(|(n, branch)| Some((n, branch.result.clone()?))).collect()
+    }
+
+    /// Changes the facts, for live operation, recovery and the checkers alike.
+    pub(crate) fn apply(&mut self, record: &Record, mutations: Mutations) {
+        self.timeline.saved.extend(record.observations.iter().cloned());
+        match &record.fact {
+            Fact::Executing { branches, ballots, results } => {
+                self.take_ballots(ballots, results);
+                for number in branches {
+                    self.branch_mut(*number).ballot = Ballot::Unanswered;
+                }
+                self.executing_since.get_or_insert(record.at);
+            }
+            Fact::Decided { outcome, reason, ballots, results } => {
+                self.take_ballots(ballots, results);
+                let reason = reason.clone();
+                self.decision = Some(Decision { outcome: *outcome, reason, at: record.at });
+                for branch in &mut self.branches {
+                    branch.decide(*outcome, mutations);
+                }
+            }
+            Fact::Finished { branch } => self.branch_mut(*branch).finish(),
+            Fact::Ended => {
+                self.branches.iter_mut().for_each(Branch::finish);
+                self.ended_at = Some(record.at);
+            }
+            Fact::Begun { .. } | Fact::Snapshot(_) => {
+                panic!("{}: a transaction begins once", self.id)
+            }
+        }
+    }
+
+    fn take_ballots(&mut self, ballots: &[Ballot], results: &[(u16, Arc<str>)]) {
+        assert_eq!(ballots.len(), self.branches.len(), "{}: a ballot for each branch", self.id);
+        for (branch, ballot) in self.branches.iter_mut().zip(ballots) {
+            branch.ballot = *ballot;
+        }
+        for (number, result) in results {
+            let branch = self.branch_mut(*number);
+            branch.result = Some(Arc::clone(result));
+            branch.result_unsaved = false;
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The few shapes that records are made of: bytes, varints, texts, lists and options. What they mean
+//! is `codec`'s.
+
+use crate::DecodeError;
+
+/// Appends shapes to a buffer.
+pub(crate) struct Writer<'a> {
+    out: &'a mut Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out }
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.out.push(byte);
+    }
+
+    pub(crate) fn flag(&mut self, flag: bool) {
+        self.byte(u8::from(flag));
+    }
+
+    pub(crate) fn fixed(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// LEB128: seven bits a byte, lowest first.
+    pub(crate) fn number(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            self.byte((number as u8) | 0x80);
+            number >>= 7;
+        }
+        self.byte(number as u8);
+    }
+
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.fixed(bytes);
+    }
+
+    pub(crate) fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    pub(crate) fn list<T>(&mut self, items: &[T], mut put: impl FnMut(&mut Self, &T)) {
+        self.number(items.len() as u64);
+        for item in items {
+            put(self, item);
+        }
+    }
+
+    pub(crate) fn option<T>(&mut self, item: Option<&T>, put: impl FnOnce(&mut Self, &T)) {
+        self.flag(item.is_some());
+        if let Some(item) = item {
+            put(self, item);
+        }
+    }
+}
+
+/// Takes shapes from bytes that may be anything.
+pub(crate) struct Reader<'a> {
+    left: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { left: bytes }
+    }
+
+    fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        let (taken, left) =
+            self.left.split_at_checked(count).ok_or(DecodeError::Malformed(what))?;
+        self.left = left;
+        Ok(taken)
+    }
+
+    pub(crate) fn byte(&mut self, what: &'static str) -> Result<u8, DecodeError> {
+        Ok(self.take(1, what)?[0])
+    }
+
+    pub(crate) fn flag(&mut self, what: &'static str) -> Result<bool, DecodeError> {
+        match self.byte(what)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(DecodeError::Malformed(what)),
+        }
+    }
+
+    pub(crate) fn fixed<const N: usize>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<[u8; N], DecodeError> {
+        let bytes = self.take(N, what)?;
+        bytes.try_into().map_err(|_| DecodeError::Malformed(what))
+    }
+
+    pub(crate) fn number(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        let mut number = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte(what)?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(DecodeError::Malformed(what))
+    }
+
+    pub(crate) fn small(&mut self, what: &'static str) -> Result<u16, DecodeError> {
+        u16::try_from(self.number(what)?).map_err(|_| DecodeError::Malformed(what))
+    }
+
+    pub(crate) fn bytes(&mut self, what: &'static str) -> Result<&'a [u8], DecodeError> {
+        let count = self.number(what)?;
+        let count = usize::try_from(count).map_err(|_| DecodeError::Malformed(what))?;
+        self.take(count, what)
+    }
+
+    pub(crate) fn text(&mut self, what: &'static str) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.bytes(what)?).map_err(|_| DecodeError::Malformed(what))
+    }
+
+    /// A list never claims more items than bytes are left, so no claim can make us allocate much.
+    pub(crate) fn list<T>(
+        &mut self,
+        what: &'static str,
+        mut get: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let count = self.number(what)?;
+        if count > self.left.len() as u64 {
+            return Err(DecodeError::Malformed(what));
+        }
+        let mut items = Vec::new();
+        for _ in 0..count {
+            items.push(get(self)?);
+        }
+        Ok(items)
+    }
+
+    pub(crate) fn option<T>(
+        &mut self,
+        what: &'static str,
+        get: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Option<T>, DecodeError> {
+        if self.flag(what)? { get(self).map(Some) } else { Ok(None) }
+    }
+
+    /// Nothing may follow.
+    pub(crate) const fn end(&self) -> Result<(), DecodeError> {
+        if self.left.is_empty() { Ok(()) } else { Err(DecodeError::Malformed("end")) }
+    }
+}

@@ -1,0 +1,243 @@
+//! Keeps a journal in memory, for tests and the simulator, and breaks it on request. It decides
+//! nothing that the SQLite engine decides otherwise; which faults happen when is left to the test.
+//!
+//! What a clone shares is the storage, as a disk would be shared; each clone is a freshly opened
+//! engine of its own. So a test "crashes" a coordinator by dropping its engine, and reopens by cloning
+//! another.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::batch::{self, GENESIS};
+use crate::chain::{Chain, Tail};
+use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
+
+/// How an append fails. In each case the caller sees the same error and cannot know which it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendFault {
+    /// Nothing reached the storage.
+    Lost,
+    /// The batch is durable; only the answer was lost.
+    Durable,
+    /// The sync failed: readers see the batch, and [`MemoryEngine::lose_unsynced`] takes it away,
+    /// unless [`Engine::harden`] or a later write comes first.
+    Unsynced,
+}
+
+/// A journal in memory. [`Clone`] opens the same storage anew.
+#[derive(Debug, Default)]
+pub struct MemoryEngine {
+    storage: Arc<Mutex<Storage>>,
+    poison: Option<String>,
+}
+
+impl Clone for MemoryEngine {
+    fn clone(&self) -> Self {
+        Self { storage: Arc::clone(&self.storage), poison: None }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Storage {
+    shards: BTreeMap<ShardId, Log>,
+    /// How many appends have been tried; faults are keyed by it.
+    appends: u64,
+    faults: BTreeMap<u64, AppendFault>,
+}
+
+#[derive(Debug)]
+struct Log {
+    first: u64,
+    first_previous: u32,
+    batches: Vec<Vec<u8>>,
+    /// How many of `batches` a power loss leaves in place.
+    synced: usize,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { first: 1, first_previous: GENESIS, batches: Vec::new(), synced: 0 }
+    }
+}
+
+impl Log {
+    fn tail(&self) -> Tail {
+        Tail {
+            first: self.first,
+            first_previous: self.first_previous,
+            next: self.first + self.batches.len() as u64,
+            checksum: self.checksum_before(self.batches.len()),
+        }
+    }
+
+    /// The checksum of the batch before the one at `index`.
+    fn checksum_before(&self, index: usize) -> u32 {
+        let before = index.checked_sub(1).and_then(|before| self.batches.get(before));
+        before.and_then(|bytes| batch::stored_checksum(bytes)).unwrap_or(self.first_previous)
+    }
+
+    fn push(&mut self, shard: ShardId, records: &[Vec<u8>]) {
+        let tail = self.tail();
+        self.batches.push(batch::encode(shard, tail.next, tail.checksum, records));
+    }
+
+    fn sync(&mut self) {
+        self.synced = self.batches.len();
+    }
+
+    fn index(&self, position: u64) -> usize {
+        usize::try_from(position - self.first).unwrap_or(usize::MAX)
+    }
+}
+
+impl MemoryEngine {
+    /// A fresh journal on a storage of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets the `nth` append from now on fail, counted over all clones; 1 is the next one.
+    pub fn fail_append(&self, nth: u64, fault: AppendFault) {
+        let mut storage = self.lock();
+        let key = storage.appends + nth;
+        storage.faults.insert(key, fault);
+    }
+
+    /// Loses power: what was never synced is gone. Engines that are still open should be dropped.
+    pub fn lose_unsynced(&self) {
+        for log in self.lock().shards.values_mut() {
+            log.batches.truncate(log.synced);
+        }
+    }
+
+    /// Flips one bit of a stored batch; `bit` counts from the batch's first byte and wraps around.
+    ///
+    /// # Panics
+    /// If there is no batch at `position`.
+    pub fn damage(&self, shard: ShardId, position: u64, bit: usize) {
+        let mut storage = self.lock();
+        let log = storage.shards.entry(shard).or_default();
+        let index = log.index(position);
+        let bytes = &mut log.batches[index];
+        let bit = bit % (bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+    }
+
+    /// Appends an empty batch as another coordinator that has taken over, so that the next append
+    /// of this one meets a conflict.
+    pub fn fence(&self, shard: ShardId) {
+        let mut storage = self.lock();
+        let log = storage.shards.entry(shard).or_default();
+        log.push(shard, &[]);
+        log.sync();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Storage> {
+        // A test that panicked while it held the lock must not hide its message behind ours.
+        self.storage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_poison(&self) -> Result<(), JournalError> {
+        match &self.poison {
+            None => Ok(()),
+            Some(cause) => Err(JournalError::Poisoned { path: path(), cause: cause.clone() }),
+        }
+    }
+
+    fn append_unless_faulty(
+        &self,
+        shard: ShardId,
+        position: u64,
+        records: &[Vec<u8>],
+    ) -> Result<Option<AppendFault>, JournalError> {
+        let mut storage = self.lock();
+        storage.appends += 1;
+        let appends = storage.appends;
+        let fault = storage.faults.remove(&appends);
+        let log = storage.shards.entry(shard).or_default();
+        log.tail().check_free(Path::new(PLACE), shard, position)?;
+        if fault != Some(AppendFault::Lost) {
+            log.push(shard, records);
+        }
+        if fault.is_none() || fault == Some(AppendFault::Durable) {
+            log.sync();
+        }
+        Ok(fault)
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn append(
+        &mut self,
+        shard: ShardId,
+        position: u64,
+        records: &[Vec<u8>],
+    ) -> Result<Receipt, JournalError> {
+        self.check_poison()?;
+        batch::check_size(Path::new(PLACE), shard, records)?;
+        if self.append_unless_faulty(shard, position, records)?.is_none() {
+            return Ok(Receipt::new(shard, position));
+        }
+        let message = format!("injected failure of append {position} on shard {shard}");
+        self.poison = Some(message.clone());
+        Err(JournalError::Io { path: path(), message })
+    }
+
+    fn read(
+        &mut self,
+        shard: ShardId,
+        from: u64,
+        each: &mut dyn FnMut(Batch) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        self.check_poison()?;
+        // `each` may well use a clone of this engine, so it must not run under the lock.
+        let mut storage = self.lock();
+        let log = storage.shards.entry(shard).or_default();
+        log.tail().check_inside(Path::new(PLACE), shard, from)?;
+        let start = log.index(from);
+        let mut chain = Chain::new(Path::new(PLACE), shard, from, log.checksum_before(start));
+        let batches = log.batches[start..].to_vec();
+        drop(storage);
+        for (position, bytes) in (from..).zip(&batches) {
+            each(chain.admit(position, bytes)?)?;
+        }
+        Ok(())
+    }
+
+    fn bounds(&mut self, shard: ShardId) -> Result<Bounds, JournalError> {
+        self.check_poison()?;
+        let tail = self.lock().shards.entry(shard).or_default().tail();
+        Ok(Bounds { first: tail.first, next: tail.next })
+    }
+
+    fn truncate(&mut self, shard: ShardId, before: u64) -> Result<(), JournalError> {
+        self.check_poison()?;
+        let mut storage = self.lock();
+        let log = storage.shards.entry(shard).or_default();
+        if before <= log.first {
+            return Ok(());
+        }
+        log.tail().check_inside(Path::new(PLACE), shard, before)?;
+        let forgotten = log.index(before);
+        log.first_previous = log.checksum_before(forgotten);
+        log.batches.drain(..forgotten);
+        log.first = before;
+        log.sync();
+        Ok(())
+    }
+
+    fn harden(&mut self, shard: ShardId) -> Result<(), JournalError> {
+        self.check_poison()?;
+        self.lock().shards.entry(shard).or_default().sync();
+        Ok(())
+    }
+}
+
+/// What stands for the file's name in messages.
+const PLACE: &str = "(in memory)";
+
+fn path() -> PathBuf {
+    PathBuf::from(PLACE)
+}

@@ -1,0 +1,101 @@
+//! Decides which of the journal's errors a failure of SQLite or of the file system is.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use rusqlite::{Error, ErrorCode};
+
+use crate::JournalError;
+
+/// Translates what SQLite says about the journal at `path`.
+pub(super) fn failure(path: &Path, error: Error) -> JournalError {
+    let message = error.to_string();
+    let path = path.to_owned();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => JournalError::InUse { path },
+        Some(ErrorCode::DiskFull) => JournalError::DiskFull { path, message },
+        Some(ErrorCode::ReadOnly) => JournalError::ReadOnly { path, message },
+        Some(ErrorCode::NotADatabase) => JournalError::ForeignFile { path, detail: message },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::ConstraintViolation) => {
+            JournalError::Corrupt { path, place: "its pages".to_owned(), detail: message }
+        }
+        // A table or column that is not there, or not of the type that we wrote.
+        Some(ErrorCode::Unknown) | None => {
+            JournalError::Corrupt { path, place: "its tables".to_owned(), detail: message }
+        }
+        Some(_) => JournalError::Io { path, message },
+    }
+}
+
+/// Finds out why `file`, which belongs to the journal at `path`, cannot be opened. SQLite only says
+/// that it cannot; so the file system is asked to create it, which changes nothing if that fails.
+pub(super) fn cannot_open(path: &Path, file: &Path) -> JournalError {
+    let attempt = std::fs::OpenOptions::new().write(true).create_new(true).open(file);
+    let Err(error) = attempt else {
+        // It works now. Leave no empty file behind; if it stays, the next open starts from it.
+        drop(std::fs::remove_file(file));
+        let message = format!("cannot open {}", file.display());
+        return JournalError::Io { path: path.to_owned(), message };
+    };
+    if error.kind() == ErrorKind::AlreadyExists {
+        let what = if file.is_dir() { "is a folder" } else { "exists, but cannot be opened" };
+        let message = format!("{} {what}", file.display());
+        return JournalError::Io { path: path.to_owned(), message };
+    }
+    io_failure(path, &error)
+}
+
+/// Translates what the file system says about the journal at `path`.
+pub(super) fn io_failure(path: &Path, error: &std::io::Error) -> JournalError {
+    let path = path.to_owned();
+    let message = error.to_string();
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            JournalError::ReadOnly { path, message }
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            JournalError::DiskFull { path, message }
+        }
+        ErrorKind::NotFound => {
+            let message = format!("its folder does not exist ({message}); create it first");
+            JournalError::Io { path, message }
+        }
+        _ => JournalError::Io { path, message },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::ffi;
+
+    fn check_sqlite(code: i32, expected: &str) {
+        let error = Error::SqliteFailure(ffi::Error::new(code), None);
+        assert_eq!(failure(Path::new("j"), error).code(), expected, "{code}");
+    }
+
+    #[test]
+    fn each_cause_has_its_own_code() {
+        check_sqlite(ffi::SQLITE_BUSY, "journal_in_use");
+        check_sqlite(ffi::SQLITE_FULL, "journal_disk_full");
+        check_sqlite(ffi::SQLITE_READONLY, "journal_read_only");
+        check_sqlite(ffi::SQLITE_READONLY_DIRECTORY, "journal_read_only");
+        check_sqlite(ffi::SQLITE_NOTADB, "journal_foreign_file");
+        check_sqlite(ffi::SQLITE_CORRUPT, "journal_corrupt");
+        check_sqlite(ffi::SQLITE_IOERR_FSYNC, "journal_io");
+        check_sqlite(ffi::SQLITE_IOERR_WRITE, "journal_io");
+    }
+
+    #[test]
+    fn the_file_system_is_told_apart_too() {
+        let check = |kind: ErrorKind, expected| {
+            assert_eq!(io_failure(Path::new("j"), &kind.into()).code(), expected, "{kind}");
+        };
+        check(ErrorKind::PermissionDenied, "journal_read_only");
+        check(ErrorKind::ReadOnlyFilesystem, "journal_read_only");
+        check(ErrorKind::StorageFull, "journal_disk_full");
+        check(ErrorKind::QuotaExceeded, "journal_disk_full");
+        check(ErrorKind::NotFound, "journal_io");
+        check(ErrorKind::Interrupted, "journal_io");
+    }
+}

@@ -1,0 +1,206 @@
+//! Decides whether a file is a journal that this program may use, and makes a new one where there is
+//! none. Whether its batches are sound is left to reading.
+//!
+//! A file that is refused must stay as it is, to the byte. But SQLite, asked anything about a file,
+//! first plays back what a crash left beside it. So, as a story:
+//! 1. *Probe*: read the header with `immutable=1`, which takes no lock and ignores whatever lies beside
+//!    the file. A foreign or newer file is refused here. (Never by opening the file ourselves: closing it
+//!    would drop the POSIX locks that another engine in this process holds on it.)
+//! 2. *Lock*: open and begin an exclusive transaction at once. In exclusive locking mode the lock
+//!    is kept after its end. Whoever comes second fails here.
+//! 3. *Create* in rollback mode if the file is empty; only then switch to WAL mode. So the file's own
+//!    first page carries our mark from the first commit on, and the probe can rely on it.
+//! 4. *Check*: the header again, now with the write-ahead log; the log itself; the pages; the rows
+//!    of `shards`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::failure::{cannot_open, failure, io_failure};
+use super::{load_first, wal};
+use crate::{JournalError, ShardId};
+
+/// Marks the file as ours: the letters `UNJF`.
+const APPLICATION_ID: i32 = 0x554E_4A46;
+/// The format of the file around the batches, in SQLite's `user_version`.
+const FILE_VERSION: i32 = 1;
+
+/// Opens or creates the journal at `path` and returns it locked, checked, and with its full path.
+pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), JournalError> {
+    // A relative path would follow the working directory; ":memory:" and "" mean something else to SQLite.
+    let path = &fs::canonicalize(path)
+        .or_else(|_| std::path::absolute(path))
+        .map_err(|error| io_failure(path, &error))?;
+    probe(path)?;
+    let connection = lock(path)?;
+    if identify(&connection, path)? == Identity::Blank {
+        create(&connection).map_err(|error| failure(path, error))?;
+    }
+    wal::check(path)?;
+    configure(&connection, path)?;
+    check_pages(&connection, path)?;
+    check_shards(&connection, path)?;
+    // From here on it is ours: closing it tidily may checkpoint it, so that a closed journal is one file.
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+        .map_err(|error| failure(path, error))?;
+    Ok((connection, path.clone()))
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Identity {
+    Blank,
+    Ours,
+}
+
+fn probe(path: &Path) -> Result<(), JournalError> {
+    let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if bytes == 0 {
+        // SQLite would delete the log of an empty file. We never leave one beside one.
+        return wal::check_absent(path);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(immutable_uri(path), flags)
+        .map_err(|error| open_failure(path, path, error))?;
+    identify(&connection, path).map(drop)
+}
+
+fn immutable_uri(path: &Path) -> String {
+    let mut uri = "file://".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                uri.push(char::from(*byte));
+            }
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+fn lock(path: &Path) -> Result<Connection, JournalError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)
+        .map_err(|error| open_failure(path, path, error))?;
+    let wal = wal::wal_path(path);
+    hold(&connection).map_err(|error| open_failure(path, &wal, error))?;
+    Ok(connection)
+}
+
+fn hold(connection: &Connection) -> rusqlite::Result<()> {
+    // Waiting for another owner would be waiting for its end; and a refused file must not be
+    // checkpointed by closing it.
+    connection.busy_timeout(Duration::ZERO)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; COMMIT")
+}
+
+/// Like [`failure`]; where SQLite can only say that it cannot open, `file` is asked why.
+fn open_failure(path: &Path, file: &Path, error: rusqlite::Error) -> JournalError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::CannotOpen) => cannot_open(path, file),
+        Some(_) | None => failure(path, error),
+    }
+}
+
+fn identify(connection: &Connection, path: &Path) -> Result<Identity, JournalError> {
+    let number = |sql| {
+        connection
+            .query_row(sql, [], |row| row.get::<_, i32>(0))
+            .map_err(|error| open_failure(path, path, error))
+    };
+    let id = number("PRAGMA application_id")?;
+    let version = number("PRAGMA user_version")?;
+    let objects = number("SELECT count(*) FROM sqlite_schema")?;
+    if (id, version, objects) == (0, 0, 0) {
+        return Ok(Identity::Blank);
+    }
+    if id != APPLICATION_ID {
+        let detail = format!("a SQLite database with application id {id:#010x}");
+        return Err(JournalError::ForeignFile { path: path.to_owned(), detail });
+    }
+    if version > FILE_VERSION {
+        let (found, supported) = (version.cast_unsigned(), FILE_VERSION.cast_unsigned());
+        return Err(JournalError::NewerVersion { path: path.to_owned(), found, supported });
+    }
+    if version < FILE_VERSION {
+        return Err(damaged(path, "its header", format!("format version {version} never existed")));
+    }
+    Ok(Identity::Ours)
+}
+
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch(&format!(
+        "PRAGMA synchronous = FULL;
+         PRAGMA fullfsync = ON;
+         BEGIN EXCLUSIVE;
+         PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA user_version = {FILE_VERSION};
+         CREATE TABLE batches (key INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+         CREATE TABLE shards (
+             shard INTEGER PRIMARY KEY,
+             first INTEGER NOT NULL,
+             previous INTEGER NOT NULL,
+             checksum INTEGER NOT NULL
+         );
+         COMMIT"
+    ))
+}
+
+fn configure(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let fail = |error| failure(path, error);
+    let mode: String =
+        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(fail)?;
+    if mode != "wal" {
+        let message = format!("WAL mode is not possible here; SQLite stays in {mode} mode");
+        return Err(JournalError::Io { path: path.to_owned(), message });
+    }
+    // fullfsync: on macOS a plain fsync does not reach the disk. Nothing elsewhere.
+    connection
+        .execute_batch(
+            "PRAGMA synchronous = FULL;
+             PRAGMA fullfsync = ON;
+             PRAGMA checkpoint_fullfsync = ON;
+             PRAGMA trusted_schema = OFF",
+        )
+        .map_err(fail)?;
+    connection
+        .query_row("PRAGMA wal_autocheckpoint = 0", [], |row| row.get::<_, i64>(0))
+        .map(drop)
+        .map_err(fail)
+}
+
+/// A damaged tree can hide rows; batches that nobody sees have no checksum to fail.
+fn check_pages(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let verdict: String = connection
+        .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+        .map_err(|error| failure(path, error))?;
+    if verdict == "ok" { Ok(()) } else { Err(damaged(path, "its pages", verdict)) }
+}
+
+/// A damaged shard number would make a shard look fresh.
+fn check_shards(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let shards = connection
+        .prepare("SELECT shard FROM shards")
+        .and_then(|mut select| {
+            select.query_map([], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()
+        })
+        .map_err(|error| failure(path, error))?;
+    for shard in shards {
+        let shard = ShardId::try_from(shard)
+            .map_err(|_| damaged(path, "its tables", format!("{shard} is no shard's number")))?;
+        load_first(connection, path, shard)?;
+    }
+    Ok(())
+}
+
+fn damaged(path: &Path, place: &str, detail: String) -> JournalError {
+    JournalError::Corrupt { path: path.to_owned(), place: place.to_owned(), detail }
+}

@@ -1,0 +1,149 @@
+//! Decides whether a write-ahead log that was left behind ends the way a crash ends it, or has a hole.
+//!
+//! SQLite reads its log up to the first frame that does not fit and takes the rest for the torn tail of
+//! a crash. That is right for a tail, and silently forgets decisions that were durable if a bit
+//! rotted in the middle. The difference can be told: each transaction of ours is synced before the
+//! next one is written, and a log inherited from a crash is emptied before it is written to. So after
+//! a frame that does not fit, at most the rest of *one* transaction may follow. Sound frames beyond that
+//! were durable, and the log is damaged.
+//!
+//! What cannot be told: damage within the last transaction looks like a crash during it.
+//! SQLite's file format documentation ("The Write-Ahead Log") describes header, frames and checksum.
+
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::failure::io_failure;
+use crate::JournalError;
+
+const HEADER_BYTES: usize = 32;
+const FRAME_HEADER_BYTES: usize = 24;
+/// The header's first number; its lowest bit says that checksums are taken over big-endian words.
+const MAGIC: u32 = 0x377F_0682;
+
+/// Where SQLite keeps the write-ahead log of the file at `path`.
+pub(super) fn wal_path(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Refuses a log beside a file that is empty or gone.
+pub(super) fn check_absent(path: &Path) -> Result<(), JournalError> {
+    match fs::metadata(wal_path(path)) {
+        Ok(metadata) if metadata.len() > 0 => {
+            Err(damaged(path, "there is a write-ahead log, but the file itself is empty or gone"))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Refuses a log with a hole. Nobody else may be writing it.
+pub(super) fn check(path: &Path) -> Result<(), JournalError> {
+    let file = match File::open(wal_path(path)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_failure(path, &error)),
+    };
+    match scan(&mut BufReader::new(file)) {
+        Ok(None) => Ok(()),
+        Ok(Some(detail)) => Err(damaged(path, detail)),
+        Err(error) => Err(io_failure(path, &error)),
+    }
+}
+
+fn damaged(path: &Path, detail: &str) -> JournalError {
+    let place = "its write-ahead log".to_owned();
+    JournalError::Corrupt { path: path.to_owned(), place, detail: detail.to_owned() }
+}
+
+/// Says what is wrong with a log, if anything is.
+fn scan(log: &mut impl Read) -> std::io::Result<Option<&'static str>> {
+    let mut header = [0; HEADER_BYTES];
+    if !fill(log, &mut header)? {
+        return Ok(None);
+    }
+    let Some(header) = Header::parse(&header) else {
+        // The header is synced before the first frame is written: without it there are none.
+        let more = fill(log, &mut [0; FRAME_HEADER_BYTES])?;
+        return Ok(more.then_some("its header is not sound, and frames follow it"));
+    };
+    let mut frame = vec![0; FRAME_HEADER_BYTES + header.page_bytes];
+    let mut previous = header.checksum;
+    let (mut torn, mut torn_ended) = (false, false);
+    while fill(log, &mut frame)? {
+        let stored = pair(&frame, 16);
+        let of_this_log = pair(&frame, 8) == header.salts;
+        // Each frame continues its predecessor's checksum; so those beyond a hole can be checked too.
+        let sound = of_this_log && header.frame_checksum(previous, &frame) == stored;
+        if sound && torn_ended {
+            return Ok(Some("sound transactions follow after a damaged frame"));
+        }
+        torn |= !sound;
+        torn_ended |= torn && of_this_log && word(&frame, 4) != 0;
+        previous = stored;
+    }
+    Ok(None)
+}
+
+struct Header {
+    page_bytes: usize,
+    salts: (u32, u32),
+    checksum: (u32, u32),
+    big_endian: bool,
+}
+
+impl Header {
+    fn parse(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
+        let magic = word(bytes, 0);
+        let page_bytes = word(bytes, 8);
+        let header = Self {
+            page_bytes: page_bytes as usize,
+            salts: pair(bytes, 16),
+            checksum: pair(bytes, 24),
+            big_endian: magic & 1 == 1,
+        };
+        let sound = magic & !1 == MAGIC
+            && page_bytes.is_power_of_two()
+            && (512..=65536).contains(&page_bytes)
+            && header.continue_checksum((0, 0), &bytes[..24]) == header.checksum;
+        sound.then_some(header)
+    }
+
+    fn frame_checksum(&self, previous: (u32, u32), frame: &[u8]) -> (u32, u32) {
+        let checksum = self.continue_checksum(previous, &frame[..8]);
+        self.continue_checksum(checksum, &frame[FRAME_HEADER_BYTES..])
+    }
+
+    fn continue_checksum(&self, previous: (u32, u32), bytes: &[u8]) -> (u32, u32) {
+        let word = |word: [u8; 4]| {
+            if self.big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) }
+        };
+        let (mut a, mut b) = previous;
+        let (pairs, _) = bytes.as_chunks::<8>();
+        for &[c, d, e, f, g, h, i, j] in pairs {
+            a = a.wrapping_add(word([c, d, e, f])).wrapping_add(b);
+            b = b.wrapping_add(word([g, h, i, j])).wrapping_add(a);
+        }
+        (a, b)
+    }
+}
+
+/// The big-endian number at `offset`, which the callers keep inside.
+fn word(bytes: &[u8], offset: usize) -> u32 {
+    bytes[offset..].first_chunk().map_or(0, |chunk| u32::from_be_bytes(*chunk))
+}
+
+fn pair(bytes: &[u8], offset: usize) -> (u32, u32) {
+    (word(bytes, offset), word(bytes, offset + 4))
+}
+
+/// Fills the buffer; `false` if the file ends before.
+fn fill(log: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<bool> {
+    match log.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
