@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::answers::{Attempt, shorten};
 use crate::mutation::Mutations;
@@ -154,14 +155,14 @@ impl Coordinator {
     }
 
     /// Writes everything that is known of a live transaction anew, so that the batches which hold
-    /// its older records can be forgotten.
-    #[must_use]
-    pub fn snapshot(&self, now: Millis, id: &TransactionId) -> Option<Record> {
-        let mut transaction = self.transactions.get(id)?.clone();
+    /// its older records can be forgotten. `None` if it is not live.
+    pub fn rewrite(&mut self, now: Millis, id: &TransactionId) -> Option<Step> {
+        let transaction = self.transactions.get_mut(id)?;
         let timeline = &mut transaction.timeline;
         timeline.saved.append(&mut timeline.unsaved);
-        let fact = Fact::Snapshot(Box::new(transaction));
-        Some(Record { transaction: id.clone(), at: now, fact, observations: Vec::new() })
+        let fact = Fact::Snapshot(Box::new(transaction.clone()));
+        let record = Record { transaction: id.clone(), at: now, fact, observations: Vec::new() };
+        Some(Step { records: vec![record], effects: Vec::new() })
     }
 
     /// What happens next, now that `event` has happened. Time is the driver's: `now` never runs
@@ -258,7 +259,7 @@ impl Coordinator {
     pub(crate) fn end(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
         self.disarm_all(id);
         let ended = self.record(now, id, Fact::Ended, step);
-        step.effects.extend(ended.map(|ended| Effect::Ended(Box::new(ended))));
+        step.effects.extend(ended.map(|ended| Effect::Ended(Arc::new(ended))));
     }
 
     /// Takes the decision: on record first, then told, then carried out.

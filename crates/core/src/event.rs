@@ -86,7 +86,7 @@ pub struct Call {
 }
 
 /// Something that the driver is to do or to tell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// The transaction's beginning is durable.
     Begun(TransactionId),
@@ -97,7 +97,7 @@ pub enum Effect {
     /// The decision is durable.
     Decided(TransactionId, Outcome, Reason),
     /// Every participant has acknowledged; this is the last that the core knows of it.
-    Ended(Box<Transaction>),
+    Ended(Arc<Transaction>),
     /// The limit for the whole transaction has passed; its decision stands.
     Overdue(TransactionId),
     /// A branch fails so often that it now waits longer: somebody should look.
@@ -105,7 +105,7 @@ pub enum Effect {
 }
 
 /// Why a transaction could not begin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The plan itself is not acceptable.
     Plan(PlanError),
@@ -119,7 +119,7 @@ pub enum Refusal {
 }
 
 /// What one event leads to: records to make durable, and effects that may leave only after them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[must_use = "a step's records must be written and its effects carried out"]
 pub struct Step {
     pub(crate) records: Vec<Record>,
@@ -133,6 +133,31 @@ impl Step {
         self.records.is_empty() && self.effects.is_empty()
     }
 
+    /// Whether there is anything to write.
+    #[must_use]
+    pub const fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
+    /// Why a [`Event::Begin`] was refused, if it was. A refusal rests on nothing that a crash could
+    /// undo, so it may be told at once.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Refusal> {
+        self.effects.iter().find_map(|effect| match effect {
+            Effect::Refused(_, refusal) => Some(refusal),
+            _ => None, // Every other effect waits for its records.
+        })
+    }
+
+    /// The transactions that this step ends. Not to be told to anybody before the step's records
+    /// are durable.
+    pub fn ended(&self) -> impl Iterator<Item = &Arc<Transaction>> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::Ended(transaction) => Some(transaction),
+            _ => None, // Every other effect is the release's.
+        })
+    }
+
     /// Hands out the records for the journal's batch at `position`, and keeps the effects back.
     ///
     /// A step without records names the last position that was handed out: what it tells may rest
@@ -144,7 +169,7 @@ impl Step {
 }
 
 /// Effects waiting for their records.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sealed {
     position: u64,
     effects: Vec<Effect>,
@@ -178,5 +203,11 @@ impl Durable {
     #[must_use]
     pub const fn up_to(position: u64) -> Self {
         Self(position)
+    }
+
+    /// The last position that is durable.
+    #[must_use]
+    pub const fn position(self) -> u64 {
+        self.0
     }
 }

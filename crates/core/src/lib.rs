@@ -22,6 +22,8 @@ mod event;
 pub mod guard;
 mod ids;
 mod mutation;
+#[cfg(feature = "mutations")]
+mod permute;
 mod phase_one;
 mod phase_two;
 mod plan;

@@ -145,7 +145,7 @@ pub struct Plan {
 }
 
 /// Why a plan was refused: a stable code, the field at fault, and what could go wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PlanError {
     /// Stable, snake case; each has a page in the error reference.
     pub code: &'static str,

@@ -19,8 +19,8 @@
 //! of a newer release can be told from a damaged one, and the chain survives a change of version.
 //!
 //! The chain: each batch carries its predecessor's checksum. A batch that was swapped for another
-//! sound one of the same shard and position (a restored page, another file's row) breaks the chain at
-//! its successor.
+//! sound one of the same shard and position (a restored page, another file's row) breaks the chain
+//! at its successor.
 
 use std::path::Path;
 

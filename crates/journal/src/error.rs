@@ -19,10 +19,12 @@ pub enum JournalError {
         /// The journal's file.
         path: PathBuf,
     },
-    /// The position is not the next free one: somebody else has appended, or the caller is confused.
+    /// The position is not the next free one: somebody else has appended, or the caller is
+    /// confused.
     #[error(
         "shard {shard} of journal {}: position {position} was offered, but {next} is the next free \
-         one; another coordinator has taken over this shard, so stop and do not retry", path.display()
+         one; another coordinator has taken over this shard, so stop and do not retry",
+        path.display()
     )]
     Conflict {
         /// The journal's file.
@@ -131,8 +133,8 @@ pub enum JournalError {
     },
     /// An earlier write failed; what is stored is known only after a reopen.
     #[error(
-        "journal {} has stopped after a failed write ({cause}); end this shard and open the journal \
-         anew", path.display()
+        "journal {} has stopped after a failed write ({cause}); end this shard and open the \
+         journal anew", path.display()
     )]
     Poisoned {
         /// The journal's file.

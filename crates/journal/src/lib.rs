@@ -1,7 +1,7 @@
 //! The coordinator's durable log: a numbered sequence of batches per shard, with one operation that
-//! matters, compare-and-append. This crate decides when a batch is durable, whether what is read back
-//! is what was written, and who may append; what the records mean, when to checkpoint, and what to
-//! do after a failure is left to the manager.
+//! matters, compare-and-append. This crate decides when a batch is durable, whether what is read
+//! back is what was written, and who may append; what the records mean, when to checkpoint, and
+//! what to do after a failure is left to the manager.
 //!
 //! The parts:
 //! - [`Engine`]: the contract. [`SqliteEngine`] keeps it in one file; [`MemoryEngine`] keeps it in
@@ -12,7 +12,8 @@
 //! ```
 //! use unanimity_journal::{Engine, JournalError, SqliteEngine};
 //! # fn main() -> Result<(), JournalError> {
-//! # let folder = std::env::temp_dir().join(format!("unanimity-journal-doc-{}", std::process::id()));
+//! # let folder = std::env::temp_dir().join(format!("unanimity-journal-doc-{}",
+//! std::process::id()));
 //! # std::fs::create_dir_all(&folder).ok();
 //! # let path = folder.join("shard-0.journal");
 //! let mut journal = SqliteEngine::open(&path)?;
@@ -53,7 +54,6 @@ pub type ShardId = u16;
 /// Proof that everything of a shard up to and including a position is durable. Only an engine can
 /// make one, so whatever asks for it cannot run too early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "effects may leave only against a receipt"]
 pub struct Receipt {
     shard: ShardId,
     position: u64,
@@ -115,7 +115,8 @@ pub trait Engine: Send + 'static {
     ) -> Result<Receipt, JournalError>;
 
     /// Hands over all batches from `from` on, in order, one at a time, so that recovery of millions
-    /// needs the memory of one. `from` may be anything from `first` to `next` of [`Engine::bounds`].
+    /// needs the memory of one. `from` may be anything from `first` to `next` of
+    /// [`Engine::bounds`].
     ///
     /// # Errors
     /// Whatever `each` fails with. [`JournalError::Gap`] if `from` lies outside the bounds or a
@@ -142,8 +143,8 @@ pub trait Engine: Send + 'static {
     fn truncate(&mut self, shard: ShardId, before: u64) -> Result<(), JournalError>;
 
     /// Makes everything that [`Engine::read`] has shown durable again: after a failed sync the
-    /// page cache can show what the disk does not hold. To be called after recovery's read and before
-    /// anything acts on it.
+    /// page cache can show what the disk does not hold. To be called after recovery's read and
+    /// before anything acts on it.
     ///
     /// # Errors
     /// If it cannot be made durable; nothing that was read may then be acted on.

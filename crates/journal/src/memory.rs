@@ -2,8 +2,8 @@
 //! nothing that the SQLite engine decides otherwise; which faults happen when is left to the test.
 //!
 //! What a clone shares is the storage, as a disk would be shared; each clone is a freshly opened
-//! engine of its own. So a test "crashes" a coordinator by dropping its engine, and reopens by cloning
-//! another.
+//! engine of its own. So a test "crashes" a coordinator by dropping its engine, and reopens by
+//! cloning another.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,25 +1,31 @@
 //! The embedded default engine: one SQLite file in WAL mode with `synchronous=FULL`. It decides how
-//! batches lie in tables and when the write-ahead log is checkpointed; whether a file is ours is left to
+//! batches lie in tables and when the write-ahead log is checkpointed; whether a file is ours is
+//! left to
 //! `open`, whether its write-ahead log is whole to `wal`.
 //!
 //! How it lies:
-//! - `batches(key, bytes)`: `key` is the shard in the upper 16 bits and the position in the lower 48;
-//!   `bytes` as [`crate::batch`] says. One integer key is the fastest of the layouts that were measured
-//!   (a composite key WITHOUT ROWID costs half as much again for a batch of 50 kB). The next free position
-//!   is not stored but derived, so that an append touches one tree only.
-//! - `shards(shard, first, previous, checksum)`: a row once a shard was truncated: the first position
-//!   kept and the checksum of the batch before it. `checksum` is a CRC-32 over the other three.
+//! - `batches(key, bytes)`: `key` is the shard in the upper 16 bits and the position in the lower
+//!   48;
+//!   `bytes` as [`crate::batch`] says. One integer key is the fastest of the layouts that were
+//!   measured (a composite key WITHOUT ROWID costs half as much again for a batch of 50 kB). The
+//!   next free position is not stored but derived, so that an append touches one tree only.
+//! - `shards(shard, first, previous, checksum)`: a row once a shard was truncated: the first
+//!   position kept and the checksum of the batch before it. `checksum` is a CRC-32 over the other
+//!   three.
 //!
 //! The write-ahead log, as a story:
 //! 1. SQLite's own automatic checkpoint is off: it would run inside a commit, and it swallows
 //!    a failing sync.
-//! 2. Instead an append that finds [`WAL_PAGES_MAX`] pages or more not yet checkpointed does that first.
-//!    If it fails, the append fails, nothing of it is written, and the engine is poisoned.
-//! 3. A write-ahead log inherited from an earlier process is never appended to: it is emptied into the
-//!    file ([`Engine::harden`]) before the first write. So its end can be judged at the next open.
+//! 2. Instead an append that finds [`WAL_PAGES_MAX`] pages or more not yet checkpointed does that
+//!    first. If it fails, the append fails, nothing of it is written, and the engine is poisoned.
+//! 3. A write-ahead log inherited from an earlier process is never appended to: it is emptied into
+//!    the file ([`Engine::harden`]) before the first write. So its end can be judged at the next
+//!    open.
 
 mod failure;
 mod open;
+#[cfg(test)]
+mod tests;
 mod wal;
 
 use std::collections::BTreeMap;
@@ -33,15 +39,18 @@ use crate::chain::{Chain, Tail, corrupt, sound};
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
 use failure::failure;
 
-/// Pages (of 4 kB) in the write-ahead log from which on an append empties it first: 16 MB. Measured: a
-/// larger log does not make appends faster, a smaller one writes more pages twice.
+/// Pages (of 4 kB) in the write-ahead log from which on an append empties it first: 16 MB. Measured
+/// under batches of 50 kB: the one append that empties it takes 11 ms at 1024 pages, 32 ms at 4096,
+/// 107 ms at 16384, and the mean falls by 6 % at each step. In between, truncation saves most of
+/// the writing.
 const WAL_PAGES_MAX: i64 = 4096;
 
 const POSITION_BITS: u32 = 48;
 
 /// A journal in one SQLite file, held exclusively from [`SqliteEngine::open`] until it is dropped.
 ///
-/// One file may carry several shards, but they then share one sync after another: give each its own.
+/// One file may carry several shards, but they then share one sync after another: give each its
+/// own.
 #[derive(Debug)]
 pub struct SqliteEngine {
     connection: Connection,

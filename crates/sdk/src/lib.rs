@@ -1,1 +1,39 @@
-//! Placeholder.
+//! What a service links to take part in a transaction, and an initiator to begin one.
+//!
+//! **A participant** is a [`SqliteService`] (its own tables in a SQLite file) behind a
+//! [`SqliteParticipant`] (the guard, in the same file and the same local transaction) behind a
+//! [`router`] (the five operations over HTTP). After a restart an [`inquiry`] asks the coordinator
+//! what became of the branches still in doubt. A service without a database uses
+//! [`MemoryParticipant`]; one with a database of another make implements [`Participant`] over the
+//! pure rules in [`guard`].
+//!
+//! **An initiator** uses [`Client`].
+//!
+//! A whole participant, runnable as `cargo run -p unanimity-sdk --example participant`:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/participant.rs")]
+//! ```
+
+pub mod api;
+mod client;
+pub mod contract;
+pub mod inquiry;
+mod memory;
+mod participant;
+mod router;
+mod service;
+mod sqlite;
+
+pub use axum;
+pub use client::{Client, ClientError, ClientOptions};
+pub use memory::{MemoryParticipant, MemoryService};
+pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+pub use router::router;
+pub use rusqlite;
+pub use service::{BranchContext, ServiceError, ServiceResult, Vote};
+pub use sqlite::{
+    Counters, GuardCounts, GuardEntry, Moment, MomentHook, OpenError, SqliteOptions,
+    SqliteParticipant, SqliteService,
+};
+pub use unanimity_core::{Operation, TransactionId, guard};

@@ -1,9 +1,9 @@
 //! Decides which of the journal's errors a failure of SQLite or of the file system is.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rusqlite::{Error, ErrorCode};
+use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::JournalError;
 
@@ -11,6 +11,10 @@ use crate::JournalError;
 pub(super) fn failure(path: &Path, error: Error) -> JournalError {
     let message = error.to_string();
     let path = path.to_owned();
+    if error.sqlite_extended_error_code() == Some(ffi::SQLITE_IOERR_SHORT_READ) {
+        let detail = "the file ends within a page".to_owned();
+        return JournalError::Corrupt { path, place: "its end".to_owned(), detail };
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => JournalError::InUse { path },
         Some(ErrorCode::DiskFull) => JournalError::DiskFull { path, message },
@@ -20,11 +24,28 @@ pub(super) fn failure(path: &Path, error: Error) -> JournalError {
             JournalError::Corrupt { path, place: "its pages".to_owned(), detail: message }
         }
         // A table or column that is not there, or not of the type that we wrote.
-        Some(ErrorCode::Unknown) | None => {
-            JournalError::Corrupt { path, place: "its tables".to_owned(), detail: message }
+        Some(ErrorCode::Unknown) => tables_corrupt(path, message),
+        None if matches!(
+            error,
+            Error::InvalidColumnType(..)
+                | Error::FromSqlConversionFailure(..)
+                | Error::IntegralValueOutOfRange(..)
+                | Error::QueryReturnedNoRows
+        ) =>
+        {
+            tables_corrupt(path, message)
         }
-        Some(_) => JournalError::Io { path, message },
+        // "disk I/O error" alone does not say whether it was a read, a write or a sync.
+        Some(_) => {
+            let code = error.sqlite_extended_error_code().unwrap_or_default();
+            JournalError::Io { path, message: format!("{message}, SQLite code {code}") }
+        }
+        None => JournalError::Io { path, message },
     }
+}
+
+fn tables_corrupt(path: PathBuf, detail: String) -> JournalError {
+    JournalError::Corrupt { path, place: "its tables".to_owned(), detail }
 }
 
 /// Finds out why `file`, which belongs to the journal at `path`, cannot be opened. SQLite only says
@@ -38,8 +59,7 @@ pub(super) fn cannot_open(path: &Path, file: &Path) -> JournalError {
         return JournalError::Io { path: path.to_owned(), message };
     };
     if error.kind() == ErrorKind::AlreadyExists {
-        let what = if file.is_dir() { "is a folder" } else { "exists, but cannot be opened" };
-        let message = format!("{} {what}", file.display());
+        let message = format!("{} exists, but cannot be opened", file.display());
         return JournalError::Io { path: path.to_owned(), message };
     }
     io_failure(path, &error)
@@ -67,7 +87,6 @@ pub(super) fn io_failure(path: &Path, error: &std::io::Error) -> JournalError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rusqlite::ffi;
 
     fn check_sqlite(code: i32, expected: &str) {
         let error = Error::SqliteFailure(ffi::Error::new(code), None);
@@ -82,6 +101,7 @@ mod tests {
         check_sqlite(ffi::SQLITE_READONLY_DIRECTORY, "journal_read_only");
         check_sqlite(ffi::SQLITE_NOTADB, "journal_foreign_file");
         check_sqlite(ffi::SQLITE_CORRUPT, "journal_corrupt");
+        check_sqlite(ffi::SQLITE_IOERR_SHORT_READ, "journal_corrupt");
         check_sqlite(ffi::SQLITE_IOERR_FSYNC, "journal_io");
         check_sqlite(ffi::SQLITE_IOERR_WRITE, "journal_io");
     }

@@ -1,15 +1,16 @@
-//! Decides whether a file is a journal that this program may use, and makes a new one where there is
-//! none. Whether its batches are sound is left to reading.
+//! Decides whether a file is a journal that this program may use, and makes a new one where there
+//! is none. Whether its batches are sound is left to reading.
 //!
 //! A file that is refused must stay as it is, to the byte. But SQLite, asked anything about a file,
 //! first plays back what a crash left beside it. So, as a story:
-//! 1. *Probe*: read the header with `immutable=1`, which takes no lock and ignores whatever lies beside
-//!    the file. A foreign or newer file is refused here. (Never by opening the file ourselves: closing it
-//!    would drop the POSIX locks that another engine in this process holds on it.)
+//! 1. *Probe*: read the header with `immutable=1`, which takes no lock and ignores whatever lies
+//!    beside the file. A foreign or newer file is refused here. (Never by opening the file
+//!    ourselves: closing it would drop the POSIX locks that another engine in this process holds on
+//!    it.)
 //! 2. *Lock*: open and begin an exclusive transaction at once. In exclusive locking mode the lock
 //!    is kept after its end. Whoever comes second fails here.
-//! 3. *Create* in rollback mode if the file is empty; only then switch to WAL mode. So the file's own
-//!    first page carries our mark from the first commit on, and the probe can rely on it.
+//! 3. *Create* in rollback mode if the file is empty; only then switch to WAL mode. So the file's
+//!    own first page carries our mark from the first commit on, and the probe can rely on it.
 //! 4. *Check*: the header again, now with the write-ahead log; the log itself; the pages; the rows
 //!    of `shards`.
 
@@ -29,9 +30,19 @@ const APPLICATION_ID: i32 = 0x554E_4A46;
 /// The format of the file around the batches, in SQLite's `user_version`.
 const FILE_VERSION: i32 = 1;
 
+/// The tables, in the order of their names, word for word as SQLite keeps them.
+const TABLES: [&str; 2] = [
+    "CREATE TABLE batches (key INTEGER PRIMARY KEY, bytes BLOB NOT NULL)",
+    "CREATE TABLE shards (shard INTEGER PRIMARY KEY, first INTEGER NOT NULL, \
+     previous INTEGER NOT NULL, checksum INTEGER NOT NULL)",
+];
+/// SQLite's smallest page. It takes a file of one byte for an empty one.
+const DATABASE_BYTES_MIN: u64 = 512;
+
 /// Opens or creates the journal at `path` and returns it locked, checked, and with its full path.
 pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), JournalError> {
-    // A relative path would follow the working directory; ":memory:" and "" mean something else to SQLite.
+    // A relative path would follow the working directory; ":memory:" and "" mean something else to
+    // SQLite.
     let path = &fs::canonicalize(path)
         .or_else(|_| std::path::absolute(path))
         .map_err(|error| io_failure(path, &error))?;
@@ -42,9 +53,11 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), JournalError> {
     }
     wal::check(path)?;
     configure(&connection, path)?;
+    check_tables(&connection, path)?;
     check_pages(&connection, path)?;
     check_shards(&connection, path)?;
-    // From here on it is ours: closing it tidily may checkpoint it, so that a closed journal is one file.
+    // From here on it is ours: closing it tidily may checkpoint it, so that a closed journal is one
+    // file.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
         .map_err(|error| failure(path, error))?;
@@ -58,10 +71,18 @@ enum Identity {
 }
 
 fn probe(path: &Path) -> Result<(), JournalError> {
-    let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    if bytes == 0 {
+    let refuse = |detail: &str| {
+        Err(JournalError::ForeignFile { path: path.to_owned(), detail: detail.to_owned() })
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => return refuse("a folder"),
+        Ok(metadata) if !metadata.is_file() => return refuse("a device, a pipe or a socket"),
+        Ok(metadata) if (1..DATABASE_BYTES_MIN).contains(&metadata.len()) => {
+            return refuse("too short for a database");
+        }
+        Ok(metadata) if metadata.len() > 0 => {}
         // SQLite would delete the log of an empty file. We never leave one beside one.
-        return wal::check_absent(path);
+        Ok(_) | Err(_) => return wal::check_absent(path),
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(immutable_uri(path), flags)
@@ -143,14 +164,9 @@ fn create(connection: &Connection) -> rusqlite::Result<()> {
          BEGIN EXCLUSIVE;
          PRAGMA application_id = {APPLICATION_ID};
          PRAGMA user_version = {FILE_VERSION};
-         CREATE TABLE batches (key INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
-         CREATE TABLE shards (
-             shard INTEGER PRIMARY KEY,
-             first INTEGER NOT NULL,
-             previous INTEGER NOT NULL,
-             checksum INTEGER NOT NULL
-         );
-         COMMIT"
+         {}; {};
+         COMMIT",
+        TABLES[0], TABLES[1]
     ))
 }
 
@@ -175,6 +191,21 @@ fn configure(connection: &Connection, path: &Path) -> Result<(), JournalError> {
         .query_row("PRAGMA wal_autocheckpoint = 0", [], |row| row.get::<_, i64>(0))
         .map(drop)
         .map_err(fail)
+}
+
+/// One wrong letter in a table's definition can make another table of the same rows: without its
+/// primary key, every row is still there and none is found.
+fn check_tables(connection: &Connection, path: &Path) -> Result<(), JournalError> {
+    let tables = connection
+        .prepare("SELECT sql FROM sqlite_schema ORDER BY name")
+        .and_then(|mut select| {
+            select.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()
+        })
+        .map_err(|error| failure(path, error))?;
+    if tables == TABLES {
+        return Ok(());
+    }
+    Err(damaged(path, "its tables", format!("their definition is not ours: {tables:?}")))
 }
 
 /// A damaged tree can hide rows; batches that nobody sees have no checksum to fail.

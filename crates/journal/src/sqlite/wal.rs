@@ -1,14 +1,17 @@
-//! Decides whether a write-ahead log that was left behind ends the way a crash ends it, or has a hole.
+//! Decides whether a write-ahead log that was left behind ends the way a crash ends it, or has a
+//! hole.
 //!
-//! SQLite reads its log up to the first frame that does not fit and takes the rest for the torn tail of
-//! a crash. That is right for a tail, and silently forgets decisions that were durable if a bit
-//! rotted in the middle. The difference can be told: each transaction of ours is synced before the
-//! next one is written, and a log inherited from a crash is emptied before it is written to. So after
-//! a frame that does not fit, at most the rest of *one* transaction may follow. Sound frames beyond that
-//! were durable, and the log is damaged.
+//! SQLite reads its log up to the first frame that does not fit and takes the rest for the torn
+//! tail of a crash. That is right for a tail, and silently forgets decisions that were durable if a
+//! bit rotted in the middle. The difference can be told: each transaction of ours is synced before
+//! the next one is written, and a log inherited from a crash is emptied before it is written to. So
+//! after a frame that does not fit, at most the rest of *one* transaction may follow. Sound frames
+//! beyond that were durable, and the log is damaged.
 //!
-//! What cannot be told: damage within the last transaction looks like a crash during it.
-//! SQLite's file format documentation ("The Write-Ahead Log") describes header, frames and checksum.
+//! What cannot be told: damage within the last transaction looks like a crash during it (and so
+//! does, in the last but one, a commit mark that was damaged into none).
+//! SQLite's file format documentation ("The Write-Ahead Log") describes header, frames and
+//! checksum.
 
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Read};
@@ -70,23 +73,55 @@ fn scan(log: &mut impl Read) -> std::io::Result<Option<&'static str>> {
         return Ok(more.then_some("its header is not sound, and frames follow it"));
     };
     let mut frame = vec![0; FRAME_HEADER_BYTES + header.page_bytes];
-    let mut previous = header.checksum;
-    let (mut torn, mut torn_ended) = (false, false);
+    let mut walk =
+        Walk { header, previous: [header.checksum; 2], ours: true, torn: false, torn_ended: false };
     while fill(log, &mut frame)? {
-        let stored = pair(&frame, 16);
-        let of_this_log = pair(&frame, 8) == header.salts;
-        // Each frame continues its predecessor's checksum; so those beyond a hole can be checked too.
-        let sound = of_this_log && header.frame_checksum(previous, &frame) == stored;
-        if sound && torn_ended {
+        if walk.admit(&frame) == Verdict::BeyondTheTail {
             return Ok(Some("sound transactions follow after a damaged frame"));
         }
-        torn |= !sound;
-        torn_ended |= torn && of_this_log && word(&frame, 4) != 0;
-        previous = stored;
     }
     Ok(None)
 }
 
+#[derive(PartialEq, Eq)]
+enum Verdict {
+    Possible,
+    BeyondTheTail,
+}
+
+/// Goes from frame to frame.
+struct Walk {
+    header: Header,
+    /// The checksum of the frame before: as stored there, and as computed. They differ where either
+    /// that frame or its checksum is damaged, and a sound successor continues one of the two.
+    previous: [(u32, u32); 2],
+    /// The frame before was written under this log's header, not left over from an earlier round.
+    ours: bool,
+    /// SQLite stops reading at some frame before this one.
+    torn: bool,
+    /// The transaction of that frame is over.
+    torn_ended: bool,
+}
+
+impl Walk {
+    fn admit(&mut self, frame: &[u8]) -> Verdict {
+        let stored = pair(frame, 16);
+        let computed = self.previous.map(|previous| self.header.frame_checksum(previous, frame));
+        let linked = computed.contains(&stored);
+        let salted = pair(frame, 8) == self.header.salts;
+        // A checksum does not cover the salts, so it tells a damaged salt from a leftover frame.
+        self.ours = salted || (self.ours && linked);
+        if self.torn_ended && self.ours && linked {
+            return Verdict::BeyondTheTail;
+        }
+        self.torn |= !salted || computed[0] != stored;
+        self.torn_ended |= self.torn && self.ours && word(frame, 4) != 0;
+        self.previous = [stored, if linked { stored } else { computed[0] }];
+        Verdict::Possible
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Header {
     page_bytes: usize,
     salts: (u32, u32),

@@ -1,0 +1,291 @@
+//! What must hold in every reachable state, one function each. AC1 to AC5 are the atomic commitment
+//! properties of Bernstein, Hadzilacos and Goodman, "Concurrency Control and Recovery in Database
+//! Systems", 1987, chapter 7. They bind processes that keep their promises: a participant that lost
+//! its memory while prepared is excused from what it can no longer know (see FAULTS, F28).
+
+use std::collections::BTreeSet;
+
+use unanimity_core::guard::GuardState;
+use unanimity_core::{Fact, Kind, Operation, Outcome, TimerPurpose, Transaction};
+
+use crate::fairness::exactly_matched;
+use crate::participant::{Participant, Said};
+use crate::world::{CallMessage, World};
+
+/// A property's verdict on one state: what is wrong, if anything.
+pub type Verdict = Result<(), String>;
+
+/// The names of all properties, as reports and [`crate::mutants`] use them.
+pub mod names {
+    #![allow(missing_docs, reason = "each is explained at the function of the same name")]
+    pub const AGREEMENT: &str = "AC1 agreement";
+    pub const STABILITY: &str = "AC2 stability";
+    pub const SETTLED_STAYS: &str = "AC2 settled stays settled";
+    pub const COMMIT_VALIDITY: &str = "AC3 commit needs every yes";
+    pub const NON_TRIVIALITY: &str = "AC4 all yes and no fault commits";
+    pub const TERMINATION: &str = "AC5 termination from every state";
+    pub const DURABLE_FIRST: &str = "durable before visible";
+    pub const AT_MOST_ONCE: &str = "each effect at most once";
+    pub const IN_ORDER: &str = "commit excludes rollback, and follows prepare";
+    pub const NEXT_ACTION: &str = "a live transaction has a next action";
+    pub const FORGOTTEN_LAST: &str = "forgotten only when settled everywhere";
+    pub const NO_CONTRADICTION: &str = "no participant reports a contradiction";
+    pub const RECOVERY_RESTORES: &str = "recovery restores the facts";
+    pub const ONE_CALL: &str = "one call at a time";
+    pub const UNBROKEN: &str = "the journal can be read back";
+}
+
+fn check(holds: bool, problem: impl FnOnce() -> String) -> Verdict {
+    if holds { Ok(()) } else { Err(problem()) }
+}
+
+/// The outcome that a participant's row stands for, if it stands for one.
+fn decided_here(participant: &Participant) -> Option<Outcome> {
+    match participant.state()? {
+        GuardState::Committed => Some(Outcome::Commit),
+        GuardState::RolledBack | GuardState::Compensated => Some(Outcome::Rollback),
+        GuardState::Prepared | GuardState::VotedNo | GuardState::ReadOnly | GuardState::Executed => {
+            None
+        }
+    }
+}
+
+/// AC1: all processes that reach a decision reach the same one: participants, coordinator, journal,
+/// initiator.
+///
+/// # Errors
+/// Names the decisions.
+pub fn agreement(world: &World) -> Verdict {
+    let mut outcomes: BTreeSet<Outcome> = world.told.outcomes.clone();
+    outcomes.extend(&world.told.completed);
+    outcomes.extend(world.journal.decisions());
+    outcomes.extend(world.live().and_then(Transaction::outcome));
+    outcomes.extend(world.participants.iter().filter_map(decided_here));
+    check(outcomes.len() <= 1, || format!("both decisions are in force: {outcomes:?}"))
+}
+
+/// AC2: no decision is ever reversed, and nobody is even *told* two different ones.
+///
+/// # Errors
+/// Says who was told, or what is on record.
+pub fn stability(world: &World) -> Verdict {
+    let recorded: BTreeSet<Outcome> = world.journal.decisions().collect();
+    check(recorded.len() <= 1, || "both decisions are on record".to_owned())?;
+    check(world.sent.len() <= 1, || "participants were sent both decisions".to_owned())?;
+    check(world.told.outcomes.len() <= 1, || "the initiator was told both outcomes".to_owned())
+}
+
+/// AC2 at the participant: once its row is final, it stays what it is.
+///
+/// # Errors
+/// Names the branch.
+pub fn settled_stays_settled(world: &World) -> Verdict {
+    for (number, participant) in world.participants.iter().enumerate() {
+        let (first, now) = (participant.settled, participant.state());
+        check(first.is_none() || first == now, || {
+            format!("branch {number} was {first:?} and is {now:?}")
+        })?;
+    }
+    Ok(())
+}
+
+/// AC3: commit is decided only if every process has voted yes, durably and before: judged by the
+/// participants' own rows, not by the coordinator's ballots.
+///
+/// # Errors
+/// Names the branch that had not.
+pub fn commit_validity(world: &World) -> Verdict {
+    if !world.journal.decisions().any(|outcome| outcome == Outcome::Commit) {
+        return Ok(());
+    }
+    for (number, participant) in world.participants.iter().enumerate() {
+        let voted_yes = match (world.setup().branches[number].kind, participant.state()) {
+            (Kind::Deferred, _) => true,
+            (Kind::TwoPhase, Some(state)) => matches!(
+                state,
+                GuardState::Prepared | GuardState::Committed | GuardState::ReadOnly
+            ),
+            (Kind::Compensable, Some(state)) => state == GuardState::Executed,
+            (Kind::TwoPhase | Kind::Compensable, None) => false,
+        };
+        check(voted_yes || participant.forgot, || {
+            format!("commit is decided, and branch {number} is {:?}", participant.state())
+        })?;
+    }
+    Ok(())
+}
+
+/// AC4: if nothing fails, nobody asks for a rollback and every vote is yes, the decision is commit.
+///
+/// # Errors
+/// If it is a rollback nevertheless.
+pub fn non_triviality(world: &World) -> Verdict {
+    if !(world.setup().is_free_of_faults() && world.setup().is_all_willing()) {
+        return Ok(());
+    }
+    let rolled_back = world.journal.decisions().any(|outcome| outcome == Outcome::Rollback);
+    check(!rolled_back, || "rolled back without any reason".to_owned())
+}
+
+/// Nothing that a crash could undo is visible outside: no prepare before the beginning is durable,
+/// no execute before it is announced, no decision before it is decided (Gray and Lamport, "Consensus
+/// on Transaction Commit", ACM TODS 31(1), 2006, section 2; Mohan, Lindsay and Obermarck, "Transaction
+/// Management in the R* Distributed Database Management System", ACM TODS 11(4), 1986, section 3).
+///
+/// # Errors
+/// Names what was seen too early.
+pub fn durable_before_visible(world: &World) -> Verdict {
+    let durable = world.journal.durable_decision();
+    let begun = world.journal.has_durable_beginning();
+    check(begun || !world.told.begun, || "the beginning was told, and is not durable".to_owned())?;
+    let told = world.told.outcomes.iter().chain(&world.told.completed).chain(&world.sent);
+    for outcome in told {
+        check(durable == Some(*outcome) || presumed(world, *outcome), || {
+            format!("{} was told, and is not durable", outcome.as_str())
+        })?;
+    }
+    for call in &world.calls {
+        check(begun, || format!("{:?} left before the beginning was durable", call.operation))?;
+        check(may_execute(world, *call), || {
+            format!("execute of branch {} left before that was durable", call.branch)
+        })?;
+    }
+    Ok(())
+}
+
+/// A rollback may be presumed of what nobody has a record of.
+fn presumed(world: &World, outcome: Outcome) -> bool {
+    outcome == Outcome::Rollback && !world.journal.has_durable_beginning()
+}
+
+/// Whether a call, if it is the execute of a compensable branch, is on record as such.
+fn may_execute(world: &World, call: CallMessage) -> bool {
+    let kind = world.setup().branches[usize::from(call.branch)].kind;
+    if call.operation != Operation::Execute || kind != Kind::Compensable {
+        return true;
+    }
+    world.journal.durable_facts().any(|fact| match fact {
+        Fact::Executing { branches, .. } => branches.contains(&call.branch),
+        Fact::Snapshot(transaction) => transaction.executing_since.is_some(),
+        Fact::Begun { .. } | Fact::Decided { .. } | Fact::Finished { .. } | Fact::Ended => false,
+    })
+}
+
+/// The guard applies each operation's business effect at most once, whatever the number and order
+/// of deliveries (Helland, "Life beyond Distributed Transactions", CIDR 2007: idempotence).
+///
+/// # Errors
+/// Names the operation.
+pub fn at_most_once(world: &World) -> Verdict {
+    for (number, participant) in world.participants.iter().enumerate() {
+        for operation in Operation::ALL {
+            check(participant.applied(operation) <= 1, || {
+                format!("{operation:?} was applied twice at branch {number}")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The guard applies either commit or rollback, and either only to prepared work.
+///
+/// # Errors
+/// Names the branch.
+pub fn in_order(world: &World) -> Verdict {
+    for (number, participant) in world.participants.iter().enumerate() {
+        let both = participant.applied(Operation::Commit) > 0
+            && participant.applied(Operation::Rollback) > 0;
+        check(!both, || format!("branch {number} both committed and rolled back"))?;
+        check(!participant.out_of_order, || {
+            format!("branch {number} worked after its end, or on what was never prepared")
+        })?;
+    }
+    Ok(())
+}
+
+/// Rule 6: a live transaction without a next action cannot exist. A next action is a call under
+/// way, a planned retry, something to sync or, while undecided, a deadline.
+///
+/// # Errors
+/// Says where it is stuck.
+pub fn next_action(world: &World) -> Verdict {
+    let (Some(coordinator), Some(transaction)) = (&world.coordinator, world.live()) else {
+        return Ok(());
+    };
+    let armed = coordinator.timers().any(|timer| match timer.purpose {
+        TimerPurpose::Retry(_) => true,
+        TimerPurpose::PhaseOneDeadline | TimerPurpose::Overdue => transaction.decision.is_none(),
+    });
+    let moves = armed || !world.open.is_empty() || !world.journal.pending.is_empty();
+    check(moves, || format!("nothing will ever move it on: {:?}", transaction.stage()))
+}
+
+/// A transaction is forgotten only after every participant has settled: what makes presumption safe
+/// (Mohan, Lindsay and Obermarck 1986, section 3.1; FAULTS I9 and I12).
+///
+/// # Errors
+/// Names the branch that has not.
+pub fn forgotten_last(world: &World) -> Verdict {
+    if !world.journal.has_end() {
+        return Ok(());
+    }
+    let Some(outcome) = world.journal.decisions().next() else { return Ok(()) };
+    for (number, participant) in world.participants.iter().enumerate() {
+        check(!participant.is_in_doubt(), || format!("it ended with branch {number} in doubt"))?;
+        exactly_matched(world, number, outcome)?;
+    }
+    Ok(())
+}
+
+/// A participant that keeps its promises never has to report a contradiction.
+///
+/// # Errors
+/// Repeats the contradiction.
+pub fn no_contradiction(world: &World) -> Verdict {
+    for answer in &world.answers {
+        let forgot = world.participants[usize::from(answer.call.branch)].forgot;
+        if let Said::Error(contradiction) = answer.said {
+            check(forgot, || format!("branch {}: {}", answer.call.branch, contradiction.code()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a live coordinator holds for fact is what recovery would find: facts change only through
+/// records, and reading them again restores them (FAULTS I18).
+///
+/// # Errors
+/// Names the fact that differs.
+pub fn recovery_restores(world: &World) -> Verdict {
+    let Some(coordinator) = &world.coordinator else { return Ok(()) };
+    if !world.journal.pending.is_empty() {
+        return Ok(());
+    }
+    let replayed = world.replay()?;
+    check(replayed.len() == coordinator.len(), || "another number is live".to_owned())?;
+    for (live, found) in coordinator.iter().zip(replayed.iter()) {
+        let same = live.id == found.id
+            && live.decision == found.decision
+            && live.executing_since == found.executing_since
+            && live.fingerprint == found.fingerprint
+            && live.options == found.options;
+        check(same, || format!("recovery would find {found:?}"))?;
+    }
+    Ok(())
+}
+
+/// A driver that keeps its word has at most one call under way for each thing that a branch owes.
+///
+/// # Errors
+/// If a second one left.
+pub fn one_call_at_a_time(world: &World) -> Verdict {
+    check(!world.doubled, || "a call left while one for the same was under way".to_owned())
+}
+
+/// The coordinator can read what it wrote.
+///
+/// # Errors
+/// Says why it cannot.
+pub fn unbroken(world: &World) -> Verdict {
+    world.broken.clone().map_or(Ok(()), Err)
+}

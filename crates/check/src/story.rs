@@ -1,0 +1,89 @@
+//! A counterexample as a numbered story.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use unanimity_core::{Outcome, TimerPurpose};
+
+use crate::model::Protocol;
+use crate::run::Counterexample;
+use crate::setup::Setup;
+use crate::world::{Action, World};
+
+/// Tells a counterexample: what happens, step by step, and what is wrong at its end.
+#[must_use]
+pub fn tell(setup: &Setup, example: &Counterexample) -> String {
+    let setup = Setup { symmetry: false, ..setup.clone() };
+    let protocol = Protocol::new(setup.clone(), &[]);
+    let mut world = World::new(&Arc::new(setup));
+    let mut story = String::new();
+    for (number, action) in (1..).zip(&example.actions) {
+        let before = world.clone();
+        world.apply(action);
+        // Writing to a string cannot fail.
+        let _ = writeln!(story, "  {number}. {}{}", line(action), consequence(&before, &world));
+    }
+    let wrong = protocol.verdict(example.property, &world).and_then(Result::err);
+    let wrong = wrong.unwrap_or_else(|| "holds after all".to_owned());
+    let _ = writeln!(story, "  => {}: {wrong}", example.property);
+    story
+}
+
+fn line(action: &Action) -> String {
+    match action {
+        Action::Begin => "the initiator asks for the transaction".to_owned(),
+        Action::Sync => "the oldest step becomes durable, and its effects leave".to_owned(),
+        Action::Crash => "the coordinator crashes".to_owned(),
+        Action::Recover => "a coordinator recovers from the journal".to_owned(),
+        Action::DeliverCall(call) => {
+            format!("branch {} gets {:?} number {}", call.branch, call.operation, call.attempt)
+        }
+        Action::DeliverAnswer(answer) => format!(
+            "the coordinator hears {:?} from branch {} to {:?} number {}",
+            answer.said, answer.call.branch, answer.call.operation, answer.call.attempt
+        ),
+        Action::GiveUp(call) => format!(
+            "{:?} number {} of branch {} is given up",
+            call.operation, call.attempt, call.branch
+        ),
+        Action::Fire(timer) => match timer.purpose {
+            TimerPurpose::PhaseOneDeadline => "phase one's deadline passes".to_owned(),
+            TimerPurpose::Overdue => "the limit for the whole passes".to_owned(),
+            TimerPurpose::Retry(number) => format!("branch {number} is due to be tried again"),
+        },
+        Action::RequestRollback => "somebody asks to roll back".to_owned(),
+        Action::Checkpoint => "the coordinator writes a checkpoint".to_owned(),
+        Action::RestartParticipant(number) => {
+            format!("branch {number} restarts, and its answers on the way are lost")
+        }
+        Action::Forget(number) => format!("branch {number} loses its memory"),
+        Action::Ask(number) => format!("branch {number} asks for the decision"),
+        Action::DeliverWord(word) => {
+            format!("branch {} is told: {}", word.branch, word.outcome.as_str())
+        }
+    }
+}
+
+/// What a step has changed that matters to the reader.
+fn consequence(before: &World, after: &World) -> String {
+    let mut changes = Vec::new();
+    let decided = |world: &World| world.live().and_then(|transaction| transaction.outcome());
+    if let (old, Some(outcome)) = (decided(before), decided(after))
+        && old != Some(outcome)
+    {
+        changes.push(format!("decides {}", outcome.as_str()));
+    }
+    let told = |outcome: &&Outcome| !before.told.outcomes.contains(outcome);
+    for outcome in after.told.outcomes.iter().filter(told) {
+        changes.push(format!("the initiator is told {}", outcome.as_str()));
+    }
+    for call in after.calls.difference(&before.calls) {
+        changes.push(format!("calls {:?} of branch {}", call.operation, call.branch));
+    }
+    for (number, (old, new)) in before.participants.iter().zip(&after.participants).enumerate() {
+        if old.state() != new.state() {
+            changes.push(format!("branch {number} is now {:?}", new.state()));
+        }
+    }
+    if changes.is_empty() { String::new() } else { format!(" ({})", changes.join("; ")) }
+}

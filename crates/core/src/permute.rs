@@ -1,0 +1,167 @@
+//! Gives the branches of a transaction other numbers, consistently, wherever a number stands. Only
+//! for the model checker, which takes two states that differ in nothing but numbers for one state;
+//! which branches may change places at all is the checker's to decide.
+//!
+//! `order[place]` is the old number of the branch that stands at `place` afterwards. Names and
+//! participants' addresses stay with the place, so that interchangeable branches end up equal.
+
+use crate::schedule::Schedule;
+use crate::{
+    Branch, BranchPlan, Coordinator, Durable, Effect, Fact, Observation, Reason, Record, Sealed,
+    Step, Timer, TimerPurpose, Transaction,
+};
+
+impl Coordinator {
+    /// This coordinator with the branches of every transaction in another order.
+    ///
+    /// # Panics
+    /// If `order` is not a permutation of the branches of every live transaction.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_branches_permuted(&self, order: &[u16]) -> Self {
+        let mut schedule = Schedule::default();
+        for timer in self.schedule.iter() {
+            schedule.arm(permuted_timer(timer, order));
+        }
+        let renumbered = self.transactions.iter();
+        let transactions = renumbered.map(|(id, t)| (id.clone(), permuted_transaction(t, order)));
+        Self { config: self.config.clone(), transactions: transactions.collect(), schedule }
+    }
+}
+
+impl Record {
+    /// This record as it would be had the branches stood in another order.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_branches_permuted(&self, order: &[u16]) -> Self {
+        let mut record = self.clone();
+        permute_fact(&mut record.fact, order);
+        permute_observations(&mut record.observations, order);
+        record
+    }
+}
+
+impl Sealed {
+    /// These effects as they would be had the branches stood in another order.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_branches_permuted(&self, order: &[u16]) -> Self {
+        let position = self.position();
+        let mut effects = self.clone().release(Durable::up_to(position));
+        effects.iter_mut().for_each(|effect| permute_effect(effect, order));
+        // Calls that leave together leave in the order of their branches.
+        effects.sort_by_key(|effect| match effect {
+            Effect::Call(call) => Some(call.branch),
+            _ => None, // Everything else keeps its place before the calls.
+        });
+        Step { records: Vec::new(), effects }.seal(position).1
+    }
+}
+
+fn new_number(old: u16, order: &[u16]) -> u16 {
+    match (0..).zip(order).find(|(_, from)| **from == old) {
+        Some((place, _)) => place,
+        None => panic!("no place for branch {old} in {order:?}"),
+    }
+}
+
+fn permuted_list<T: Clone>(list: &[T], order: &[u16]) -> Vec<T> {
+    assert_eq!(list.len(), order.len(), "an order names each branch once");
+    order.iter().map(|old| list[usize::from(*old)].clone()).collect()
+}
+
+fn permuted_timer(timer: &Timer, order: &[u16]) -> Timer {
+    let purpose = match timer.purpose {
+        TimerPurpose::Retry(number) => TimerPurpose::Retry(new_number(number, order)),
+        other => other,
+    };
+    Timer { purpose, ..timer.clone() }
+}
+
+fn permuted_transaction(transaction: &Transaction, order: &[u16]) -> Transaction {
+    let mut permuted = transaction.clone();
+    permuted.branches = permuted_list(&transaction.branches, order);
+    for (new, old) in permuted.branches.iter_mut().zip(&transaction.branches) {
+        keep_name(&mut new.plan, &old.plan, order);
+    }
+    if let Some(decision) = &mut permuted.decision {
+        permute_reason(&mut decision.reason, order);
+    }
+    permute_observations(&mut permuted.timeline.saved, order);
+    permute_observations(&mut permuted.timeline.unsaved, order);
+    permuted
+}
+
+fn keep_name(new: &mut BranchPlan, old_at_this_place: &BranchPlan, order: &[u16]) {
+    new.name.clone_from(&old_at_this_place.name);
+    new.participant.clone_from(&old_at_this_place.participant);
+    new.after.iter_mut().for_each(|number| *number = new_number(*number, order));
+}
+
+fn permute_reason(reason: &mut Reason, order: &[u16]) {
+    if let Reason::No { branch, .. } = reason {
+        *branch = new_number(*branch, order);
+    }
+}
+
+fn permute_observations(observations: &mut [Observation], order: &[u16]) {
+    for observation in observations {
+        observation.branch = observation.branch.map(|number| new_number(number, order));
+    }
+}
+
+fn permute_fact(fact: &mut Fact, order: &[u16]) {
+    match fact {
+        Fact::Begun { plan, .. } => {
+            let old = std::mem::take(&mut plan.branches);
+            plan.branches = permuted_list(&old, order);
+            for (new, old) in plan.branches.iter_mut().zip(&old) {
+                keep_name(new, old, order);
+            }
+        }
+        Fact::Executing { branches, ballots, results } => {
+            branches.iter_mut().for_each(|number| *number = new_number(*number, order));
+            branches.sort_unstable();
+            *ballots = permuted_list(ballots, order);
+            results.iter_mut().for_each(|(number, _)| *number = new_number(*number, order));
+            results.sort_unstable();
+        }
+        Fact::Decided { reason, ballots, results, .. } => {
+            permute_reason(reason, order);
+            *ballots = permuted_list(ballots, order);
+            results.iter_mut().for_each(|(number, _)| *number = new_number(*number, order));
+            results.sort_unstable();
+        }
+        Fact::Finished { branch } => *branch = new_number(*branch, order),
+        Fact::Ended => {}
+        Fact::Snapshot(transaction) => **transaction = permuted_transaction(transaction, order),
+    }
+}
+
+fn permute_effect(effect: &mut Effect, order: &[u16]) {
+    match effect {
+        // A call's name and address would have to stay with the place, which only the transaction
+        // knows; the checker's world reads neither, so they are blanked instead.
+        Effect::Call(call) => {
+            call.branch = new_number(call.branch, order);
+            call.branch_name = "".into();
+            call.participant = "".into();
+        }
+        Effect::Parked(_, number) => *number = new_number(*number, order),
+        Effect::Ended(transaction) => *transaction = permuted_transaction(transaction, order).into(),
+        Effect::Begun(_) | Effect::Refused(..) | Effect::Decided(..) | Effect::Overdue(_) => {}
+    }
+}
+
+impl Branch {
+    /// What of a branch has nothing to do with its number or name, for the checker's sorting.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_name(&self) -> Self {
+        let mut branch = self.clone();
+        branch.plan.name = "".into();
+        branch.plan.participant = "".into();
+        branch.plan.after.clear();
+        branch
+    }
+}

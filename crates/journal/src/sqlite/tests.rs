@@ -1,0 +1,133 @@
+//! What only shows with a hand on the connection; the rest is in `tests/conformance.rs`.
+
+use super::*;
+
+/// Runs a script on a fresh journal, whose folder goes away afterwards.
+fn with_engine(name: &str, script: impl FnOnce(&mut SqliteEngine)) {
+    let name = format!("unanimity-journal-unit-{name}-{}", std::process::id());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    script(&mut SqliteEngine::open(&folder.join("journal")).unwrap());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn code<T>(outcome: Result<T, JournalError>) -> &'static str {
+    outcome.err().map_or("ok", |error| error.code())
+}
+
+#[test]
+fn durability_is_set_as_promised() {
+    with_engine("pragmas", |engine| {
+        for (pragma, expected) in [
+            ("journal_mode", "wal"),
+            ("synchronous", "2"),
+            ("locking_mode", "exclusive"),
+            ("wal_autocheckpoint", "0"),
+            ("fullfsync", "1"),
+            ("checkpoint_fullfsync", "1"),
+        ] {
+            let value = engine.connection.pragma_query_value(None, pragma, |row| {
+                let value = row.get_ref(0)?;
+                Ok(value
+                    .as_str()
+                    .map_or_else(|_| value.as_i64().unwrap().to_string(), str::to_owned))
+            });
+            assert_eq!(value.unwrap(), expected, "{pragma}");
+        }
+    });
+}
+
+#[test]
+fn another_owner_is_noticed_within_the_append() {
+    with_engine("owner", |engine| {
+        let first = engine.append(0, 1, &[]).unwrap();
+        let cached = engine.tails[&0].checksum;
+        let theirs = batch::encode(0, 2, cached, &[b"theirs".to_vec()]);
+        let insert = "INSERT INTO batches (key, bytes) VALUES (2, ?1)";
+        engine.connection.execute(insert, [theirs]).unwrap();
+        assert_eq!(code(engine.append(0, first.position() + 1, &[])), "journal_conflict");
+        engine.append(0, 3, &[]).unwrap();
+        engine.read(0, 1, &mut |_| Ok(())).unwrap();
+    });
+}
+
+#[test]
+fn a_failed_write_poisons_until_reopened() {
+    with_engine("poison", |engine| {
+        engine.append(0, 1, &[]).unwrap();
+        engine.connection.execute_batch("PRAGMA max_page_count = 4").unwrap();
+        assert_eq!(code(engine.append(0, 2, &[vec![0; 100_000]])), "journal_disk_full");
+        assert_eq!(code(engine.append(0, 2, &[])), "journal_poisoned");
+        assert_eq!(code(engine.bounds(0)), "journal_poisoned");
+        assert_eq!(code(engine.truncate(0, 1)), "journal_poisoned");
+        assert_eq!(code(engine.harden(0)), "journal_poisoned");
+        assert_eq!(code(engine.read(0, 1, &mut |_| Ok(()))), "journal_poisoned");
+        let path = engine.path.clone();
+        *engine = SqliteEngine::open(&path.with_file_name("another")).unwrap();
+        *engine = SqliteEngine::open(&path).unwrap();
+        engine.append(0, 2, &[]).unwrap();
+    });
+}
+
+#[test]
+fn an_incomplete_checkpoint_is_an_error() {
+    with_engine("checkpoint", |engine| {
+        engine.append(0, 1, &[]).unwrap();
+        // An open statement is a reader, and TRUNCATE must not go on beneath one.
+        engine.connection.execute_batch("BEGIN; SELECT * FROM batches").unwrap();
+        assert_eq!(code(engine.harden(0)), "journal_in_use");
+        assert_eq!(code(engine.append(0, 2, &[])), "journal_poisoned");
+    });
+}
+
+#[test]
+fn a_checkpoint_that_only_its_row_reports_as_failed_is_an_error() {
+    with_engine("row", |engine| {
+        engine.append(0, 1, &[]).unwrap();
+        engine.connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
+        assert_eq!(code(engine.harden(0)), "journal_io");
+    });
+}
+
+#[test]
+fn the_write_ahead_log_is_emptied_at_its_limit_and_keeps_its_length() {
+    with_engine("limit", |engine| {
+        let page = vec![vec![0; 4000 * 512]];
+        let mut pages = Vec::new();
+        for position in 1..=20 {
+            engine.append(0, position, &page).unwrap();
+            pages.push(engine.wal_pages_pending().unwrap());
+        }
+        let emptied = pages.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        assert_eq!(emptied, 2, "{pages:?}");
+        assert!(pages.iter().all(|pages| *pages < WAL_PAGES_MAX + 1000), "{pages:?}");
+        let bytes = std::fs::metadata(wal::wal_path(&engine.path)).unwrap().len();
+        assert!(bytes < 5200 * 4120, "the log must be reused: {bytes}");
+        engine.read(0, 1, &mut |_| Ok(())).unwrap();
+    });
+}
+
+#[test]
+fn an_inherited_log_is_emptied_before_the_first_write() {
+    with_engine("inherited", |engine| {
+        engine.append(0, 1, &[]).unwrap();
+        assert!(engine.wal_pages_pending().unwrap() > 0);
+        engine.inherited = true;
+        engine.truncate(0, 0).unwrap();
+        assert_eq!(engine.wal_pages_pending().unwrap(), 0);
+        assert!(!engine.inherited);
+    });
+}
+
+#[test]
+fn harden_moves_everything_into_the_file() {
+    with_engine("harden", |engine| {
+        engine.append(0, 1, &[b"needle in the file".to_vec()]).unwrap();
+        let wal = wal::wal_path(&engine.path);
+        let file = |engine: &SqliteEngine| std::fs::read(&engine.path).unwrap();
+        let found = |bytes: &[u8]| bytes.windows(18).any(|part| part == b"needle in the file");
+        assert!(!found(&file(engine)) && std::fs::metadata(&wal).unwrap().len() > 0);
+        engine.harden(0).unwrap();
+        assert!(found(&file(engine)) && std::fs::metadata(&wal).unwrap().len() == 0);
+    });
+}

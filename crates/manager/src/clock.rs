@@ -1,0 +1,35 @@
+//! The time that the core is told: the wall clock's at the start, and from then on what the monotonic
+//! clock has counted, so that a step of the wall clock fires no timer.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use unanimity_core::Millis;
+
+/// A clock that never runs backwards and never jumps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    started: Instant,
+    started_at_ms: Millis,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        Self { started: Instant::now(), started_at_ms: whole_ms(since_epoch) }
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> Millis {
+        self.started_at_ms.saturating_add(whole_ms(self.started.elapsed()))
+    }
+
+    /// How long until a moment; zero if it has passed.
+    pub(crate) fn until(&self, at_ms: Millis) -> Duration {
+        let at = Duration::from_millis(at_ms.saturating_sub(self.started_at_ms));
+        at.saturating_sub(self.started.elapsed())
+    }
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,91 @@
+//! How a call reaches a participant, whatever the carriage; and the promise that every call ends.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use unanimity_core::{Answer, Call, Event, Operation, TransactionId};
+
+use crate::crash_point::crash_point;
+
+/// A future that a transport hands out.
+pub type CallFuture<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
+
+/// Carries calls to participants. The manager limits the time, survives a panic, and counts no
+/// answer twice; the carriage only has to tell truly what came back.
+pub trait Transport: Send + Sync + 'static {
+    /// Carries one call. Anything but a clear answer is [`Answer::Unknown`].
+    fn call(&self, call: Call) -> CallFuture<'_>;
+
+    /// Whether a participant's address may be called at all, asked before a transaction begins.
+    ///
+    /// # Errors
+    /// A stable code and what is wrong with the address.
+    fn check(&self, participant: &str) -> Result<(), (&'static str, String)>;
+}
+
+/// The answer that is owed for a call. If the call is lost, by a panic or a cancelled task, the
+/// answer is that nothing is known.
+struct Owed {
+    transaction: TransactionId,
+    branch: u16,
+    operation: Operation,
+    attempt: u32,
+    answers: mpsc::UnboundedSender<Event>,
+    answer: Option<Answer>,
+}
+
+impl Owed {
+    /// Delivers what came back.
+    fn settle(mut self, answer: Answer) {
+        self.answer = Some(answer);
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let lost = || Answer::Unknown("the call ended without an answer (a panic?)".into());
+        let event = Event::Answer {
+            transaction: self.transaction.clone(),
+            branch: self.branch,
+            operation: self.operation,
+            attempt: self.attempt,
+            answer: self.answer.take().unwrap_or_else(lost),
+        };
+        // dropped: a shard that has stopped wants no answers; recovery asks again.
+        let _ = self.answers.send(event);
+    }
+}
+
+/// Carries a call in a task of its own and delivers what came of it to the shard.
+pub(crate) fn dispatch(
+    transport: &Arc<dyn Transport>,
+    call: Call,
+    answers: &mpsc::UnboundedSender<Event>,
+) {
+    let owed = Owed {
+        transaction: call.transaction.clone(),
+        branch: call.branch,
+        operation: call.operation,
+        attempt: call.attempt,
+        answers: answers.clone(),
+        answer: None,
+    };
+    let transport = Arc::clone(transport);
+    tokio::spawn(async move {
+        let timeout_ms = call.timeout_ms;
+        let carried = tokio::time::timeout(Duration::from_millis(timeout_ms), transport.call(call));
+        let answer = match carried.await {
+            Ok(answer) => answer,
+            Err(_) => Answer::Unknown(format!("no answer within {timeout_ms} ms").into()),
+        };
+        match owed.operation {
+            Operation::Prepare => crash_point("after_prepare_call"),
+            Operation::Commit => crash_point("after_commit_call"),
+            Operation::Rollback | Operation::Execute | Operation::Compensate => {}
+        }
+        owed.settle(answer);
+    });
+}

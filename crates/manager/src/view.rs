@@ -1,0 +1,249 @@
+//! How a transaction looks to people and programs: the shape that the HTTP API answers with and the
+//! history keeps. Decides names; payloads never appear.
+
+use serde::{Deserialize, Serialize};
+use unanimity_core::{
+    Ballot, Branch, Observation, Outcome, Progress, Reason, Stage, Transaction, What,
+};
+
+/// A transaction's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionView {
+    /// Its name.
+    pub id: String,
+    /// `preparing`, `executing`, `committing`, `rolling_back` or `ended`.
+    pub stage: String,
+    /// `commit` or `rollback`, once decided.
+    pub outcome: Option<String>,
+    /// Whether every participant has acknowledged.
+    pub completed: bool,
+    /// Why the decision was what it was.
+    pub reason: Option<ReasonView>,
+    /// Whether the limit for the whole has passed although the decision is taken.
+    pub overdue: bool,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub begun_at_ms: u64,
+    /// When it was decided.
+    pub decided_at_ms: Option<u64>,
+    /// When it was complete.
+    pub ended_at_ms: Option<u64>,
+    /// Its branches.
+    pub branches: Vec<BranchView>,
+}
+
+/// Why the decision was what it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonView {
+    /// Stable: `all_yes`, `voted_no`, `prepare_timeout`, `execute_timeout`, `timeout`,
+    /// `coordinator_restarted`, `requested`.
+    pub code: String,
+    /// The branch that said no.
+    pub branch: Option<String>,
+    /// In the words of the participant or of whoever asked.
+    pub detail: Option<String>,
+}
+
+/// One branch's state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchView {
+    /// Its name.
+    pub name: String,
+    /// Where its participant is.
+    pub participant: String,
+    /// `two_phase`, `compensable` or `deferred`.
+    pub kind: String,
+    /// `yes`, `read_only` or `no`, once it has voted.
+    pub vote: Option<String>,
+    /// `waiting`, `called`, `voted`, `finishing` or `done`.
+    pub state: String,
+    /// How often its current operation was called.
+    pub attempt: u32,
+    /// Whether it failed so often that it is tried only rarely: somebody should look.
+    pub parked: bool,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// When it is tried again, in milliseconds since the Unix epoch.
+    pub retry_at_ms: Option<u64>,
+    /// What its prepare or execute gave back, if it is JSON.
+    pub result: Option<serde_json::Value>,
+}
+
+/// One line of a timeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
+    /// `recovered`, `overdue`, `decided` or `ended`.
+    pub event: String,
+    /// On which branch.
+    pub branch: Option<String>,
+    /// Of which operation.
+    pub operation: Option<String>,
+    /// The how-manieth attempt.
+    pub attempt: Option<u32>,
+    /// A reason, an error, or an outcome.
+    pub detail: Option<String>,
+    /// How often in a row, where equal failures were folded into one line.
+    pub times: Option<u32>,
+}
+
+/// A transaction's course, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimelineView {
+    /// The transaction's name.
+    pub id: String,
+    /// What happened.
+    pub events: Vec<EventView>,
+    /// How many events were not kept because the timeline was full.
+    pub dropped: u32,
+}
+
+impl TransactionView {
+    /// How this transaction looks now.
+    #[must_use]
+    pub fn of(transaction: &Transaction) -> Self {
+        let decision = transaction.decision.as_ref();
+        let park_after = transaction.options.retry.park_after_attempts;
+        Self {
+            id: transaction.id.as_str().to_owned(),
+            stage: transaction.stage().as_str().to_owned(),
+            outcome: transaction.outcome().map(|outcome| outcome.as_str().to_owned()),
+            completed: transaction.stage() == Stage::Ended,
+            reason: decision.map(|decision| ReasonView::of(transaction, &decision.reason)),
+            overdue: transaction.overdue,
+            begun_at_ms: transaction.begun_at,
+            decided_at_ms: decision.map(|decision| decision.at),
+            ended_at_ms: transaction.ended_at,
+            branches: transaction
+                .branches
+                .iter()
+                .map(|branch| BranchView::of(branch, park_after))
+                .collect(),
+        }
+    }
+
+    /// Whether the outcome is commit.
+    #[must_use]
+    pub fn committed(&self) -> bool {
+        self.outcome.as_deref() == Some(Outcome::Commit.as_str())
+    }
+}
+
+impl ReasonView {
+    fn of(transaction: &Transaction, reason: &Reason) -> Self {
+        let (branch, detail) = match reason {
+            Reason::No { branch, text } => {
+                (Some(transaction.branch(*branch).plan.name.to_string()), Some(text.to_string()))
+            }
+            Reason::Requested(text) => (None, Some(text.to_string())),
+            Reason::AllYes
+            | Reason::PrepareTimeout
+            | Reason::ExecuteTimeout
+            | Reason::Timeout
+            | Reason::Restarted => (None, None),
+        };
+        Self { code: reason.code().to_owned(), branch, detail }
+    }
+}
+
+impl BranchView {
+    fn of(branch: &Branch, park_after_attempts: u16) -> Self {
+        let vote = match branch.ballot {
+            Ballot::NotCalled | Ballot::Unanswered => None,
+            Ballot::Yes | Ballot::ReadOnly | Ballot::No => Some(branch.ballot.as_str().to_owned()),
+        };
+        let state = match (branch.progress, branch.ballot) {
+            (Progress::Done, _) => "done",
+            (Progress::Owes(_), _) => "finishing",
+            (Progress::Undecided, Ballot::NotCalled) => "waiting",
+            (Progress::Undecided, Ballot::Unanswered) => "called",
+            (Progress::Undecided, _) => "voted",
+        };
+        let owes = matches!(branch.progress, Progress::Owes(_));
+        Self {
+            name: branch.plan.name.to_string(),
+            participant: branch.plan.participant.to_string(),
+            kind: branch.plan.kind.as_str().to_owned(),
+            vote,
+            state: state.to_owned(),
+            attempt: branch.attempt,
+            parked: owes && branch.failures >= park_after_attempts,
+            last_error: branch.last_error.as_ref().map(|error| error.to_string()),
+            retry_at_ms: branch.retry_at,
+            result: branch.result.as_ref().and_then(|text| serde_json::from_str(text).ok()),
+        }
+    }
+}
+
+impl TimelineView {
+    /// The course of this transaction: what was recorded and what was seen, in the order of time.
+    #[must_use]
+    pub fn of(transaction: &Transaction) -> Self {
+        let name = |number: u16| transaction.branch(number).plan.name.to_string();
+        let mut events = vec![EventView::plain(transaction.begun_at, "begun")];
+        let seen = transaction.timeline.iter();
+        events.extend(seen.map(|observation| EventView::of(observation, &name)));
+        if let Some(decision) = &transaction.decision {
+            let mut event = EventView::plain(decision.at, "decided");
+            event.detail = Some(decision.outcome.as_str().to_owned());
+            // Phase two follows the decision even where both fell into one millisecond.
+            let place = events.iter().position(|event| follows_decision(event, decision.at));
+            events.insert(place.unwrap_or(events.len()), event);
+        }
+        if let Some(at) = transaction.ended_at {
+            events.push(EventView::plain(at, "ended"));
+        }
+        let id = transaction.id.as_str().to_owned();
+        Self { id, events, dropped: transaction.timeline.dropped() }
+    }
+}
+
+fn follows_decision(event: &EventView, decided_at_ms: u64) -> bool {
+    let phase_two =
+        matches!(event.operation.as_deref(), Some("commit" | "rollback" | "compensate"));
+    event.at_ms > decided_at_ms || (event.at_ms == decided_at_ms && phase_two)
+}
+
+impl EventView {
+    fn plain(at_ms: u64, event: &str) -> Self {
+        Self {
+            at_ms,
+            event: event.to_owned(),
+            branch: None,
+            operation: None,
+            attempt: None,
+            detail: None,
+            times: None,
+        }
+    }
+
+    fn of(observation: &Observation, name: &impl Fn(u16) -> String) -> Self {
+        let mut view = Self::plain(observation.at, "");
+        view.branch = observation.branch.map(name);
+        let (event, operation) = match &observation.what {
+            What::Called { operation, attempt } => {
+                view.attempt = Some(*attempt);
+                ("called", Some(*operation))
+            }
+            What::Yes(operation) => ("yes", Some(*operation)),
+            What::ReadOnly => ("read_only", None),
+            What::No(operation, reason) => {
+                view.detail = Some(reason.to_string());
+                ("no", Some(*operation))
+            }
+            What::Acknowledged(operation) => ("acknowledged", Some(*operation)),
+            What::Failed { operation, error, times } => {
+                view.detail = Some(error.to_string());
+                view.times = Some(*times);
+                ("failed", Some(*operation))
+            }
+            What::Parked => ("parked", None),
+            What::Recovered => ("recovered", None),
+            What::Overdue => ("overdue", None),
+        };
+        event.clone_into(&mut view.event);
+        view.operation = operation.map(|operation| operation.as_str().to_owned());
+        view
+    }
+}

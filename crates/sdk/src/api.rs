@@ -1,0 +1,451 @@
+//! Decides the JSON that the coordinator speaks with initiators and participants. The server and the
+//! client share these very types. Requests refuse unknown fields, so that a misspelt timeout is an
+//! error and not a default; answers tolerate them, so that an old client understands a newer server.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// JSON that is passed on as it was written, byte for byte: numbers keep their digits and objects
+/// the order of their members.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Json(Box<RawValue>);
+
+impl Json {
+    /// JSON from its text.
+    ///
+    /// # Errors
+    /// If the text is not JSON.
+    pub fn from_text(text: String) -> Result<Self, serde_json::Error> {
+        RawValue::from_string(text).map(Self)
+    }
+
+    /// JSON from anything that serializes.
+    ///
+    /// # Errors
+    /// If `value` does not serialize, such as a map whose keys are not texts.
+    pub fn from_value(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        serde_json::value::to_raw_value(value).map(Self)
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// How deeply arrays and objects are nested; 0 for a plain value. Reading JSON does not limit
+    /// this, because it is skipped over and not built; whoever builds it later may want to.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
+        for byte in self.as_str().bytes() {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => quoted = !quoted,
+                b'[' | b'{' if !quoted => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                }
+                b']' | b'}' if !quoted => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+        deepest
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self(RawValue::NULL.to_owned())
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+/// A whole transaction, as an initiator asks for it. All times are in milliseconds; those left out
+/// are the coordinator's defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TransactionRequest {
+    /// The transaction's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`. Without one the coordinator
+    /// chooses; an initiator that may have to ask again should choose itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its branches: 1 to 256.
+    pub branches: Vec<BranchRequest>,
+    /// What the answer waits for; `outcome` if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
+    /// From the beginning until every prepare has voted; then the transaction rolls back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepare_timeout_ms: Option<u64>,
+    /// From the first execute until every compensable branch has executed; then it rolls back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execute_timeout_ms: Option<u64>,
+    /// From the beginning until everything is complete: undecided by then, it rolls back; decided,
+    /// it is shown as overdue. 0: no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// How long one call to a participant may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt_timeout_ms: Option<u64>,
+    /// The first delay before a call is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_delay_ms: Option<u64>,
+    /// What that delay grows to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_delay_max_ms: Option<u64>,
+}
+
+/// One participant's part in a transaction, as an initiator asks for it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct BranchRequest {
+    /// Its name, unique within the transaction: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+    pub name: String,
+    /// The participant's URL; the operation's name is appended to its path.
+    pub participant: String,
+    /// What sort of promise it makes.
+    #[serde(default)]
+    pub kind: Kind,
+    /// The names of the branches that must have voted yes or executed before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// What the participant is given, byte for byte: any JSON, at most 1 MiB.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub payload: Json,
+    /// Whether commit and rollback carry the payload too.
+    #[serde(default)]
+    pub payload_in_phase_two: bool,
+}
+
+/// What sort of promise a branch makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Prepare, then commit or rollback.
+    #[default]
+    TwoPhase,
+    /// Execute, and compensate if the rest fails.
+    Compensable,
+    /// Execute only after the decision to commit, until it succeeds.
+    Deferred,
+}
+
+impl From<Kind> for unanimity_core::Kind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::TwoPhase => Self::TwoPhase,
+            Kind::Compensable => Self::Compensable,
+            Kind::Deferred => Self::Deferred,
+        }
+    }
+}
+
+impl From<unanimity_core::Kind> for Kind {
+    fn from(kind: unanimity_core::Kind) -> Self {
+        match kind {
+            unanimity_core::Kind::TwoPhase => Self::TwoPhase,
+            unanimity_core::Kind::Compensable => Self::Compensable,
+            unanimity_core::Kind::Deferred => Self::Deferred,
+        }
+    }
+}
+
+/// What the answer to a new transaction waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Wait {
+    /// The decision is durable.
+    #[default]
+    Outcome,
+    /// Every participant has acknowledged.
+    Completed,
+    /// The beginning is durable.
+    Accepted,
+}
+
+/// Where a transaction stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TransactionStatus {
+    /// Its name.
+    pub id: String,
+    /// What is under way.
+    pub stage: Stage,
+    /// The decision, once there is one. It never changes.
+    pub outcome: Option<Outcome>,
+    /// Whether every participant has acknowledged the decision.
+    pub completed: bool,
+    /// Why it was rolled back.
+    pub reason: Option<ReasonStatus>,
+    /// Whether its limit for the whole has passed before it was complete.
+    pub overdue: bool,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub begun_at_ms: u64,
+    /// When it was decided, in milliseconds since the Unix epoch.
+    pub decided_at_ms: Option<u64>,
+    /// When it was complete, in milliseconds since the Unix epoch.
+    pub ended_at_ms: Option<u64>,
+    /// Its branches, in the order of the request.
+    pub branches: Vec<BranchStatus>,
+}
+
+/// What is under way in a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Two-phase branches are being prepared.
+    Preparing,
+    /// Compensable branches are being executed.
+    Executing,
+    /// Commit is decided and being told to the participants.
+    Committing,
+    /// Rollback is decided and being told to the participants.
+    RollingBack,
+    /// Everything is acknowledged.
+    Ended,
+}
+
+/// A decision that was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It happens everywhere.
+    Commit,
+    /// It happens nowhere.
+    Rollback,
+}
+
+/// Why a transaction was rolled back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReasonStatus {
+    /// Stable, snake case.
+    pub code: String,
+    /// The branch that was the reason, if one was.
+    pub branch: Option<String>,
+    /// The participant's own words, if it had any.
+    pub detail: Option<String>,
+}
+
+/// Where a branch stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BranchStatus {
+    /// Its name.
+    pub name: String,
+    /// The participant's URL.
+    pub participant: String,
+    /// What sort of promise it makes.
+    pub kind: Kind,
+    /// Its vote, once it has voted.
+    pub vote: Option<BranchVote>,
+    /// What it is doing.
+    pub state: BranchState,
+    /// How often the operation under way was asked for.
+    pub attempt: u32,
+    /// Whether it has failed so often that it now waits for a longer retry or a person.
+    pub parked: bool,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// When it is tried again, in milliseconds since the Unix epoch.
+    pub retry_at_ms: Option<u64>,
+    /// What it returned with its vote.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub result: Option<Json>,
+}
+
+/// A branch's vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum BranchVote {
+    /// Prepared, or executed.
+    Yes,
+    /// Nothing to commit.
+    ReadOnly,
+    /// Refused.
+    No,
+}
+
+/// What a branch is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum BranchState {
+    /// Its turn has not come.
+    Waiting,
+    /// It was asked and has not answered.
+    Called,
+    /// It has voted, and waits for the decision.
+    Voted,
+    /// It is being told the decision.
+    Finishing,
+    /// Nothing more to do.
+    Done,
+}
+
+/// One page of transactions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TransactionList {
+    /// The page.
+    pub transactions: Vec<TransactionStatus>,
+    /// What to ask for the next page with; none on the last one.
+    pub next_cursor: Option<String>,
+}
+
+/// What is known of a transaction's course.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Timeline {
+    /// The transaction's name.
+    pub id: String,
+    /// What happened, the oldest first.
+    pub events: Vec<TimelineEvent>,
+    /// How many events were dropped because the timeline was full.
+    pub dropped: u32,
+}
+
+/// One thing that happened to a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TimelineEvent {
+    /// When it was last seen, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`, `recovered`,
+    /// `overdue`, `decided`, `finished` or `ended`; later versions may add words.
+    pub event: String,
+    /// On which branch.
+    pub branch: Option<String>,
+    /// Of which operation.
+    pub operation: Option<String>,
+    /// Of which attempt, from 1.
+    pub attempt: Option<u32>,
+    /// The decision, the reason or the error.
+    pub detail: Option<String>,
+    /// How often in a row it was seen, where equal events were folded into one.
+    pub times: Option<u32>,
+}
+
+/// What a participant in doubt is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DecisionAnswer {
+    /// What was decided. A transaction that nobody has a record of is rolled back: presumed abort.
+    pub decision: Decision,
+}
+
+/// What is decided about a transaction, for a participant in doubt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// Commit.
+    Commit,
+    /// Roll back.
+    Rollback,
+    /// Nothing yet: ask again.
+    Pending,
+}
+
+/// A problem document (RFC 9457). Fields that a foreign one lacks are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct Problem {
+    /// Names the sort of problem: `urn:unanimity:error:` and the code.
+    #[serde(rename = "type")]
+    pub type_uri: String,
+    /// The same for every problem of this sort.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong this time, and what to do about it.
+    pub detail: String,
+    /// Stable, snake case; each has a page in the error reference.
+    pub code: String,
+    /// Where in the request, such as `branches[2].after` or a header's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+impl Problem {
+    /// A problem of the sort that `code` names.
+    #[must_use]
+    pub fn new(status: u16, code: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self {
+            type_uri: format!("urn:unanimity:error:{code}"),
+            title: title.to_owned(),
+            status,
+            detail: detail.into(),
+            code: code.to_owned(),
+            field: None,
+        }
+    }
+
+    /// The same, with the place in the request.
+    #[must_use]
+    pub fn with_field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_request_gets_every_default() {
+        let text = r#"{"branches":[{"name":"a","participant":"http://x"}]}"#;
+        let request: TransactionRequest = serde_json::from_str(text).unwrap();
+        let branch = BranchRequest {
+            name: "a".into(),
+            participant: "http://x".into(),
+            ..BranchRequest::default()
+        };
+        let expected = TransactionRequest { branches: vec![branch], ..Default::default() };
+        assert_eq!(request, expected);
+        assert_eq!(request.branches[0].payload.as_str(), "null");
+        assert_eq!(request.branches[0].kind, Kind::TwoPhase);
+    }
+
+    #[test]
+    fn a_misspelt_field_is_an_error_that_names_it() {
+        for text in [
+            r#"{"branches":[],"prepare_timeout":5}"#,
+            r#"{"branches":[{"name":"a","participant":"http://x","paylod":1}]}"#,
+        ] {
+            let error = serde_json::from_str::<TransactionRequest>(text).unwrap_err().to_string();
+            assert!(error.contains("prepare_timeout") || error.contains("paylod"), "{error}");
+        }
+    }
+
+    #[test]
+    fn payloads_keep_their_bytes_and_show_their_depth() {
+        let payload = r#"{"b":1.10,"a":[12345678901234567890123,"[\"{"]}"#;
+        let text = format!(r#"{{"name":"a","participant":"p","payload":{payload}}}"#);
+        let branch: BranchRequest = serde_json::from_str(&text).unwrap();
+        assert_eq!(branch.payload.as_str(), payload);
+        assert!(serde_json::to_string(&branch).unwrap().contains(payload));
+        assert_eq!(branch.payload.depth(), 2);
+        assert_eq!(Json::default().depth(), 0);
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(Json::from_text(deep).unwrap().depth(), 100_000);
+    }
+}

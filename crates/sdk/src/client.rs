@@ -1,0 +1,319 @@
+//! Decides how an initiator, or a participant in doubt, speaks with the coordinator: plain HTTP/1.1 on
+//! kept connections, every wait and every size bounded, no redirect followed, no proxy taken from
+//! the environment. What is asked and answered is in [`crate::api`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client as Connections;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+use unanimity_core::TransactionId;
+
+use crate::api::{
+    DecisionAnswer, Problem, Timeline, TransactionList, TransactionRequest, TransactionStatus,
+};
+use crate::contract::JSON;
+
+/// Why the coordinator gave no answer that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// The base URL, the token or an argument cannot be used; nothing was sent.
+    #[error("{0}")]
+    Unusable(String),
+    /// The coordinator refused, with a problem document.
+    #[error("HTTP {status}, {code}: {detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// Stable, snake case; empty if the answer was not a problem document of a coordinator.
+        code: String,
+        /// What is wrong and what to do about it.
+        detail: String,
+        /// Where in the request, if the problem names a place.
+        field: Option<String>,
+    },
+    /// No whole answer came in time. The request may or may not have been acted on: ask for the
+    /// transaction by its id, or send the same request with the same id again.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+    /// An answer came that this client does not understand.
+    #[error("an answer that cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl ClientError {
+    /// The stable code of a refusal.
+    #[must_use]
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Refused { code, .. } => Some(code),
+            Self::Unusable(_) | Self::NoAnswer(_) | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// A client's limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// How long connecting may take, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// How long one request may take until its answer is read, in milliseconds. A long poll's own
+    /// time comes on top.
+    pub request_timeout_ms: u64,
+    /// The most requests under way, and so the most connections; further ones wait their turn.
+    pub requests_max: usize,
+    /// The most bytes of an answer.
+    pub answer_bytes_max: usize,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: 2_000,
+            request_timeout_ms: 60_000,
+            requests_max: 256,
+            answer_bytes_max: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// Speaks with one coordinator. Cloning is cheap, and clones share connections and limits.
+#[derive(Clone, Debug)]
+pub struct Client {
+    connections: Connections<HttpConnector, Full<Bytes>>,
+    base_url: Arc<str>,
+    authorization: Option<HeaderValue>,
+    permits: Arc<Semaphore>,
+    options: ClientOptions,
+}
+
+impl Client {
+    /// A client with the default limits. `base_url` is such as `http://127.0.0.1:7070`; `token` is
+    /// what the coordinator was configured with, if it was.
+    ///
+    /// # Errors
+    /// [`ClientError::Unusable`] if the URL is not plain `http`, has credentials or a query, or if
+    /// the token cannot be a header.
+    pub fn new(base_url: &str, token: Option<&str>) -> Result<Self, ClientError> {
+        Self::with_options(base_url, token, ClientOptions::default())
+    }
+
+    /// A client with limits of its own.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn with_options(
+        base_url: &str,
+        token: Option<&str>,
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        let base_url = check_base_url(base_url)?;
+        let authorization = token.map(bearer).transpose()?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(Duration::from_millis(options.connect_timeout_ms)));
+        let connections = Connections::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(options.requests_max)
+            .build(connector);
+        let permits = Arc::new(Semaphore::new(options.requests_max));
+        Ok(Self { connections, base_url, authorization, permits, options })
+    }
+
+    /// Begins a transaction, and waits for what the request's `wait` says. Sending the same request
+    /// with the same id again is safe.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn begin(
+        &self,
+        request: &TransactionRequest,
+    ) -> Result<TransactionStatus, ClientError> {
+        let body = serde_json::to_vec(request)
+            .map_err(|error| ClientError::Unusable(error.to_string()))?;
+        self.ask(Method::POST, "/v1/transactions", Some(body.into()), Duration::ZERO).await
+    }
+
+    /// Where a transaction stands; with `wait`, after it is complete or that time has passed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get(
+        &self,
+        id: &TransactionId,
+        wait: Option<Duration>,
+    ) -> Result<TransactionStatus, ClientError> {
+        let query = wait.map_or_else(String::new, |wait| format!("?wait={}ms", wait.as_millis()));
+        let path = format!("/v1/transactions/{id}{query}");
+        self.ask(Method::GET, &path, None, wait.unwrap_or_default()).await
+    }
+
+    /// One page of transactions. `query` is what stands behind the `?`, already encoded; it may be
+    /// empty.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn list(&self, query: &str) -> Result<TransactionList, ClientError> {
+        let path = format!("/v1/transactions?{query}");
+        self.ask(Method::GET, path.trim_end_matches('?'), None, Duration::ZERO).await
+    }
+
+    /// What is known of a transaction's course.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn timeline(&self, id: &TransactionId) -> Result<Timeline, ClientError> {
+        let path = format!("/v1/transactions/{id}/events");
+        self.ask(Method::GET, &path, None, Duration::ZERO).await
+    }
+
+    /// What a participant in doubt is told.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn decision(&self, id: &TransactionId) -> Result<DecisionAnswer, ClientError> {
+        let path = format!("/v1/transactions/{id}/decision");
+        self.ask(Method::GET, &path, None, Duration::ZERO).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        poll: Duration,
+    ) -> Result<T, ClientError> {
+        let request = self.request(method, path, body)?;
+        let limit = poll.saturating_add(Duration::from_millis(self.options.request_timeout_ms));
+        let (status, body) = tokio::time::timeout(limit, self.send(request))
+            .await
+            .map_err(|_| ClientError::NoAnswer(format!("not within {} ms", limit.as_millis())))??;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|error| ClientError::Unreadable(error.to_string()))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<Request<Full<Bytes>>, ClientError> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base_url));
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, JSON);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|error| ClientError::Unusable(error.to_string()))
+    }
+
+    async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let _permit = self.permits.acquire().await;
+        let response =
+            self.connections.request(request).await.map_err(|error| no_answer(&error))?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), self.options.answer_bytes_max);
+        let body = body.collect().await.map_err(|error| no_answer(&*error))?;
+        Ok((status, body.to_bytes()))
+    }
+}
+
+/// The error with what lies under it: "client error (Connect)" alone helps nobody.
+fn no_answer(error: &(dyn std::error::Error + 'static)) -> ClientError {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    ClientError::NoAnswer(text)
+}
+
+fn refused(status: StatusCode, body: &Bytes) -> ClientError {
+    let problem: Problem = serde_json::from_slice(body).unwrap_or_else(|_| Problem {
+        detail: crate::contract::cut(&String::from_utf8_lossy(body), 512),
+        ..Problem::default()
+    });
+    ClientError::Refused {
+        status: status.as_u16(),
+        code: problem.code,
+        detail: problem.detail,
+        field: problem.field,
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+        .map_err(|_| ClientError::Unusable("the token has characters no header may have".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// The base URL without a trailing slash.
+fn check_base_url(base_url: &str) -> Result<Arc<str>, ClientError> {
+    let unusable = |what: &str| Err(ClientError::Unusable(format!("{base_url:?} {what}")));
+    let Ok(uri) = base_url.parse::<Uri>() else { return unusable("is not a URL") };
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => {
+            return unusable(
+                "is https, which this client does not speak yet: use http on a network that you trust",
+            );
+        }
+        _ => return unusable("must begin with http://"),
+    }
+    if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
+        return unusable("must name a host and no credentials");
+    }
+    if uri.query().is_some() {
+        return unusable("must not have a query");
+    }
+    Ok(base_url.trim_end_matches('/').into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_urls_are_checked_before_anything_is_sent() {
+        for good in ["http://127.0.0.1:7070", "http://localhost/prefix/", "http://[::1]:1"] {
+            assert!(Client::new(good, None).is_ok(), "{good}");
+        }
+        for (bad, part) in [
+            ("127.0.0.1:7070", "must begin"),
+            ("https://x", "https"),
+            ("http://user:secret@x", "credentials"),
+            ("http://x?a=1", "query"),
+            ("http://a b", "not a URL"),
+            ("ftp://x", "must begin"),
+        ] {
+            let error = Client::new(bad, None).unwrap_err().to_string();
+            assert!(error.contains(part), "{error} has no {part:?}");
+        }
+        assert!(Client::new("http://x", Some("two\nlines")).is_err());
+    }
+
+    #[test]
+    fn a_refusal_keeps_code_and_detail_also_of_a_foreign_answer() {
+        let body = br#"{"type":"t","code":"no_branches","detail":"none","status":422,"extra":1}"#;
+        let error = refused(StatusCode::UNPROCESSABLE_ENTITY, &Bytes::from_static(body));
+        assert_eq!(error.code(), Some("no_branches"));
+        let error = refused(StatusCode::BAD_GATEWAY, &Bytes::from_static(b"<html>bad"));
+        assert_eq!(error.to_string(), "HTTP 502, : <html>bad");
+    }
+}

@@ -1,0 +1,89 @@
+//! Decides what a participant is to the rest of the SDK: something that is called with one operation
+//! and answers. Who calls it (HTTP, an inquiry, a test) and where it keeps its guard is left to others.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use unanimity_core::guard::{Contradiction, Reply};
+use unanimity_core::{Operation, TransactionId};
+
+/// One operation on one branch, as it arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Of which transaction.
+    pub transaction: TransactionId,
+    /// Which branch of it.
+    pub branch: Arc<str>,
+    /// What is asked for.
+    pub operation: Operation,
+    /// The how-manieth time the coordinator asks, from 1; 0 where an inquiry found the decision out.
+    pub attempt: u32,
+    /// What the initiator gave for this branch; empty where the operation carries none.
+    pub payload: Bytes,
+}
+
+/// Why an operation was not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallError {
+    /// It contradicts what was already done here. Reported, never acknowledged.
+    Contradiction(Contradiction),
+    /// It failed, and nothing of it remains; the coordinator tries again. Says why.
+    Failed(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Contradiction(contradiction) => formatter.write_str(contradiction.code()),
+            Self::Failed(message) => formatter.write_str(message),
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// An answer on its way.
+pub type Answering<'a, T = Reply> = Pin<Box<dyn Future<Output = Result<T, CallError>> + Send + 'a>>;
+
+/// The lowest level of the SDK: answers operations, through a guard.
+///
+/// Most services implement [`crate::SqliteService`] or [`crate::MemoryService`] instead, and get the
+/// guard with it.
+pub trait Participant: Send + Sync + 'static {
+    /// Answers one operation. The answer must be durable before the future is ready, and dropping
+    /// the future must not leave half of the work behind.
+    ///
+    /// # Errors
+    /// [`CallError`], in the answer.
+    fn call(&self, request: Request) -> Answering<'_>;
+}
+
+/// A branch that is prepared here and whose decision is not known here.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InDoubt {
+    /// Of which transaction.
+    pub transaction: TransactionId,
+    /// Which branch of it.
+    pub branch: Arc<str>,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+}
+
+/// A participant that can list what it is in doubt about, so that an inquiry can ask.
+pub trait Doubting: Participant {
+    /// Every branch in doubt, the oldest first.
+    ///
+    /// # Errors
+    /// [`CallError::Failed`] if the guard cannot be read.
+    fn in_doubt(&self) -> Answering<'_, Vec<InDoubt>>;
+}
+
+/// Milliseconds since the Unix epoch; 0 if the clock stands before it.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,108 @@
+//! The initiator's client against a coordinator of a few lines.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::response::IntoResponse;
+use http::{Request, StatusCode};
+use unanimity_sdk::api::{
+    BranchRequest, Json, Outcome, Problem, Stage, TransactionRequest, TransactionStatus,
+};
+use unanimity_sdk::contract::write_problem;
+use unanimity_sdk::{Client, ClientError, ClientOptions, axum};
+
+use crate::support::id;
+
+/// Serves `app` on a free port for as long as the runtime lives; gives its base URL.
+async fn serve(app: Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+fn status() -> TransactionStatus {
+    TransactionStatus {
+        id: "t".into(),
+        stage: Stage::Ended,
+        outcome: Some(Outcome::Commit),
+        completed: true,
+        reason: None,
+        overdue: false,
+        begun_at_ms: 1,
+        decided_at_ms: Some(2),
+        ended_at_ms: Some(3),
+        branches: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn requests_carry_the_token_and_the_payload_as_written() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let app = Router::new().fallback(move |request: Request<Body>| async move {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        let token =
+            parts.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
+        log.lock().unwrap().push((parts.method.to_string(), parts.uri.to_string(), token, body));
+        axum::Json(status())
+    });
+    let client = Client::new(&serve(app).await, Some("secret")).unwrap();
+    let payload = Json::from_text(r#"{"amount": 1.10}"#.to_owned()).unwrap();
+    let branch = BranchRequest {
+        name: "a".into(),
+        participant: "http://x".into(),
+        payload,
+        ..BranchRequest::default()
+    };
+    let request = TransactionRequest { branches: vec![branch], ..Default::default() };
+    assert_eq!(client.begin(&request).await.unwrap(), status());
+    assert_eq!(client.get(&id("t"), Some(Duration::from_millis(1_500))).await.unwrap(), status());
+    let seen = seen.lock().unwrap();
+    let token = Some("Bearer secret".to_owned());
+    assert_eq!(seen[0].0, "POST");
+    assert_eq!(seen[0].2, token);
+    assert!(seen[0].3.windows(16).any(|part| part == br#"{"amount": 1.10}"#));
+    let second = (seen[1].0.as_str(), seen[1].1.as_str(), seen[1].3.clone());
+    assert_eq!(second, ("GET", "/v1/transactions/t?wait=1500ms", Bytes::new()));
+}
+
+#[tokio::test]
+async fn problems_redirects_silence_and_floods_are_told_apart() {
+    let app = Router::new()
+        .route(
+            "/v1/transactions/unknown",
+            axum::routing::get(|| async {
+                write_problem(&Problem::new(404, "unknown_transaction", "t", "nobody knows it"))
+            }),
+        )
+        .route(
+            "/v1/transactions/moved",
+            axum::routing::get(|| async {
+                (StatusCode::FOUND, [("location", "/v1/transactions/ok")]).into_response()
+            }),
+        )
+        .route("/v1/transactions/ok", axum::routing::get(|| async { axum::Json(status()) }))
+        .route("/v1/transactions/silent", axum::routing::get(std::future::pending::<()>))
+        .route("/v1/transactions/flood", axum::routing::get(|| async { "x".repeat(100_000) }))
+        .route("/v1/transactions/garbage", axum::routing::get(|| async { "<html>" }));
+    let options = ClientOptions {
+        request_timeout_ms: 200,
+        answer_bytes_max: 10_000,
+        ..ClientOptions::default()
+    };
+    let url = serve(app).await;
+    let client = Client::with_options(&url, None, options).unwrap();
+    let ask = async |name: &str| client.get(&id(name), None).await.unwrap_err();
+    assert_eq!(ask("unknown").await.code(), Some("unknown_transaction"));
+    assert!(matches!(ask("moved").await, ClientError::Refused { status: 302, .. }));
+    assert!(matches!(ask("silent").await, ClientError::NoAnswer(_)));
+    assert!(matches!(ask("flood").await, ClientError::NoAnswer(_)));
+    assert!(matches!(ask("garbage").await, ClientError::Unreadable(_)));
+    let nobody = Client::new("http://127.0.0.1:1", None).unwrap();
+    let error = nobody.get(&id("t"), None).await.unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
+}

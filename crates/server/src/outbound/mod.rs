@@ -1,0 +1,305 @@
+//! The calls to participants over HTTP (DESIGN section 7): `POST {participant}/{operation}`.
+//!
+//! This file decides how one call runs: a permit, a connection, one request, one bounded answer, all
+//! within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a connection
+//! is made `connect`'s, which are kept `pool`'s, and what an answer means `answer`'s. When a
+//! call is tried again is decided in the core. Nothing here reads the environment: there are no
+//! proxies, cookies, redirects or decompression to switch off, because none is there.
+
+mod answer;
+mod connect;
+pub mod policy;
+mod pool;
+mod target;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+
+use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::client::conn::http1;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use tokio::time::{Instant, timeout_at};
+use tower::Service as _;
+use unanimity_core::{Answer, Call};
+
+use self::answer::{Response, judge};
+use self::connect::Connector;
+pub use self::policy::Policy;
+use self::pool::{Connection, Origin, Pool};
+pub use self::target::AddressError;
+use self::target::Target;
+
+/// The most bytes of an answer's headers.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// The most headers of an answer.
+const HEADERS_MAX: usize = 100;
+
+/// How calls to participants are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutboundConfig {
+    /// Which addresses may be called.
+    pub policy: Policy,
+    /// The most connections to one scheme, host and port, in use and idle together.
+    pub connections_per_participant_max: usize,
+    /// The most schemes, hosts and ports that connections are kept for.
+    pub participants_max: usize,
+    /// Within this many milliseconds a name must have resolved and a connection stand.
+    pub connect_timeout_ms: u64,
+    /// After this many milliseconds without a call a connection is closed. Short, because many
+    /// servers close theirs after 5 s, and a call that crosses with the closing is lost.
+    pub idle_timeout_ms: u64,
+    /// The most bytes of an answer's body.
+    pub answer_bytes_max: usize,
+}
+
+impl Default for OutboundConfig {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            connections_per_participant_max: 64,
+            participants_max: 4_096,
+            connect_timeout_ms: 2_000,
+            idle_timeout_ms: 4_000,
+            answer_bytes_max: 64 * 1024,
+        }
+    }
+}
+
+/// Calls participants over HTTP/1.1. Cheap to share; calls run side by side.
+#[derive(Debug)]
+pub struct HttpTransport {
+    config: OutboundConfig,
+    pool: Arc<Pool>,
+    connector: HttpsConnector<Connector>,
+    sweeper: OnceLock<()>,
+}
+
+impl HttpTransport {
+    /// Makes a transport; nothing is connected yet.
+    #[must_use]
+    pub fn new(config: OutboundConfig) -> Self {
+        let tcp = Connector::new(Arc::new(config.policy.clone()), config.connect_timeout_ms);
+        let connector = HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let pool = Arc::new(Pool::new(
+            config.participants_max,
+            config.connections_per_participant_max,
+            Duration::from_millis(config.idle_timeout_ms),
+        ));
+        Self { config, pool, connector, sweeper: OnceLock::new() }
+    }
+
+    /// Says whether a participant's address may be called, as far as that can be known without
+    /// resolving its name; the rest is checked when a connection is made.
+    ///
+    /// # Errors
+    /// `participant_invalid` if it is not an address that can be called: http or https, a host, no
+    /// user, query or fragment. `participant_not_allowed` if it is an IP literal that the policy
+    /// does not allow.
+    pub fn check(&self, participant: &str) -> Result<(), AddressError> {
+        target::check(participant, &self.config.policy)
+    }
+
+    /// Carries one call, within the call's own time limit. Needs a tokio runtime.
+    ///
+    /// Every failure, and every answer that is not in the contract's closed set, is
+    /// [`Answer::Unknown`] with a text that says what happened.
+    pub async fn call(&self, call: Call) -> Answer {
+        self.start_sweeper();
+        let deadline = Instant::now() + Duration::from_millis(call.timeout_ms);
+        match self.attempt(&call, deadline).await {
+            Ok(answer) => answer,
+            Err(text) => Answer::Unknown(answer::clean(&text).into()),
+        }
+    }
+
+    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, String> {
+        let target = Target::parse(&call.participant)
+            .map_err(|error| format!("the participant's address {error}"))?;
+        let request = request(call, &target).map_err(|error| format!("cannot be asked: {error}"))?;
+        let origin = self.pool.origin(&target.origin).ok_or_else(|| {
+            format!("{} participants are being called already", self.config.participants_max)
+        })?;
+        let permit = timeout_at(deadline, origin.permits.acquire()).await.map_err(|_| {
+            let (most, limit) = (self.config.connections_per_participant_max, call.timeout_ms);
+            format!("none of the {most} connections to it became free within {limit} ms")
+        })?;
+        let exchanged = timeout_at(deadline, self.exchange(&origin, &target, request)).await;
+        drop(permit);
+        let (status, headers, body) =
+            exchanged.map_err(|_| format!("no answer within {} ms", call.timeout_ms))??;
+        let response = Response {
+            status,
+            encoded: is_encoded(&headers),
+            html: is_html(&headers),
+            body: &body,
+        };
+        Ok(judge(call.operation, response))
+    }
+
+    /// Sends a request and reads the answer to its end.
+    async fn exchange(
+        &self,
+        origin: &Origin,
+        target: &Target,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), String> {
+        loop {
+            let idle = origin.take_idle();
+            let reused = idle.is_some();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => self.connect(target).await?,
+            };
+            if connection.sender.ready().await.is_err() && reused {
+                continue;
+            }
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    let body = read(body, self.config.answer_bytes_max).await?;
+                    origin.give_back(connection);
+                    return Ok((head.status, head.headers, body));
+                }
+                // The participant closed an idle connection before any of the request was
+                // written: it cannot have seen it, so another connection may carry it.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    Some(_) | None => return Err(describe(error.error())),
+                },
+            }
+        }
+    }
+
+    async fn connect(&self, target: &Target) -> Result<Connection, String> {
+        let uri = target.origin.parse().map_err(|error| format!("cannot be connected to: {error}"))?;
+        let stream = self
+            .connector
+            .clone()
+            .call(uri)
+            .await
+            .map_err(|error| format!("cannot connect: {}", with_causes(error.as_ref())))?;
+        let (sender, driver) = http1::Builder::new()
+            .max_buf_size(HEADER_BYTES_MAX)
+            .max_headers(HEADERS_MAX)
+            .handshake(stream)
+            .await
+            .map_err(|error| describe(&error))?;
+        // How the connection ends is told by the request that is on it.
+        let driver = tokio::spawn(async move { drop(driver.await) }).abort_handle();
+        Ok(Connection::new(sender, driver))
+    }
+
+    /// Starts, with the first call, the task that closes idle connections. It ends with the transport.
+    fn start_sweeper(&self) {
+        self.sweeper.get_or_init(|| {
+            let pool = Arc::downgrade(&self.pool);
+            let mut interval = tokio::time::interval(self.pool.sweep_interval());
+            tokio::spawn(async move {
+                loop {
+                    interval.tick().await;
+                    let Some(pool) = pool.upgrade() else { return };
+                    pool.sweep();
+                }
+            });
+        });
+    }
+}
+
+/// The request that carries a call.
+fn request(call: &Call, target: &Target) -> Result<Request<Full<Bytes>>, http::Error> {
+    let mut builder = Request::builder()
+        .method(Method::POST)
+        .uri(target.uri(call.operation)?)
+        .header(HOST, target.host.clone())
+        .header(USER_AGENT, HeaderValue::from_static(concat!("unanimity/", env!("CARGO_PKG_VERSION"))))
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+        .header("unanimity-transaction", call.transaction.as_str())
+        .header("unanimity-branch", &*call.branch_name)
+        .header("unanimity-attempt", call.attempt)
+        .header("traceparent", trace::traceparent(call));
+    let body = match &call.payload {
+        Some(payload) => {
+            builder = builder.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Bytes::from_owner(Arc::clone(payload))
+        }
+        None => Bytes::new(),
+    };
+    builder.body(Full::new(body))
+}
+
+/// Reads a body to its end, and no further than `bytes_max`.
+async fn read(mut body: Incoming, bytes_max: usize) -> Result<Bytes, String> {
+    let too_large = || format!("the answer has more than {bytes_max} bytes");
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > bytes_max {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("the answer broke off: {}", describe(&error)))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > bytes_max {
+            return Err(too_large());
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.reserve(announced.max(first.len() + data.len()));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// What went wrong with a request, in words that an operator knows.
+fn describe(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() {
+        return "the connection was closed without a complete answer".into();
+    }
+    if error.is_parse_too_large() {
+        return format!("the answer's headers have more than {HEADER_BYTES_MAX} bytes");
+    }
+    with_causes(error)
+}
+
+/// An error and what caused it, outermost first, each once.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|value| value != "identity")
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let bytes = value.as_bytes();
+        bytes.len() >= 9 && bytes[..9].eq_ignore_ascii_case(b"text/html")
+    })
+}

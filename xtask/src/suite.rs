@@ -1,0 +1,123 @@
+//! `cargo xtask test`: every check that a change must pass, in order, cheapest first, stopping at
+//! the first that fails. It decides the order and the features; counting results is the tally's
+//! part.
+
+use std::time::{Duration, Instant};
+
+use crate::Failure;
+use crate::need::need;
+use crate::process::{cargo, run, run_reading};
+use crate::tally::Tally;
+use crate::tidy;
+
+/// Lets tests end the program at a labelled point; never on in what users run.
+const CRASH_POINTS: &str = "unanimity-server/crash-points";
+
+type Run = fn(&mut Tally) -> Result<(), Failure>;
+
+struct Step {
+    name: &'static str,
+    run: Run,
+}
+
+/// The order is from cheap to dear. Clippy builds with --release because it then shares the build
+/// scripts (SQLite's C code is the dearest of all) with the tests.
+const STEPS: [Step; 7] = [
+    Step { name: "machine", run: |_| need("build-essential", "cc") },
+    Step { name: "format", run: format },
+    Step { name: "tidy", run: |_| tidy::run(false) },
+    Step { name: "clippy", run: clippy },
+    Step { name: "tests", run: tests },
+    Step { name: "model checker", run: model_checker },
+    Step { name: "documentation", run: documentation },
+];
+
+const LONG_STEPS: [Step; 1] = [Step { name: "model checker, deep", run: deep }];
+
+/// Runs all steps and ends with the line `N passed, M failed`.
+pub fn run_all(long: bool) -> Result<(), Failure> {
+    let mut tally = Tally::default();
+    let mut times = Vec::new();
+    let steps = STEPS.iter().chain(LONG_STEPS.iter().filter(|_| long));
+    let mut result = Ok(());
+    for step in steps {
+        println!("\n== {}", step.name);
+        let start = Instant::now();
+        result = (step.run)(&mut tally).map_err(|error| format!("{}: {error}", step.name));
+        times.push((step.name, start.elapsed()));
+        if result.is_err() {
+            break;
+        }
+    }
+    close(&mut tally, &times, result)
+}
+
+fn close(
+    tally: &mut Tally,
+    times: &[(&str, Duration)],
+    result: Result<(), Failure>,
+) -> Result<(), Failure> {
+    println!("\n== time taken");
+    for (name, time) in times {
+        println!("{:>8.1} s  {name}", time.as_secs_f64());
+    }
+    let result = result.and_then(|()| tally.judge());
+    if let Err(message) = &result {
+        println!("\nFAILED: {message}");
+        // A step that fails without a failed test (a build, the style) counts as one failure:
+        // the closing line must not read like success.
+        tally.failed = tally.failed.max(1);
+    }
+    if tally.ignored > 0 {
+        println!("{} tests ignored", tally.ignored);
+    }
+    println!();
+    tally.states.iter().for_each(|line| println!("{line}"));
+    println!("{}", tally.closing());
+    // All is said, and the closing line stays the last.
+    result.map_err(|_| Failure::new())
+}
+
+fn format(_: &mut Tally) -> Result<(), Failure> {
+    component("fmt", "rustfmt")?;
+    run(&mut cargo(&["fmt", "--all", "--check"]))
+        .map_err(|error| format!("{error}; `cargo fmt --all` sets it right"))
+}
+
+fn clippy(_: &mut Tally) -> Result<(), Failure> {
+    component("clippy", "clippy")?;
+    let arguments = ["clippy", "--release", "--workspace", "--all-targets", "--features"];
+    run(cargo(&arguments).args([CRASH_POINTS, "--", "-D", "warnings"]))
+}
+
+/// Without the checker's package: it turns on the core's deliberate bugs (feature `mutations`), and
+/// the programs under test must be free of them.
+fn tests(tally: &mut Tally) -> Result<(), Failure> {
+    let arguments = ["test", "--release", "--workspace", "--exclude", "unanimity-check"];
+    let mut command = cargo(&arguments);
+    run_reading(command.args(["--features", CRASH_POINTS]), &mut |line| tally.read(line))
+}
+
+fn model_checker(tally: &mut Tally) -> Result<(), Failure> {
+    let arguments = ["test", "--release", "-p", "unanimity-check", "--", "--nocapture"];
+    run_reading(&mut cargo(&arguments), &mut |line| tally.read(line))
+}
+
+fn documentation(_: &mut Tally) -> Result<(), Failure> {
+    let mut command = cargo(&["doc", "--release", "--workspace", "--no-deps"]);
+    run(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn deep(tally: &mut Tally) -> Result<(), Failure> {
+    let arguments = ["run", "--release", "-p", "unanimity-check", "--", "--deep"];
+    run_reading(&mut cargo(&arguments), &mut |line| tally.read(line))
+}
+
+/// A toolchain of the minimal profile has neither rustfmt nor clippy.
+fn component(subcommand: &str, component: &str) -> Result<(), Failure> {
+    let answer = cargo(&[subcommand, "--version"]).output();
+    if answer.is_ok_and(|answer| answer.status.success()) {
+        return Ok(());
+    }
+    Err(format!("{component} is not installed: `rustup component add {component}`"))
+}
