@@ -3,13 +3,13 @@
 //! faults leads to rest, and at rest everything is settled. The schedule is fair: what is down comes
 //! back, what is written is synced, what is on its way arrives, what waits for a retry is retried.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use unanimity_core::{Kind, Operation, Outcome, TimerPurpose};
 
+use crate::digest;
 use crate::participant::Said;
 use crate::world::{Action, CallMessage, Word, World};
 
@@ -167,14 +167,8 @@ impl Memory {
     }
 }
 
-fn fingerprint(world: &World) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    world.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// Follows the fair schedule from `world` to rest, or to a state that is known to come to rest.
-/// `normal` gives the state that stands for all that count as the same.
+/// `normal` gives the state that stands for all that count as the same; `world` is one already.
 ///
 /// # Errors
 /// If rest is not reached within [`STEPS_MAX`], or is not as it must be.
@@ -183,10 +177,10 @@ pub fn terminates(
     memory: &Memory,
     normal: impl Fn(World) -> World,
 ) -> Result<(), String> {
-    let mut world = normal(world.clone());
+    let mut world = Cow::Borrowed(world);
     let mut trail = Vec::new();
     let mut known = loop {
-        let fingerprint = fingerprint(&world);
+        let fingerprint = digest::of(&*world);
         if let Some(steps) = memory.shard(fingerprint).get(&fingerprint) {
             break *steps;
         }
@@ -199,8 +193,9 @@ pub fn terminates(
         if trail.len() > STEPS_MAX {
             return Err(format!("no rest within {STEPS_MAX} fault-free steps"));
         }
-        world.apply(&action);
-        world = normal(world);
+        let mut next = world.into_owned();
+        next.apply(&action);
+        world = Cow::Owned(normal(next));
     };
     while let Some(fingerprint) = trail.pop() {
         known += 1;

@@ -11,6 +11,7 @@
 //! - [`run`] and [`story`]: exploring, and telling a counterexample.
 
 pub mod configurations;
+pub mod digest;
 pub mod fairness;
 pub mod journal;
 pub mod milestones;

@@ -2,12 +2,12 @@
 //! (same kind, same answer, no place in any order). The representative is exact, one per class, so
 //! that the count of states does not depend on the order in which they are met.
 
-use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
 use stateright::Representative;
 use unanimity_core::{Fact, TimerPurpose};
 
+use crate::digest::{self, Folding};
 use crate::setup::Setup;
 use crate::world::World;
 
@@ -35,29 +35,25 @@ pub fn groups(setup: &Setup) -> Vec<Vec<u16>> {
 
 impl Representative for World {
     fn representative(&self) -> Self {
-        if !self.setup().symmetry {
+        let groups = groups(self.setup());
+        if groups.len() == self.participants.len() {
             return self.clone();
         }
         let keys: Vec<u64> = (0..).zip(&self.participants).map(|(n, _)| key(self, n)).collect();
-        let mut orders = orders(&groups(self.setup()), &keys);
-        match (orders.pop(), orders.is_empty()) {
-            (Some(only), true) => self.with_branches_permuted(&only),
-            (None, _) => self.clone(),
-            (Some(last), false) => {
-                orders.push(last);
-                // Branches that look alike by themselves may still be told apart by what stands
-                // between them (the order of records): the least of all orders decides.
-                let worlds = orders.iter().map(|order| self.with_branches_permuted(order));
-                let least = worlds.min_by_key(digest);
-                least.unwrap_or_else(|| self.clone())
-            }
+        let orders = orders(&groups, &keys);
+        if let [only] = &*orders {
+            return self.with_branches_permuted(only);
         }
+        // Branches that look alike by themselves may still be told apart by what stands between
+        // them (the order of records): the least of all orders decides.
+        let worlds = orders.iter().map(|order| self.with_branches_permuted(order));
+        worlds.min_by_key(|world| digest::of(world)).unwrap_or_else(|| self.clone())
     }
 }
 
 /// A number for everything that is a branch's own, whatever its place.
 fn key(world: &World, number: u16) -> u64 {
-    let mut hasher = DefaultHasher::new();
+    let mut hasher = Folding::default();
     world.participants[usize::from(number)].hash(&mut hasher);
     for call in world.open.iter().filter(|call| call.branch == number) {
         (1_u8, call.operation, call.attempt).hash(&mut hasher);
@@ -87,12 +83,6 @@ fn key(world: &World, number: u16) -> u64 {
             (7_u8, ballots[usize::from(number)]).hash(&mut hasher);
         }
     }
-    hasher.finish()
-}
-
-fn digest(world: &World) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    world.hash(&mut hasher);
     hasher.finish()
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use unanimity_core::{
-    Answer, Call, Coordinator, Effect, Event, Mutation, Operation, Outcome, Step, Timer,
+    Answer, Call, Coordinator, Effect, Event, Fact, Mutation, Operation, Outcome, Step, Timer,
     TimerPurpose, TransactionId,
 };
 
@@ -459,6 +459,14 @@ impl World {
     /// that stands at `place` afterwards.
     #[must_use]
     pub fn with_branches_permuted(&self, order: &[u16]) -> Self {
+        let coordinator = self.coordinator.as_ref();
+        let mut journal = self.journal.clone();
+        for step in &mut journal.pending {
+            step.sealed = step.sealed.with_branches_permuted(order);
+        }
+        if order.iter().zip(0..).all(|(old, new)| *old == new) {
+            return Self { journal, ..self.clone() };
+        }
         let mut place = vec![0_u16; order.len()];
         for (new, old) in (0_u16..).zip(order) {
             place[usize::from(*old)] = new;
@@ -471,18 +479,14 @@ impl World {
             |answer: &AnswerMessage| AnswerMessage { call: new_call(&answer.call), ..*answer };
         let new_word =
             |word: &Word| Word { branch: place[usize::from(word.branch)], ..*word };
-        let mut journal = self.journal.clone();
-        for record in &mut journal.durable {
-            *record = Arc::new(record.with_branches_permuted(order));
-        }
-        for step in &mut journal.pending {
-            for record in &mut step.records {
+        let pending = journal.pending.iter_mut().flat_map(|step| &mut step.records);
+        for record in journal.durable.iter_mut().chain(pending) {
+            // Branches that may change places are planned alike.
+            if !matches!(record.fact, Fact::Begun { .. } | Fact::Ended) {
                 *record = Arc::new(record.with_branches_permuted(order));
             }
-            step.sealed = step.sealed.with_branches_permuted(order);
         }
         let participants = order.iter().map(|old| self.participants[usize::from(*old)].clone());
-        let coordinator = self.coordinator.as_ref();
         Self {
             coordinator: coordinator.map(|c| Arc::new(c.with_branches_permuted(order))),
             journal,

@@ -1,10 +1,10 @@
-//! Decides what an answer means: a vote, a finished branch, a failure to try again, or something late
-//! that changes nothing.
+//! Decides what an answer means: a vote, a finished branch, a failure to try again, or something
+//! late that changes nothing.
 
 use crate::transaction::{Ballot, Progress};
 use crate::{
     Answer, Coordinator, Effect, Fact, Millis, Mutation, Operation, Outcome, REASON_BYTES_MAX,
-    Reason, Step, TimerPurpose, TransactionId, What,
+    RESULT_BYTES_MAX, Reason, Step, TimerPurpose, TransactionId, What,
 };
 
 /// What an answer is about.
@@ -112,6 +112,7 @@ impl Coordinator {
                 What::No(about.operation, reason)
             }
             Answer::Yes(result) => {
+                let result = result.filter(|result| result.len() <= RESULT_BYTES_MAX);
                 branch.ballot = Ballot::Yes;
                 branch.result_unsaved = result.is_some();
                 branch.result = result;

@@ -5,13 +5,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::timeline::Timeline;
-use crate::transaction::{Ballot, Branch, Progress};
+use crate::transaction::Ballot;
 use crate::wire::{Reader, Writer};
 use crate::{
-    BranchPlan, Decision, Fact, Kind, Observation, Operation, Options, Outcome, Plan, Reason,
-    Record, RetryPolicy, Transaction, TransactionId, What,
+    BranchPlan, Fact, Kind, Observation, Operation, Options, Outcome, Plan, Reason, Record,
+    RetryPolicy, TransactionId, What,
 };
+
+mod snapshot;
 
 /// The version that is written; also the newest that is understood.
 pub const RECORD_VERSION: u8 = 1;
@@ -101,7 +102,7 @@ fn put_fact(writer: &mut Writer<'_>, fact: &Fact) {
         Fact::Ended => writer.byte(5),
         Fact::Snapshot(transaction) => {
             writer.byte(6);
-            put_transaction(writer, transaction);
+            snapshot::put(writer, transaction);
         }
     }
 }
@@ -112,6 +113,7 @@ fn get_fact(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
             let fingerprint = u128::from_le_bytes(reader.fixed("fingerprint")?);
             let options = get_options(reader)?;
             let branches = reader.list("branches", get_branch_plan)?;
+            check_branches(branches.iter())?;
             Fact::Begun { fingerprint, plan: Plan { branches, options } }
         }
         2 => {
@@ -127,9 +129,25 @@ fn get_fact(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         }
         4 => Fact::Finished { branch: reader.small("branch")? },
         5 => Fact::Ended,
-        6 => Fact::Snapshot(Box::new(get_transaction(reader)?)),
+        6 => Fact::Snapshot(Box::new(snapshot::get(reader)?)),
         _ => return Err(DecodeError::Malformed("fact")),
     })
+}
+
+/// What the core relies on wherever it follows a branch's number.
+fn check_branches<'a>(
+    branches: impl ExactSizeIterator<Item = &'a BranchPlan>,
+) -> Result<(), DecodeError> {
+    let count = branches.len();
+    if count == 0 || count > usize::from(u16::MAX) {
+        return Err(DecodeError::Malformed("branches"));
+    }
+    for branch in branches {
+        if branch.after.iter().any(|number| usize::from(*number) >= count) {
+            return Err(DecodeError::Malformed("after"));
+        }
+    }
+    Ok(())
 }
 
 type Results = Vec<(u16, Arc<str>)>;
@@ -252,80 +270,6 @@ fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
         payload: reader.bytes("payload")?.into(),
         payload_in_phase_two: reader.flag("payload flag")?,
     })
-}
-
-fn put_transaction(writer: &mut Writer<'_>, transaction: &Transaction) {
-    writer.number(transaction.begun_at);
-    writer.fixed(&transaction.fingerprint.to_le_bytes());
-    put_options(writer, &transaction.options);
-    writer.list(&transaction.branches, put_branch);
-    writer.option(transaction.executing_since.as_ref(), |writer, at| writer.number(*at));
-    writer.option(transaction.decision.as_ref(), |writer, decision| {
-        writer.byte(decision.outcome as u8);
-        put_reason(writer, &decision.reason);
-        writer.number(decision.at);
-    });
-    writer.flag(transaction.overdue);
-    writer.list(&transaction.timeline.saved, put_observation);
-    writer.number(u64::from(transaction.timeline.dropped));
-    writer.text(transaction.id.as_str());
-}
-
-fn get_transaction(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
-    let begun_at = reader.number("begun_at")?;
-    let fingerprint = u128::from_le_bytes(reader.fixed("fingerprint")?);
-    let options = get_options(reader)?;
-    let branches = reader.list("branches", get_branch)?;
-    let executing_since = reader.option("executing_since", |reader| reader.number("time"))?;
-    let decision = reader.option("decision", |reader| {
-        Ok(Decision {
-            outcome: get_outcome(reader)?,
-            reason: get_reason(reader)?,
-            at: reader.number("decided_at")?,
-        })
-    })?;
-    let overdue = reader.flag("overdue")?;
-    let saved = reader.list("observations", get_observation)?;
-    let dropped = u32::try_from(reader.number("dropped")?);
-    let dropped = dropped.map_err(|_| DecodeError::Malformed("dropped"))?;
-    let timeline = Timeline { saved, dropped, ..Timeline::default() };
-    let id = get_id(reader)?;
-    let ended_at = None;
-    Ok(Transaction {
-        id,
-        begun_at,
-        fingerprint,
-        options,
-        branches,
-        executing_since,
-        decision,
-        ended_at,
-        overdue,
-        timeline,
-    })
-}
-
-fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
-    put_branch_plan(writer, &branch.plan);
-    writer.byte(branch.ballot as u8);
-    writer.byte(match branch.progress {
-        Progress::Undecided => 0,
-        Progress::Done => 100,
-        Progress::Owes(operation) => operation as u8,
-    });
-    writer.option(branch.result.as_ref(), |writer, result| writer.text(result));
-}
-
-fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
-    let mut branch = Branch::new(get_branch_plan(reader)?);
-    branch.ballot = get_ballot(reader)?;
-    branch.progress = match reader.byte("progress")? {
-        0 => Progress::Undecided,
-        100 => Progress::Done,
-        number => Progress::Owes(operation(number)?),
-    };
-    branch.result = reader.option("result", |reader| Ok(reader.text("result")?.into()))?;
-    Ok(branch)
 }
 
 fn operation(number: u8) -> Result<Operation, DecodeError> {

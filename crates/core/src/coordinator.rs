@@ -1,6 +1,6 @@
 //! One shard's transactions and the one function that moves them: [`Coordinator::handle`]. It turns
-//! what happened into records and effects; how records reach a disk and effects a participant is the
-//! driver's.
+//! what happened into records and effects; how records reach a disk and effects a participant is
+//! the driver's.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -138,7 +138,7 @@ impl Coordinator {
                 let Some(transaction) = self.transactions.get_mut(id) else {
                     return Err(error("has a record but no beginning"));
                 };
-                if !fits(transaction, fact) {
+                if !fits(transaction, record) {
                     return Err(error("has a record for branches that it does not have"));
                 }
                 transaction.apply(record, self.config.mutations);
@@ -354,19 +354,19 @@ impl Coordinator {
 }
 
 /// Whether a record speaks only of branches that the transaction has.
-fn fits(transaction: &Transaction, fact: &Fact) -> bool {
-    let count = transaction.branches.len();
-    let known = |number: &u16| usize::from(*number) < count;
-    match fact {
+fn fits(transaction: &Transaction, record: &Record) -> bool {
+    let known = |number: &u16| transaction.has(Some(*number));
+    let all_known = |results: &[(u16, Arc<str>)]| results.iter().all(|(number, _)| known(number));
+    let complete = |ballots: &[Ballot]| ballots.len() == transaction.branches.len();
+    let fact = match &record.fact {
         Fact::Executing { branches, ballots, results } => {
-            ballots.len() == count
-                && branches.iter().all(known)
-                && results.iter().all(|(number, _)| known(number))
+            complete(ballots) && branches.iter().all(known) && all_known(results)
         }
-        Fact::Decided { ballots, results, .. } => {
-            ballots.len() == count && results.iter().all(|(number, _)| known(number))
+        Fact::Decided { reason, ballots, results, .. } => {
+            complete(ballots) && all_known(results) && transaction.has(reason.branch())
         }
         Fact::Finished { branch } => known(branch),
         Fact::Begun { .. } | Fact::Ended | Fact::Snapshot(_) => true,
-    }
+    };
+    fact && record.observations.iter().all(|seen| transaction.has(seen.branch))
 }

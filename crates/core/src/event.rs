@@ -52,7 +52,8 @@ pub enum Event {
 /// How a call ended.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
-    /// Yes to a prepare or an execute, with a result if there is one.
+    /// Yes to a prepare or an execute, with a result if there is one. A result of more than
+    /// [`crate::RESULT_BYTES_MAX`] bytes is not kept.
     Yes(Option<Arc<str>>),
     /// The prepare found nothing to commit.
     ReadOnly,

@@ -1,16 +1,17 @@
 //! The participant's guard: what a participant remembers of one branch, and what it answers to any
 //! operation on that branch, however late, repeated or out of order it comes.
 //!
-//! The guard decides; it stores nothing. A store (see the SDK) reads the branch's [`GuardRow`], asks
-//! [`judge`], does the service's work where the verdict says [`Verdict::Apply`], and writes the row
-//! that [`settle`] returns, all in *one* local transaction of the participant's own database.
+//! The guard decides; it stores nothing. A store (see the SDK) reads the branch's [`GuardRow`],
+//! asks [`judge`], does the service's work where the verdict says [`Verdict::Apply`], and writes
+//! the row that [`settle`] returns, all in *one* local transaction of the participant's own
+//! database.
 //!
 //! The rules, told as stories:
 //! 1. A repeated operation answers as the first time did and does nothing.
 //! 2. The rollback overtakes the prepare: it is acknowledged and remembered, nothing is undone, and
 //!    the prepare that arrives later is refused. (An "empty rollback" and a "late prepare".)
-//! 3. A commit for a branch that was never prepared is an error that is reported, never acknowledged:
-//!    this participant has lost its memory, or somebody calls the wrong one.
+//! 3. A commit for a branch that was never prepared is an error that is reported, never
+//!    acknowledged: this participant has lost its memory, or somebody calls the wrong one.
 //! 4. A commit after a rollback, or a rollback after a commit, is a contradiction: reported, never
 //!    acknowledged.
 
@@ -38,7 +39,8 @@ pub enum GuardState {
 }
 
 impl GuardState {
-    /// The state that a stored number stands for; `None` for a number that this version does not know.
+    /// The state that a stored number stands for; `None` for a number that this version does not
+    /// know.
     #[must_use]
     pub const fn from_number(number: u8) -> Option<Self> {
         Some(match number {

@@ -8,8 +8,8 @@
 //! - [`Coordinator`]: one shard's transactions. Its face is [`Coordinator::handle`], which turns an
 //!   [`Event`] into a [`Step`]: records to make durable, and effects that come out of the step only
 //!   against a receipt for those records.
-//! - [`guard`]: what a participant remembers of a branch, and what it answers to any operation on it,
-//!   however late, repeated or out of order that operation comes.
+//! - [`guard`]: what a participant remembers of a branch, and what it answers to any operation on
+//!   it, however late, repeated or out of order that operation comes.
 //!
 //! The protocol is two-phase commit with presumed abort (Mohan, Lindsay and Obermarck: "Transaction
 //! Management in the R* Distributed Database Management System", ACM TODS 11(4), 1986), widened by
@@ -41,8 +41,8 @@ pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
 pub use ids::{ID_BYTES_MAX, IdError, TransactionId, check_id};
 pub use mutation::{Mutation, Mutations};
 pub use plan::{
-    BRANCHES_MAX, BranchPlan, Kind, Operation, Options, PAYLOAD_BYTES_MAX, Plan, PlanError,
-    REASON_BYTES_MAX, TIMEOUT_MS_MAX,
+    BRANCHES_MAX, BranchPlan, Kind, Operation, Options, PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX,
+    Plan, PlanError, REASON_BYTES_MAX, RESULT_BYTES_MAX, TIMEOUT_MS_MAX,
 };
 pub use record::{Fact, Record};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};

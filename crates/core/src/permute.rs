@@ -148,7 +148,9 @@ fn permute_effect(effect: &mut Effect, order: &[u16]) {
             call.participant = "".into();
         }
         Effect::Parked(_, number) => *number = new_number(*number, order),
-        Effect::Ended(transaction) => *transaction = permuted_transaction(transaction, order).into(),
+        Effect::Ended(transaction) => {
+            *transaction = permuted_transaction(transaction, order).into();
+        }
         Effect::Begun(_) | Effect::Refused(..) | Effect::Decided(..) | Effect::Overdue(_) => {}
     }
 }

@@ -1,5 +1,6 @@
 //! Decides which transactions may begin at all: the plan's shape, its limits, and the static checks
-//! that refuse an unsafe plan before anything is sent. What happens to a good plan is `coordinator`'s.
+//! that refuse an unsafe plan before anything is sent. What happens to a good plan is
+//! `coordinator`'s.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,6 +13,11 @@ use crate::ids::check_id;
 pub const BRANCHES_MAX: usize = 256;
 /// The most bytes that one branch's payload may have.
 pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// The most bytes that the payloads of all branches may have together: a transaction's beginning is
+/// one record, and a record must have room in one batch of the journal.
+pub const PAYLOADS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The most bytes of a branch's result that are kept; a longer one is dropped, never cut.
+pub const RESULT_BYTES_MAX: usize = 64 * 1024;
 /// The longest timeout that may be asked for, in milliseconds: 30 days.
 pub const TIMEOUT_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
 /// The most bytes of a participant's reason or error text that are kept; the rest is cut off.
@@ -82,8 +88,8 @@ impl Operation {
         Self::ALL.into_iter().find(|operation| operation.as_str() == word)
     }
 
-    /// Whether the branch's payload travels with this operation. A service that has voted keeps what
-    /// it needs, so commit and rollback send none unless the branch asks for it.
+    /// Whether the branch's payload travels with this operation. A service that has voted keeps
+    /// what it needs, so commit and rollback send none unless the branch asks for it.
     #[must_use]
     pub const fn carries_payload(self) -> bool {
         matches!(self, Self::Prepare | Self::Execute | Self::Compensate)
@@ -171,8 +177,8 @@ impl Plan {
     /// Says whether this plan may begin. Call it before anything is recorded or sent.
     ///
     /// # Errors
-    /// The first thing wrong, by these codes: `no_branches`, `too_many_branches`, `branch_name_invalid`,
-    /// `branch_name_repeated`, `participant_invalid`, `payload_too_large`, `after_unknown`,
+    /// The first thing wrong, by these codes: `no_branches`, `too_many_branches`,
+    /// `branch_name_invalid`, `branch_name_repeated`, `participant_invalid`, `payload_too_large`, `after_unknown`,
     /// `after_itself`, `after_cycle`, `after_unsafe`, `timeout_invalid`.
     pub fn check(&self) -> Result<(), PlanError> {
         if self.branches.is_empty() {
@@ -191,8 +197,20 @@ impl Plan {
         for (index, branch) in self.branches.iter().enumerate() {
             self.check_branch(index, branch)?;
         }
+        self.check_payloads()?;
         self.check_no_cycle()?;
         self.options.check()
+    }
+
+    fn check_payloads(&self) -> Result<(), PlanError> {
+        let bytes: usize = self.branches.iter().map(|branch| branch.payload.len()).sum();
+        if bytes <= PAYLOADS_BYTES_MAX {
+            return Ok(());
+        }
+        let message = format!(
+            "the payloads have {bytes} bytes together; at most {PAYLOADS_BYTES_MAX} are allowed"
+        );
+        Err(error("payload_too_large", "branches", message))
     }
 
     fn check_names(&self) -> Result<(), PlanError> {
@@ -344,6 +362,12 @@ mod tests {
         let mut large = branch("a", TwoPhase, &[]);
         large.payload = vec![0; PAYLOAD_BYTES_MAX + 1].into();
         check(vec![large], Err("payload_too_large"));
+        let full = |n: usize| {
+            let payload = vec![0; PAYLOAD_BYTES_MAX].into();
+            BranchPlan { payload, ..branch(&n.to_string(), TwoPhase, &[]) }
+        };
+        check((0..16).map(full).collect(), Ok(()));
+        check((0..17).map(full).collect(), Err("payload_too_large"));
         let many = (0..=BRANCHES_MAX).map(|n| branch(&n.to_string(), TwoPhase, &[])).collect();
         check(many, Err("too_many_branches"));
     }

@@ -57,6 +57,7 @@ pub enum Fact {
     },
     /// Everything is complete; the transaction leaves the core. Losing it costs repeated calls.
     Ended,
-    /// All that is known of a live transaction, written anew so that older batches can be forgotten.
+    /// All that is known of a live transaction, written anew so that older batches can be
+    /// forgotten.
     Snapshot(Box<Transaction>),
 }

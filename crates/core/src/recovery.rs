@@ -1,5 +1,5 @@
-//! Decides how a recovered coordinator takes up what it finds. The facts are already applied, by the
-//! same function as in live operation; here are only the first moves.
+//! Decides how a recovered coordinator takes up what it finds. The facts are already applied, by
+//! the same function as in live operation; here are only the first moves.
 
 use crate::transaction::Ballot;
 use crate::{Coordinator, Millis, Mutation, Outcome, Reason, Step, TransactionId, What, phase_one};
@@ -14,6 +14,14 @@ impl Coordinator {
         for id in ids {
             self.resume_one(now, &id, &mut step);
         }
+        step
+    }
+
+    /// Takes up one transaction: what [`Coordinator::resume`] does, in as many steps as there are
+    /// transactions. Each must be taken up before anything else happens to it.
+    pub fn resume_transaction(&mut self, now: Millis, id: &TransactionId) -> Step {
+        let mut step = Step::default();
+        self.resume_one(now, id, &mut step);
         step
     }
 

@@ -7,9 +7,9 @@ use crate::{Millis, TransactionId};
 
 /// When a call that got no decisive answer is tried again. All times are in milliseconds.
 ///
-/// Delays double from `delay_ms` to `delay_max_ms`; each is drawn from its upper half, so that calls
-/// that failed together do not return together (equal jitter: Brooker, "Exponential Backoff And
-/// Jitter", AWS Architecture Blog, 2015).
+/// Delays double from `delay_ms` to `delay_max_ms`; each is drawn from its upper half, so that
+/// calls that failed together do not return together (equal jitter: Brooker, "Exponential Backoff
+/// And Jitter", AWS Architecture Blog, 2015).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RetryPolicy {
     /// The first delay.

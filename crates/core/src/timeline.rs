@@ -49,7 +49,7 @@ pub enum What {
     Overdue,
 }
 
-/// Observations of one transaction, bounded: when full, equal failures fold and the rest is counted.
+/// Observations of one transaction, bounded: equal failures fold, and what has no room is counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeline {
     /// Seen and not yet part of any record.

@@ -68,6 +68,19 @@ impl Reason {
             Self::Requested(_) => "requested",
         }
     }
+
+    /// The branch that it names, if it names one.
+    pub(crate) const fn branch(&self) -> Option<u16> {
+        match self {
+            Self::No { branch, .. } => Some(*branch),
+            Self::AllYes
+            | Self::PrepareTimeout
+            | Self::ExecuteTimeout
+            | Self::Timeout
+            | Self::Restarted
+            | Self::Requested(_) => None,
+        }
+    }
 }
 
 /// The decision: taken once, never changed.
@@ -322,6 +335,11 @@ impl Transaction {
 
     pub(crate) fn branch_mut(&mut self, number: u16) -> &mut Branch {
         &mut self.branches[usize::from(number)]
+    }
+
+    /// Whether it has this branch; of none there is nothing to ask.
+    pub(crate) fn has(&self, branch: Option<u16>) -> bool {
+        branch.is_none_or(|number| usize::from(number) < self.branches.len())
     }
 
     /// Its branches with their numbers.

@@ -1,5 +1,5 @@
-//! The few shapes that records are made of: bytes, varints, texts, lists and options. What they mean
-//! is `codec`'s.
+//! The few shapes that records are made of: bytes, varints, texts, lists and options. What they
+//! mean is `codec`'s.
 
 use crate::DecodeError;
 

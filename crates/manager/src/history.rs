@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tokio::sync::mpsc::UnboundedSender;
 use unanimity_core::{Transaction, TransactionId};
 
 use crate::crash_point::crash_point;
@@ -98,7 +99,7 @@ impl HistoryPlace {
         opened.map_err(|source| self.error(source))
     }
 
-    fn error(&self, source: rusqlite::Error) -> HistoryError {
+    pub(crate) fn error(&self, source: rusqlite::Error) -> HistoryError {
         let path = match self {
             Self::File(path) => path.clone(),
             Self::Memory(name) => Path::new(name).to_path_buf(),
@@ -160,8 +161,37 @@ pub(crate) fn settle_shards(connection: &Connection, wanted: u16) -> Result<u16,
 /// A batch of ended transactions to write, and whom to tell when they are durable.
 pub(crate) struct ArchiveRequest {
     pub(crate) transactions: Vec<Arc<Transaction>>,
-    /// Called with the ids once they are durable, or with nothing when writing has failed for good.
-    pub(crate) done: Box<dyn FnOnce(Result<Vec<TransactionId>, String>) + Send>,
+    pub(crate) done: ArchiveReply,
+}
+
+/// What writing came to: the ids once they are durable, or why they are not and never will be.
+type Archived = Result<Vec<TransactionId>, String>;
+
+/// The answer that is owed for a request. If the request is lost, by a panic of the history's
+/// thread, the answer is that.
+pub(crate) struct ArchiveReply {
+    sender: UnboundedSender<Archived>,
+    told: bool,
+}
+
+impl ArchiveReply {
+    pub(crate) const fn new(sender: UnboundedSender<Archived>) -> Self {
+        Self { sender, told: false }
+    }
+
+    fn tell(&mut self, archived: Archived) {
+        self.told = true;
+        // dropped: a shard that has stopped wants no answer; recovery archives again.
+        let _ = self.sender.send(archived);
+    }
+}
+
+impl Drop for ArchiveReply {
+    fn drop(&mut self) {
+        if !self.told {
+            self.tell(Err("the history's thread has ended".to_owned()));
+        }
+    }
 }
 
 /// Writes until every sender is gone. Requests that wait together share one storage transaction.
@@ -177,9 +207,9 @@ pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receive
         crash_point("before_history_write");
         let written = write_batch(&mut connection, &batch);
         crash_point("after_history_write");
-        for request in batch {
+        for mut request in batch {
             let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
-            (request.done)(written.as_ref().map(|()| ids).map_err(ToString::to_string));
+            request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
         }
         if let Err(error) = written {
             tracing::error!(%error, "the history cannot be written; the coordinator stops");
@@ -191,8 +221,8 @@ pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receive
 fn write_batch(connection: &mut Connection, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
     let storage = connection.transaction()?;
     {
-        // A transaction that was written before a crash and is recovered is written again: the later
-        // version is at least as complete.
+        // A transaction that was written before a crash and is recovered is written again: the
+        // later version is at least as complete.
         let mut insert = storage.prepare_cached(
             "INSERT OR REPLACE INTO transactions (id, begun_at_ms, decided_at_ms, ended_at_ms, \
              outcome, reason, reason_detail, fingerprint, document, timeline) \

@@ -1,7 +1,7 @@
 //! Which batch each transaction was last written whole in: decides what the journal may forget, and
 //! which stragglers must be written anew so that it can.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use unanimity_core::TransactionId;
 
@@ -10,14 +10,35 @@ use unanimity_core::TransactionId;
 pub(crate) struct Homes {
     by_id: HashMap<TransactionId, u64>,
     by_batch: BTreeMap<u64, HashSet<TransactionId>>,
+    /// Written anew in batches that are not durable yet, in their order.
+    moves: VecDeque<(u64, TransactionId)>,
+    moving: HashSet<TransactionId>,
 }
 
 impl Homes {
-    /// The transaction was written whole in this batch.
+    /// The transaction was written whole, for the first time, in this batch.
     pub(crate) fn settle(&mut self, id: &TransactionId, position: u64) {
         self.leave(id);
         self.by_id.insert(id.clone(), position);
         self.by_batch.entry(position).or_default().insert(id.clone());
+    }
+
+    /// The transaction is written anew in this batch. Until the batch is durable the old one is
+    /// the transaction's only record, and is kept.
+    pub(crate) fn move_to(&mut self, id: &TransactionId, position: u64) {
+        self.moving.insert(id.clone());
+        self.moves.push_back((position, id.clone()));
+    }
+
+    /// Everything up to this position is durable.
+    pub(crate) fn durable(&mut self, up_to: u64) {
+        while self.moves.front().is_some_and(|(position, _)| *position <= up_to) {
+            let Some((position, id)) = self.moves.pop_front() else { return };
+            self.moving.remove(&id);
+            if self.knows(&id) {
+                self.settle(&id, position);
+            }
+        }
     }
 
     /// The transaction is in the history; the journal may forget it.
@@ -35,15 +56,17 @@ impl Homes {
         self.by_id.contains_key(id)
     }
 
-    /// Everything before this position may be forgotten.
+    /// Everything before this position may be forgotten; at most everything that is durable.
     pub(crate) fn low_water(&self, next_position: u64) -> u64 {
-        self.by_batch.first_key_value().map_or(next_position, |(position, _)| *position)
+        let oldest = self.by_batch.first_key_value().map(|(position, _)| *position);
+        oldest.unwrap_or(next_position).min(next_position)
     }
 
-    /// Some of those that keep the oldest batch from being forgotten.
+    /// Some of those that keep the oldest batch from being forgotten and are not being written anew
+    /// already.
     pub(crate) fn stragglers(&self, most: usize) -> Vec<TransactionId> {
-        let oldest = self.by_batch.first_key_value();
-        oldest.map_or_else(Vec::new, |(_, ids)| ids.iter().take(most).cloned().collect())
+        let Some((_, ids)) = self.by_batch.first_key_value() else { return Vec::new() };
+        ids.iter().filter(|id| !self.moving.contains(*id)).take(most).cloned().collect()
     }
 }
 
@@ -51,9 +74,12 @@ impl Homes {
 mod tests {
     use super::*;
 
+    fn id(name: &str) -> TransactionId {
+        TransactionId::new(name).unwrap()
+    }
+
     #[test]
     fn the_oldest_home_is_the_low_water_mark() {
-        let id = |name: &str| TransactionId::new(name).unwrap();
         let mut homes = Homes::default();
         assert_eq!(homes.low_water(9), 9);
         homes.settle(&id("a"), 3);
@@ -64,5 +90,24 @@ mod tests {
         homes.leave(&id("b"));
         homes.leave(&id("b"));
         assert_eq!(homes.low_water(9), 8);
+        assert_eq!(homes.low_water(7), 7);
+    }
+
+    #[test]
+    fn the_old_home_is_kept_until_the_new_one_is_durable() {
+        let mut homes = Homes::default();
+        homes.settle(&id("a"), 3);
+        homes.settle(&id("b"), 3);
+        homes.move_to(&id("a"), 9);
+        assert_eq!((homes.low_water(9), homes.stragglers(8)), (3, vec![id("b")]));
+        homes.move_to(&id("b"), 10);
+        homes.durable(8);
+        assert_eq!((homes.low_water(9), homes.stragglers(8)), (3, vec![]));
+        homes.durable(9);
+        assert_eq!((homes.low_water(10), homes.stragglers(8)), (3, vec![]));
+        homes.leave(&id("b"));
+        homes.durable(10);
+        assert_eq!((homes.low_water(11), homes.stragglers(8)), (9, vec![id("a")]));
+        assert!(!homes.knows(&id("b")));
     }
 }

@@ -21,20 +21,25 @@ mod manager;
 mod operation;
 mod recovery;
 mod shard;
+mod starting;
 mod transport;
 pub mod view;
+mod watchers;
 
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, StartError, Unavailable};
 pub use filter::{Cursor, Filter};
 pub use history::HistoryError;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
-pub use manager::{
-    BeginReply, BeginRequest, DecisionReply, ManagerConfig, Page, Storage, TransactionManager,
-};
+pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
 pub use operation::{
     Operation, RecordService, Records, Undo, UpdateAccountBalance, UpdateUserProfile,
 };
-pub use shard::Wait;
+#[doc(hidden)]
+pub use shard::Bounds;
+#[doc(hidden)]
+pub use starting::{Internals, OpenEngine};
+pub use starting::{ManagerConfig, Storage};
 pub use transport::{CallFuture, Transport};
 pub use unanimity_core as core;
+pub use watchers::Wait;

@@ -12,12 +12,13 @@ use unanimity_core::{
     Answer, BranchPlan, Call, Kind, Operation as Asked, Options, Plan, TransactionId,
 };
 
-use crate::error::{BeginError, StartError};
-use crate::manager::{BeginRequest, ManagerConfig, TransactionManager};
+use crate::error::{BeginError, StartError, Unavailable};
+use crate::manager::{BeginReply, BeginRequest, TransactionManager};
 use crate::operation::Operation;
-use crate::shard::Wait;
+use crate::starting::ManagerConfig;
 use crate::transport::{CallFuture, Transport};
 use crate::view::TransactionView;
+use crate::watchers::Wait;
 
 /// How a service votes when it is asked to prepare.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,8 @@ pub enum Vote {
 ///
 /// Each method may be called again with the same transaction, and `rollback` may come without or
 /// before its `prepare`: a repeated call must do nothing and answer as the first did. The rules and
-/// a ready implementation of them are in [`unanimity_core::guard`]; [`crate::RecordService`] uses it.
+/// a ready implementation of them are in [`unanimity_core::guard`]; [`crate::RecordService`] uses
+/// it.
 ///
 /// The methods run on the async runtime's threads. One that blocks for long says so in
 /// [`Service::blocks`] and gets a thread for blocking work.
@@ -73,7 +75,8 @@ impl Executed {
         self.transaction.committed()
     }
 
-    /// Why, in words: `all_yes`, or for example `voted_no by accounts: account A has 50, needs 100`.
+    /// Why, in words: `all_yes`, or for example
+    /// `voted_no by accounts: account A has 50, needs 100`.
     #[must_use]
     pub fn reason(&self) -> String {
         let Some(reason) = &self.transaction.reason else { return "undecided".to_owned() };
@@ -199,12 +202,26 @@ impl LocalTransactionManager {
         let names = self.check(services, &operations_per_service)?;
         let id = TransactionManager::generate_id();
         let branches = names.iter().map(branch).collect();
-        self.transport.hold(&id, names, operations_per_service);
+        let held = self.transport.hold(&id, names, operations_per_service);
         let plan = Plan { branches, options };
-        let request = BeginRequest::fresh(id.clone(), plan, Wait::Outcome);
-        let begun = self.manager.begin(request).await;
-        self.transport.release(&id);
-        Ok(Executed { transaction: begun?.transaction })
+        let request = BeginRequest::fresh(id, plan, Wait::Outcome);
+        let begun = self.begin(request, held).await?;
+        Ok(Executed { transaction: begun.transaction })
+    }
+
+    /// Begins in a task of its own: a caller that gives up waiting stops neither the transaction
+    /// nor the release of its operations once phase one is over.
+    async fn begin(&self, request: BeginRequest, held: Held) -> Result<BeginReply, BeginError> {
+        let manager = self.manager.clone();
+        let task = tokio::spawn(async move {
+            let begun = manager.begin(request).await;
+            drop(held);
+            begun
+        });
+        match task.await {
+            Ok(begun) => begun,
+            Err(_) => Err(Unavailable::ShardFailed.into()), // Lost with the runtime, or a panic.
+        }
     }
 
     /// The manager itself: lists, timelines, retries.
@@ -251,7 +268,11 @@ impl LocalTransactionManager {
 impl fmt::Debug for LocalTransactionManager {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let services: Vec<_> = self.transport.services.keys().collect();
-        formatter.debug_struct("LocalTransactionManager").field("services", &services).finish()
+        formatter
+            .debug_struct("LocalTransactionManager")
+            .field("services", &services)
+            .field("transactions_in_phase_one", &self.transport.held_count())
+            .finish()
     }
 }
 
@@ -267,26 +288,38 @@ fn branch(name: &Arc<str>) -> BranchPlan {
 }
 
 type Operations = Vec<Arc<dyn Operation>>;
+type PerService = Arc<Vec<(Arc<str>, Operations)>>;
 
-/// Carries calls to services in this process. Operations are values, not bytes: they wait here until
-/// their transaction is decided, and are gone with the process, as the service's own memory is.
+/// Carries calls to services in this process. Operations are values, not bytes: they wait here
+/// until their transaction is decided, and are gone with the process, as the service's own memory
+/// is.
 struct LocalTransport {
     services: BTreeMap<Arc<str>, Arc<dyn Service>>,
-    operations: Mutex<HashMap<TransactionId, Arc<Vec<(Arc<str>, Operations)>>>>,
+    operations: Mutex<HashMap<TransactionId, PerService>>,
 }
 
 impl LocalTransport {
-    fn hold(&self, id: &TransactionId, names: Vec<Arc<str>>, operations: Vec<Operations>) {
+    fn hold(
+        self: &Arc<Self>,
+        id: &TransactionId,
+        names: Vec<Arc<str>>,
+        operations: Vec<Operations>,
+    ) -> Held {
         let held = Arc::new(names.into_iter().zip(operations).collect());
         self.operations.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), held);
+        Held { transport: Arc::clone(self), id: id.clone() }
     }
 
     fn release(&self, id: &TransactionId) {
         self.operations.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
-    fn held(&self, id: &TransactionId) -> Option<Arc<Vec<(Arc<str>, Operations)>>> {
+    fn held(&self, id: &TransactionId) -> Option<PerService> {
         self.operations.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn held_count(&self) -> usize {
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn ask(&self, service: &dyn Service, call: &Call) -> Answer {
@@ -313,6 +346,18 @@ impl LocalTransport {
                 Answer::Unknown("a service in this process takes two-phase branches only".into())
             }
         }
+    }
+}
+
+/// A transaction's operations, held until this is dropped.
+struct Held {
+    transport: Arc<LocalTransport>,
+    id: TransactionId,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.transport.release(&self.id);
     }
 }
 

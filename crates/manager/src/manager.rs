@@ -1,69 +1,24 @@
-//! The face of the manager: opens the journals, starts the shards, and passes requests to the shard
-//! that an id names. What a shard does is `shard`'s.
+//! The face of the manager: passes requests to the shard that an id names, and merges what the
+//! shards and the history know. How it starts is `starting`'s; what a shard does is `shard`'s.
 
-use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{
-    Coordinator, CoordinatorConfig, Event, Fact, Outcome, Plan, Record, TransactionId,
-    encode_record, splitmix64,
+    Event, Fact, Outcome, Plan, PlanError, Record, TransactionId, encode_record, splitmix64,
 };
-use unanimity_journal::{Engine, MemoryEngine, SqliteEngine};
 
-use crate::clock::Clock;
 use crate::error::{BeginError, StartError, Unavailable};
 use crate::filter::{Cursor, Filter};
-use crate::history::{
-    Ended, HistoryPlace, HistoryReader, open_history, settle_shards, write_history,
-};
-use crate::journal_thread::run_journal;
-use crate::recovery::recover;
-use crate::shard::{BeginCommand, Begun, Command, Shard, ShardParts, Shown, Wait, WasUsed};
+use crate::history::{Ended, HistoryReader};
+use crate::shard::{BeginCommand, Command};
+use crate::starting::{Internals, ManagerConfig, start};
 use crate::transport::Transport;
 use crate::view::{TimelineView, TransactionView};
-
-/// How many commands may wait for a shard before callers wait themselves.
-const COMMANDS_MAX: usize = 4_096;
-/// How many ended transactions may wait for the history before beginnings are refused.
-const ENDING_MAX: usize = 200_000;
-
-/// Where a manager keeps its journal and history.
-#[derive(Clone, Debug)]
-pub enum Storage {
-    /// In this folder, made if it is missing: `journal-N.db` a shard and `history.db`.
-    Folder(PathBuf),
-    /// In memory: gone with the process. For tests, and for services that keep nothing either.
-    Memory,
-}
-
-/// How a manager is set up.
-#[derive(Clone, Debug)]
-pub struct ManagerConfig {
-    /// Where it keeps what must survive.
-    pub storage: Storage,
-    /// How many shards, each with its own task, journal and thread. Fixed with the folder's first use.
-    pub shards: u16,
-    /// How many transactions may be live at once in all; more are refused.
-    pub live_transactions_max: usize,
-    /// How many events one transaction's timeline holds.
-    pub timeline_events_max: usize,
-}
-
-impl Default for ManagerConfig {
-    fn default() -> Self {
-        Self {
-            storage: Storage::Memory,
-            shards: 1,
-            live_transactions_max: 100_000,
-            timeline_events_max: 256,
-        }
-    }
-}
+use crate::watchers::{Begun, Shown, Wait};
 
 /// A request to begin a transaction.
 #[derive(Clone, Debug)]
@@ -134,15 +89,21 @@ pub struct TransactionManager {
 }
 
 struct Inner {
-    shards: Vec<mpsc::Sender<Command>>,
-    history: Arc<HistoryReader>,
-    transport: Arc<dyn Transport>,
+    running: Running,
     stopping: AtomicBool,
-    failed: watch::Receiver<Option<String>>,
-    running: watch::Receiver<usize>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held for as long as the folder is ours.
-    _lock: Option<File>,
+}
+
+/// A manager's moving parts, as `starting` hands them over.
+pub(crate) struct Running {
+    pub(crate) shards: Vec<mpsc::Sender<Command>>,
+    pub(crate) history: Arc<HistoryReader>,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// The message of a shard that has failed.
+    pub(crate) failed: watch::Receiver<Option<String>>,
+    /// How many shards are running.
+    pub(crate) count: watch::Receiver<usize>,
+    /// The threads that write the journals and the history.
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl TransactionManager {
@@ -153,26 +114,21 @@ impl TransactionManager {
     /// [`StartError`] if the folder is used by another coordinator, or anything in it cannot be
     /// read or written. Nothing is overwritten then.
     pub fn start(config: ManagerConfig, transport: Arc<dyn Transport>) -> Result<Self, StartError> {
-        if config.shards == 0 || config.shards > 64 {
-            return Err(StartError::Configuration("shards must be 1 to 64".to_owned()));
-        }
-        let lock = match &config.storage {
-            Storage::Folder(folder) => Some(lock_folder(folder)?),
-            Storage::Memory => None,
-        };
-        let place = match &config.storage {
-            Storage::Folder(folder) => HistoryPlace::File(folder.join("history.db")),
-            Storage::Memory => HistoryPlace::Memory(uuid::Uuid::new_v4().simple().to_string()),
-        };
-        let (reader, writer) = open_history(place.clone())?;
-        let found = settle_shards(&writer, config.shards).map_err(|source| StartError::Folder {
-            path: format!("{place:?}"),
-            message: source.to_string(),
-        })?;
-        if found != config.shards {
-            return Err(StartError::Shards { found, wanted: config.shards });
-        }
-        Starting::new(config, transport, reader)?.finish(writer, lock)
+        start(config, transport, Internals::default())
+    }
+
+    /// The same with parts of it replaced, for tests.
+    #[doc(hidden)]
+    pub fn start_with(
+        config: ManagerConfig,
+        transport: Arc<dyn Transport>,
+        internals: Internals,
+    ) -> Result<Self, StartError> {
+        start(config, transport, internals)
+    }
+
+    pub(crate) fn from_running(running: Running) -> Self {
+        Self { inner: Arc::new(Inner { running, stopping: AtomicBool::new(false) }) }
     }
 
     /// An id that nobody has used: time-ordered (UUID version 7), so that neighbours in time are
@@ -196,6 +152,7 @@ impl TransactionManager {
             return Err(Unavailable::Stopping.into());
         }
         request.plan.check()?;
+        self.check_participants(&request.plan)?;
         let may_be_used = !request.fresh;
         let fingerprint = if may_be_used { fingerprint(&request.plan) } else { 0 };
         let id = request.id.unwrap_or_else(Self::generate_id);
@@ -214,7 +171,7 @@ impl TransactionManager {
                 Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
             }
             Begun::InHistory(id) => {
-                let ended = self.from_history(&id, false).await?;
+                let ended = self.in_history(&id, false).await?;
                 let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
                 if ended.fingerprint != fingerprint {
                     return Err(BeginError::IdReused(id.to_string()));
@@ -231,7 +188,7 @@ impl TransactionManager {
     pub async fn get(&self, id: &TransactionId) -> Result<Option<TransactionView>, Unavailable> {
         match self.show(id, None).await? {
             Some(live) => Ok(Some(TransactionView::of(&live))),
-            None => Ok(self.from_history(id, false).await?.map(|ended| ended.view)),
+            None => Ok(self.in_history(id, false).await?.map(|ended| ended.view)),
         }
     }
 
@@ -259,7 +216,7 @@ impl TransactionManager {
     pub async fn timeline(&self, id: &TransactionId) -> Result<Option<TimelineView>, Unavailable> {
         match self.show(id, None).await? {
             Some(live) => Ok(Some(TimelineView::of(&live))),
-            None => Ok(self.from_history(id, true).await?.and_then(|ended| ended.timeline)),
+            None => Ok(self.in_history(id, true).await?.and_then(|ended| ended.timeline)),
         }
     }
 
@@ -274,7 +231,7 @@ impl TransactionManager {
                 None => return Ok(DecisionReply::Pending),
                 Some(outcome) => outcome == Outcome::Commit,
             },
-            None => self.from_history(id, false).await?.is_some_and(|ended| ended.view.committed()),
+            None => self.in_history(id, false).await?.is_some_and(|ended| ended.view.committed()),
         };
         Ok(if outcome { DecisionReply::Commit } else { DecisionReply::Rollback })
     }
@@ -285,7 +242,7 @@ impl TransactionManager {
     /// If the manager does not work any more.
     pub async fn list(&self, filter: Filter, limit: usize) -> Result<Page, Unavailable> {
         let mut found: Vec<(TransactionView, Option<TimelineView>)> = Vec::new();
-        for shard in &self.inner.shards {
+        for shard in &self.inner.running.shards {
             let (reply, replied) = oneshot::channel();
             let command = Command::List { filter: filter.clone(), limit: limit + 1, reply };
             shard.send(command).await.map_err(|_| self.unavailable())?;
@@ -295,7 +252,7 @@ impl TransactionManager {
                 (TransactionView::of(live), timeline)
             }));
         }
-        let (history, asked) = (Arc::clone(&self.inner.history), filter);
+        let (history, asked) = (Arc::clone(&self.inner.running.history), filter);
         let ended = blocking(move || history.list(&asked, limit + 1)).await?;
         found.extend(ended.into_iter().map(|ended| (ended.view, ended.timeline)));
         Ok(page(found, limit))
@@ -329,23 +286,34 @@ impl TransactionManager {
     /// # Errors
     /// A stable code, and what is wrong with it.
     pub fn check_participant(&self, participant: &str) -> Result<(), (&'static str, String)> {
-        self.inner.transport.check(participant)
+        self.inner.running.transport.check(participant)
+    }
+
+    fn check_participants(&self, plan: &Plan) -> Result<(), PlanError> {
+        for (index, branch) in plan.branches.iter().enumerate() {
+            if let Err((code, message)) = self.check_participant(&branch.participant) {
+                let field = format!("branches[{index}].participant");
+                return Err(PlanError { code, field, message });
+            }
+        }
+        Ok(())
     }
 
     /// Returns when a shard has failed, with what failed. The process should then end: recovery is
     /// the repair.
     pub async fn failed(&self) -> String {
-        let mut failed = self.inner.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(message) => message.clone().unwrap_or_default(),
-            Err(_) => std::future::pending().await, // Stopped in good order.
+        let mut failed = self.inner.running.failed.clone();
+        let message = failed.wait_for(Option::is_some).await.ok().and_then(|told| told.clone());
+        match message {
+            Some(message) => message,
+            None => std::future::pending().await, // Stopped in good order.
         }
     }
 
     /// Whether the manager takes requests.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        !self.inner.stopping.load(Ordering::Relaxed) && self.inner.failed.borrow().is_none()
+        !self.inner.stopping.load(Ordering::Relaxed) && self.inner.running.failed.borrow().is_none()
     }
 
     /// Takes nothing new, finishes what is live for at most `patience`, and closes the files. What
@@ -353,13 +321,14 @@ impl TransactionManager {
     pub async fn stop(&self, patience: Duration) {
         self.inner.stopping.store(true, Ordering::Relaxed);
         self.tell_all(|| Command::Stop).await;
-        let mut running = self.inner.running.clone();
+        let mut running = self.inner.running.count.clone();
         if tokio::time::timeout(patience, none_left(&mut running)).await.is_err() {
             self.tell_all(|| Command::Abandon).await;
             none_left(&mut running).await;
         }
         let threads = {
-            let mut threads = self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut threads =
+                self.inner.running.threads.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut *threads)
         };
         let joined = tokio::task::spawn_blocking(|| {
@@ -371,14 +340,14 @@ impl TransactionManager {
     }
 
     async fn tell_all(&self, command: impl Fn() -> Command) {
-        for shard in &self.inner.shards {
+        for shard in &self.inner.running.shards {
             // dropped: a shard that is gone already needs no telling.
             let _ = shard.send(command()).await;
         }
     }
 
     fn shard(&self, id: &TransactionId) -> &mpsc::Sender<Command> {
-        &self.inner.shards[shard_of(id, self.inner.shards.len())]
+        &self.inner.running.shards[shard_of(id, self.inner.running.shards.len())]
     }
 
     async fn send(&self, id: &TransactionId, command: Command) -> Result<(), Unavailable> {
@@ -401,17 +370,20 @@ impl TransactionManager {
         replied.await.map_err(|_| self.unavailable())
     }
 
-    async fn from_history(
+    async fn in_history(
         &self,
         id: &TransactionId,
         with_timeline: bool,
     ) -> Result<Option<Ended>, Unavailable> {
-        let (history, id) = (Arc::clone(&self.inner.history), id.clone());
+        let (history, id) = (Arc::clone(&self.inner.running.history), id.clone());
         blocking(move || history.get(id.as_str(), with_timeline)).await
     }
 
+    /// Why a shard did not answer. One that ends without being asked to has failed, also in the
+    /// moment before that is known everywhere.
     fn unavailable(&self) -> Unavailable {
-        if self.inner.failed.borrow().is_some() {
+        let failed = self.inner.running.failed.borrow().is_some();
+        if failed || !self.inner.stopping.load(Ordering::Relaxed) {
             Unavailable::ShardFailed
         } else {
             Unavailable::Stopping
@@ -423,153 +395,6 @@ impl TransactionManager {
 async fn none_left(running: &mut watch::Receiver<usize>) {
     // dropped: an error says that the count's owners are gone, and with them every shard.
     let _ = running.wait_for(|count| *count == 0).await;
-}
-
-/// A manager that is being put together.
-struct Starting {
-    config: ManagerConfig,
-    transport: Arc<dyn Transport>,
-    history: Arc<HistoryReader>,
-    recovered: Vec<(Box<dyn Engine>, crate::recovery::Recovered)>,
-}
-
-impl Starting {
-    /// Opens and reads every shard's journal before anything is started: a damaged one stops all.
-    fn new(
-        config: ManagerConfig,
-        transport: Arc<dyn Transport>,
-        history: HistoryReader,
-    ) -> Result<Self, StartError> {
-        let per_shard = config.live_transactions_max.div_ceil(usize::from(config.shards));
-        let mut recovered = Vec::new();
-        for shard in 0..config.shards {
-            let mut engine = open_engine(&config.storage, shard)?;
-            let coordinator = Coordinator::new(CoordinatorConfig {
-                live_transactions_max: per_shard,
-                observations_max: config.timeline_events_max,
-                seed: splitmix64(uuid::Uuid::new_v4().as_u64_pair().0),
-                ..CoordinatorConfig::default()
-            });
-            let read = recover(engine.as_mut(), shard, coordinator)?;
-            let live = read.coordinator.len();
-            if live > 0 {
-                tracing::info!(shard, live, "taking up the transactions that the journal holds");
-            }
-            recovered.push((engine, read));
-        }
-        Ok(Self { config, transport, history: Arc::new(history), recovered })
-    }
-
-    fn finish(
-        self,
-        writer: rusqlite::Connection,
-        lock: Option<File>,
-    ) -> Result<TransactionManager, StartError> {
-        let (failures, failed) = watch::channel(None);
-        let (runners, running) = watch::channel(usize::from(self.config.shards));
-        let (failures, runners) = (Arc::new(failures), Arc::new(runners));
-        let (archive, requests) = std_mpsc::channel();
-        let mut threads = vec![thread("history", move || write_history(writer, &requests))?];
-        let mut shards = Vec::new();
-        let clock = Clock::start();
-        for (number, (engine, recovered)) in (0..).zip(self.recovered) {
-            let (commands_sender, commands) = mpsc::channel(COMMANDS_MAX);
-            let (journal, journal_commands) = std_mpsc::channel();
-            let (receipts_sender, receipts) = mpsc::unbounded_channel();
-            threads.push(thread("journal", move || {
-                run_journal(engine, number, &journal_commands, &receipts_sender);
-            })?);
-            let shard = Shard::new(ShardParts {
-                coordinator: recovered.coordinator,
-                homes: recovered.homes,
-                ended: recovered.ended,
-                first_position: recovered.first_position,
-                next_position: recovered.next_position,
-                clock,
-                transport: Arc::clone(&self.transport),
-                was_used: was_used(&self.history),
-                commands,
-                journal,
-                receipts,
-                history: archive.clone(),
-                ending_max: ENDING_MAX,
-            });
-            let (failures, runners) = (Arc::clone(&failures), Arc::clone(&runners));
-            tokio::spawn(async move {
-                // A panic of a broken invariant ends the shard as a failed journal does.
-                let ended = tokio::spawn(shard.run()).await;
-                let message = match ended {
-                    Ok(Ok(())) => None,
-                    Ok(Err(message)) => Some(message),
-                    Err(error) => Some(format!("a broken invariant: {error}")),
-                };
-                if let Some(message) = message {
-                    tracing::error!(shard = number, %message, "the shard has ended");
-                    failures.send_replace(Some(message));
-                }
-                runners.send_modify(|count| *count -= 1);
-            });
-            shards.push(commands_sender);
-        }
-        Ok(TransactionManager {
-            inner: Arc::new(Inner {
-                shards,
-                history: self.history,
-                transport: self.transport,
-                stopping: AtomicBool::new(false),
-                failed,
-                running,
-                threads: Mutex::new(threads),
-                _lock: lock,
-            }),
-        })
-    }
-}
-
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-    spawned.map_err(|error| StartError::Configuration(format!("cannot start a thread: {error}")))
-}
-
-fn was_used(history: &Arc<HistoryReader>) -> WasUsed {
-    let history = Arc::clone(history);
-    Arc::new(move |id| match history.get(id.as_str(), false) {
-        Ok(found) => Ok(found.is_some()),
-        Err(error) => {
-            tracing::error!(%error, "the history cannot be read");
-            Err(Unavailable::HistoryFailed)
-        }
-    })
-}
-
-fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartError> {
-    Ok(match storage {
-        Storage::Folder(folder) => {
-            Box::new(SqliteEngine::open(&folder.join(format!("journal-{shard}.db")))?)
-        }
-        Storage::Memory => Box::new(MemoryEngine::new()),
-    })
-}
-
-/// Makes the folder if it is missing, and takes it for this process alone.
-fn lock_folder(folder: &Path) -> Result<File, StartError> {
-    let path = folder.display().to_string();
-    let error = |error: std::io::Error| StartError::Folder {
-        path: path.clone(),
-        message: format!("{error}; choose a folder that this user may write to"),
-    };
-    std::fs::create_dir_all(folder).map_err(error)?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(folder.join("lock"))
-        .map_err(error)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: path.clone() }),
-        Err(TryLockError::Error(failed)) => Err(error(failed)),
-    }
 }
 
 /// Which shard an id names. Part of the data format: it must never change.

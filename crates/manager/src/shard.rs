@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
@@ -16,35 +17,38 @@ use crate::clock::Clock;
 use crate::crash_point::crash_point;
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
-use crate::history::ArchiveRequest;
+use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::homes::Homes;
 use crate::journal_thread::{Gathered, JournalCommand};
+use crate::recovery::Recovered;
 use crate::transport::{Transport, dispatch};
+use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, reached, told_by};
 
 /// A batch that has grown to this many bytes is closed and the next one begun.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// The journal is asked to forget when at least this many batches can go.
-const TRUNCATE_BATCHES_MIN: u64 = 256;
-/// A transaction that keeps more batches than this from being forgotten is written anew.
-const STRAGGLER_BATCHES: u64 = 2_048;
 /// How many stragglers are written anew in one go.
 const STRAGGLERS_MAX: usize = 256;
+/// Said where the journal's thread has ended, by a panic, without saying why.
+const JOURNAL_GONE: &str = "the journal's thread has ended";
 /// How many commands or answers are taken up between two looks at everything else.
 const TURN_MAX: usize = 512;
 
-/// Until when a caller waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Wait {
-    /// Until the beginning is durable.
-    Accepted,
-    /// Until the decision is durable.
-    Outcome,
-    /// Until every participant has acknowledged, or the limit for the whole has passed.
-    Completed,
+/// The bounds of a shard that a test may want to reach.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// The journal is asked to forget when at least this many batches can go.
+    pub truncate_batches_min: u64,
+    /// A transaction that keeps more batches than this from being forgotten is written anew.
+    pub straggler_batches: u64,
+    /// How many ended transactions may wait for the history before beginnings are refused.
+    pub ending_max: usize,
 }
 
-/// A transaction as it was at one moment, for a reply.
-pub(crate) type Shown = Arc<Transaction>;
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { truncate_batches_min: 256, straggler_batches: 2_048, ending_max: 200_000 }
+    }
+}
 
 /// What others ask of a shard.
 pub(crate) enum Command {
@@ -83,49 +87,10 @@ pub(crate) struct BeginCommand {
     pub(crate) reply: oneshot::Sender<Result<Begun, BeginError>>,
 }
 
-/// What a request to begin came to.
-pub(crate) enum Begun {
-    /// It is known here, and what was waited for has come.
-    Shown { transaction: Shown, existed: bool },
-    /// The history holds an ended transaction of this id.
-    InHistory(TransactionId),
-}
-
 /// What asking the history for a used id came to.
 struct LookedUp {
     command: BeginCommand,
     found: Result<bool, Unavailable>,
-}
-
-struct Watcher {
-    wait: Wait,
-    existed: bool,
-    reply: WatcherReply,
-}
-
-enum WatcherReply {
-    Begin(oneshot::Sender<Result<Begun, BeginError>>),
-    Get(oneshot::Sender<Option<Shown>>),
-}
-
-impl Watcher {
-    fn is_gone(&self) -> bool {
-        match &self.reply {
-            WatcherReply::Begin(reply) => reply.is_closed(),
-            WatcherReply::Get(reply) => reply.is_closed(),
-        }
-    }
-
-    fn answer(self, transaction: Shown) {
-        // dropped: a caller that has gone away wants no answer; the transaction goes on.
-        let _ = match self.reply {
-            WatcherReply::Begin(reply) => {
-                let shown = Begun::Shown { transaction, existed: self.existed };
-                reply.send(Ok(shown)).map_err(drop)
-            }
-            WatcherReply::Get(reply) => reply.send(Some(transaction)).map_err(drop),
-        };
-    }
 }
 
 /// Something that may leave only when a position is durable.
@@ -148,11 +113,7 @@ pub(crate) type WasUsed = Arc<dyn Fn(&TransactionId) -> Result<bool, Unavailable
 
 /// What a shard is made of.
 pub(crate) struct ShardParts {
-    pub(crate) coordinator: Coordinator,
-    pub(crate) homes: HashMap<TransactionId, u64>,
-    pub(crate) ended: Vec<Shown>,
-    pub(crate) first_position: u64,
-    pub(crate) next_position: u64,
+    pub(crate) recovered: Recovered,
     pub(crate) clock: Clock,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
@@ -160,8 +121,7 @@ pub(crate) struct ShardParts {
     pub(crate) journal: std_mpsc::Sender<JournalCommand>,
     pub(crate) receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
-    /// How many ended transactions may wait for the history before beginnings are refused.
-    pub(crate) ending_max: usize,
+    pub(crate) bounds: Bounds,
 }
 
 pub(crate) struct Shard {
@@ -186,7 +146,7 @@ pub(crate) struct Shard {
     first_position: u64,
     durable: Durable,
     held: VecDeque<Held>,
-    watchers: HashMap<TransactionId, Vec<Watcher>>,
+    watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
     ending: HashMap<TransactionId, Shown>,
@@ -194,7 +154,7 @@ pub(crate) struct Shard {
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
     reserved: HashMap<TransactionId, Vec<BeginCommand>>,
     homes: Homes,
-    ending_max: usize,
+    bounds: Bounds,
     stopping: bool,
 }
 
@@ -204,12 +164,14 @@ impl Shard {
         let (looked_up_sender, looked_up) = mpsc::unbounded_channel();
         let (archived_sender, archived) = mpsc::unbounded_channel();
         let mut homes = Homes::default();
-        for (id, position) in &parts.homes {
+        let Recovered { coordinator, homes: found, ended, first_position, next_position } =
+            parts.recovered;
+        for (id, position) in &found {
             homes.settle(id, *position);
         }
-        let ending = parts.ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended)));
+        let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended)));
         Self {
-            coordinator: parts.coordinator,
+            coordinator,
             clock: parts.clock,
             transport: parts.transport,
             was_used: parts.was_used,
@@ -225,16 +187,16 @@ impl Shard {
             archived_sender,
             gathered: VecDeque::new(),
             append_under_way: false,
-            next_position: parts.next_position,
-            first_position: parts.first_position,
-            durable: Durable::up_to(parts.next_position - 1),
+            next_position,
+            first_position,
+            durable: Durable::up_to(next_position - 1),
             held: VecDeque::new(),
-            watchers: HashMap::new(),
+            watchers: Watchers::default(),
             ending: ending.collect(),
-            to_archive: parts.ended,
+            to_archive: ended,
             reserved: HashMap::new(),
             homes,
-            ending_max: parts.ending_max,
+            bounds: parts.bounds,
             stopping: false,
         }
     }
@@ -242,8 +204,7 @@ impl Shard {
     /// Works until stopped. An error means that the journal or the history failed: the shard is
     /// ended, and recovery is the repair.
     pub(crate) async fn run(mut self) -> Result<(), String> {
-        let step = self.coordinator.resume(self.clock.now_ms());
-        self.take(step);
+        self.resume();
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.fire_timers();
@@ -254,10 +215,13 @@ impl Shard {
                 return Ok(());
             }
             let due = self.coordinator.next_timer().map(|timer| self.clock.until(timer.at));
-            let sleep = tokio::time::sleep(due.unwrap_or(std::time::Duration::from_secs(3_600)));
+            let sleep = tokio::time::sleep(due.unwrap_or(Duration::from_secs(3_600)));
             tokio::select! {
                 biased;
-                Some(receipt) = self.receipts.recv() => self.on_receipt(receipt)?,
+                receipt = self.receipts.recv() => match receipt {
+                    Some(receipt) => self.on_receipt(receipt)?,
+                    None => return Err(JOURNAL_GONE.to_owned()),
+                },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
                 _ = self.answers.recv_many(&mut answers, TURN_MAX) => {
                     for event in answers.drain(..) {
@@ -278,6 +242,16 @@ impl Shard {
                 }
                 () = sleep => {}
             }
+        }
+    }
+
+    /// Takes up what recovery found, each transaction in a step of its own, so that no batch grows
+    /// with their number.
+    fn resume(&mut self) {
+        let live: Vec<TransactionId> = self.coordinator.iter().map(|one| one.id.clone()).collect();
+        for id in live {
+            let step = self.coordinator.resume_transaction(self.clock.now_ms(), &id);
+            self.take(step);
         }
     }
 
@@ -312,8 +286,13 @@ impl Shard {
         let position = if step.has_records() { self.gathering() } else { self.last_position() };
         let (records, sealed) = step.seal(position);
         for record in records {
-            if matches!(record.fact, Fact::Begun { .. } | Fact::Snapshot(_)) {
-                self.homes.settle(&record.transaction, position);
+            match record.fact {
+                Fact::Begun { .. } => self.homes.settle(&record.transaction, position),
+                Fact::Snapshot(_) => self.homes.move_to(&record.transaction, position),
+                Fact::Executing { .. }
+                | Fact::Decided { .. }
+                | Fact::Finished { .. }
+                | Fact::Ended => {}
             }
             let mut bytes = Vec::with_capacity(160);
             encode_record(&record, &mut bytes);
@@ -358,13 +337,14 @@ impl Shard {
         metrics::histogram!("unanimity_journal_batch_records").record(batch.records.len() as f64);
         self.append_under_way = true;
         let sent = self.journal.send(JournalCommand::Append(batch));
-        sent.map_err(|_| "the journal's thread has ended".to_owned())
+        sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
 
     fn on_receipt(&mut self, receipt: Result<Durable, JournalError>) -> Result<(), String> {
         let durable = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
         self.append_under_way = false;
         self.durable = durable;
+        self.homes.durable(durable.position());
         // The next sync starts before the effects of this one are carried out.
         self.start_append()?;
         while self.held.front().is_some_and(|held| Durable::up_to(held.position()) <= durable) {
@@ -372,7 +352,7 @@ impl Shard {
                 self.let_out(held);
             }
         }
-        Ok(())
+        self.forget()
     }
 
     fn let_out(&mut self, held: Held) {
@@ -411,7 +391,7 @@ impl Shard {
                     "outcome" => outcome.as_str(), "reason" => reason.code()
                 )
                 .increment(1);
-                self.notify(&id, Wait::Outcome);
+                self.notify(&id, told_by(&reason));
             }
             Effect::Overdue(id) => self.notify(&id, Wait::Completed),
             Effect::Parked(id, branch) => {
@@ -427,32 +407,12 @@ impl Shard {
         metrics::counter!("unanimity_transactions_ended_total").increment(1);
         let duration_ms = transaction.ended_at.unwrap_or_default() - transaction.begun_at;
         metrics::histogram!("unanimity_transaction_seconds").record(duration_ms as f64 / 1_000.0);
-        for watcher in self.watchers.remove(&transaction.id).into_iter().flatten() {
-            watcher.answer(Arc::clone(&transaction));
-        }
+        self.watchers.ended(&transaction);
         self.to_archive.push(transaction);
     }
 
-    /// Answers those who wait for no more than this.
-    fn notify(&mut self, id: &TransactionId, reached: Wait) {
-        let Some(watchers) = self.watchers.remove(id) else { return };
-        let (ready, waiting): (Vec<_>, Vec<_>) =
-            watchers.into_iter().partition(|watcher| watcher.wait <= reached);
-        if !waiting.is_empty() {
-            self.watchers.insert(id.clone(), waiting);
-        }
-        if ready.is_empty() {
-            return;
-        }
-        // Nothing of this transaction can be ahead of the disk here: what follows this effect
-        // follows only now. One that has ended meanwhile in a later step is still to be let out.
-        let shown = self.coordinator.get(id).map(|live| Arc::new(live.clone()));
-        for watcher in ready {
-            match shown.clone() {
-                Some(transaction) => watcher.answer(transaction),
-                None => self.watchers.entry(id.clone()).or_default().push(watcher),
-            }
-        }
+    fn notify(&mut self, id: &TransactionId, told: Wait) {
+        self.watchers.notify(id, told, self.coordinator.get(id));
     }
 
     fn on_command(&mut self, command: Command) {
@@ -500,19 +460,13 @@ impl Shard {
                 let send = move || watcher.answer(transaction);
                 self.hold(Held::Reply(self.last_position(), Box::new(send)));
             }
-            Some(_) => self.watch(id, watcher),
+            Some(_) => self.watchers.add(id, watcher),
             None => {
                 if let WatcherReply::Get(reply) = watcher.reply {
                     drop(reply.send(None));
                 }
             }
         }
-    }
-
-    fn watch(&mut self, id: &TransactionId, watcher: Watcher) {
-        let watchers = self.watchers.entry(id.clone()).or_default();
-        watchers.retain(|watcher| !watcher.is_gone());
-        watchers.push(watcher);
     }
 
     fn on_begin(&mut self, command: BeginCommand) {
@@ -559,7 +513,7 @@ impl Shard {
             self.begin_existing(&id, same, wait, reply);
             return;
         }
-        if self.ending.len() >= self.ending_max {
+        if self.ending.len() >= self.bounds.ending_max {
             drop(reply.send(Err(BeginError::AtCapacity)));
             return;
         }
@@ -568,7 +522,7 @@ impl Shard {
         match step.refusal() {
             None => {
                 let reply = WatcherReply::Begin(reply);
-                self.watch(&id, Watcher { wait, existed: false, reply });
+                self.watchers.add(&id, Watcher { wait, existed: false, reply });
                 self.take(step);
             }
             Some(Refusal::Exists { same }) => {
@@ -598,9 +552,8 @@ impl Shard {
         if self.to_archive.is_empty() {
             return Ok(());
         }
-        let sender = self.archived_sender.clone();
         let transactions = std::mem::take(&mut self.to_archive);
-        let done = Box::new(move |archived| drop(sender.send(archived)));
+        let done = ArchiveReply::new(self.archived_sender.clone());
         let sent = self.history.send(ArchiveRequest { transactions, done });
         sent.map_err(|_| "the history's thread has ended".to_owned())
     }
@@ -610,22 +563,30 @@ impl Shard {
             self.ending.remove(&id);
             self.homes.leave(&id);
         }
+        self.forget()
+    }
+
+    /// Lets the journal forget what nobody needs any more.
+    fn forget(&mut self) -> Result<(), String> {
         let low_water = self.homes.low_water(self.durable.position() + 1);
-        if low_water < self.first_position + TRUNCATE_BATCHES_MIN {
+        if low_water < self.first_position + self.bounds.truncate_batches_min {
             return Ok(());
         }
         self.first_position = low_water;
         let sent = self.journal.send(JournalCommand::Truncate(low_water));
-        sent.map_err(|_| "the journal's thread has ended".to_owned())
+        sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
 
     /// Writes transactions anew that have been live for so long that the journal grows behind them.
     fn write_stragglers(&mut self) {
         let low_water = self.homes.low_water(self.next_position);
-        if self.append_under_way || self.next_position - low_water < STRAGGLER_BATCHES {
+        if self.next_position - low_water < self.bounds.straggler_batches {
             return;
         }
         for id in self.homes.stragglers(STRAGGLERS_MAX) {
+            if self.gathered.len() > 1 {
+                return; // There is work enough for the disk; the rest has its turn later.
+            }
             if let Some(step) = self.coordinator.rewrite(self.clock.now_ms(), &id) {
                 self.take(step);
             }
@@ -635,12 +596,4 @@ impl Shard {
 
 fn is_commit(effect: &Effect) -> bool {
     matches!(effect, Effect::Call(call) if call.operation == Operation::Commit)
-}
-
-/// How far a live transaction has come.
-fn reached(transaction: &Transaction) -> Wait {
-    if transaction.overdue {
-        return Wait::Completed;
-    }
-    if transaction.decision.is_some() { Wait::Outcome } else { Wait::Accepted }
 }

@@ -182,6 +182,44 @@ impl Client {
         self.ask(Method::GET, &path, None, Duration::ZERO).await
     }
 
+    /// Whatever a path answers with, as JSON: for parts of the API that have no method here.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, None, Duration::ZERO).await
+    }
+
+    /// Whatever a path answers with, as text.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get_text(&self, path: &str) -> Result<String, ClientError> {
+        let request = self.request(Method::GET, path, None)?;
+        let limit = Duration::from_millis(self.options.request_timeout_ms);
+        let (status, body) = tokio::time::timeout(limit, self.send(request))
+            .await
+            .map_err(|_| ClientError::NoAnswer(format!("not within {} ms", limit.as_millis())))??;
+        if !status.is_success() {
+            return Err(refused(status, &body));
+        }
+        String::from_utf8(body.to_vec()).map_err(|error| ClientError::Unreadable(error.to_string()))
+    }
+
+    /// Sends JSON to a path, and reads the answer as JSON.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl serde::Serialize,
+    ) -> Result<T, ClientError> {
+        let body =
+            serde_json::to_vec(body).map_err(|error| ClientError::Unusable(error.to_string()))?;
+        self.ask(Method::POST, path, Some(body.into()), Duration::ZERO).await
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,

@@ -1,5 +1,11 @@
-//! The parts of the program `unanimity`: configuration, the listening side, the calls to participants,
-//! and the problem documents that it answers with. `main.rs` puts them together.
+//! The parts of the program `unanimity`: its API, its commands, its demo, its configuration, the
+//! listening side, and the calls to participants. `main.rs` only starts it.
 
+mod api;
+pub mod commands;
+pub mod config;
+pub mod demo;
+mod draw;
+pub mod inbound;
 pub mod outbound;
 pub mod problem;

@@ -1,1 +1,168 @@
-//! P.
+//! An account service that takes part in transactions, and the example of how to build one: what the
+//! bank does is in `service`, how it misbehaves on demand in `faults`, what it tells over HTTP in
+//! `http`. This file decides how it is configured, started and stopped.
+//!
+//! It has no access control, so it listens on loopback addresses only.
+
+mod faults;
+mod http;
+mod listen;
+mod service;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
+use unanimity_sdk::{Client, SqliteOptions, SqliteParticipant, inquiry};
+
+pub use faults::{Fault, FaultSpec, Faults, Message};
+pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
+pub use service::{AMOUNT_MAX_CENTS, AccountService, BALANCE_MAX_CENTS, Payload};
+
+/// How a bank is started.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BankArguments {
+    /// The bank's name; its accounts are NAME-1, NAME-2 and so on.
+    #[arg(long, default_value = "A")]
+    pub name: String,
+    /// Where to listen; port 0 takes a free one. Loopback only.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    pub listen: SocketAddr,
+    /// The SQLite file; it is created if there is none.
+    #[arg(long)]
+    pub database: PathBuf,
+    /// How many accounts a new file begins with.
+    #[arg(long, default_value_t = 1_000)]
+    pub accounts: u32,
+    /// The balance that each account of a new file begins with, in cents.
+    #[arg(long, default_value_t = 100_000)]
+    pub balance: i64,
+    /// The coordinator's base URL, to be asked about branches in doubt after a restart.
+    #[arg(long)]
+    pub coordinator: Option<String>,
+    /// The coordinator's token, if it has one.
+    #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// How long a branch may stay in doubt before the coordinator is asked, in milliseconds.
+    #[arg(long, default_value_t = 30_000)]
+    pub in_doubt_after_ms: u64,
+    /// Faults by probability, such as `vote_no=0.02,error_before=0.05,delay=0.01:6000,crash=0.001`.
+    #[arg(long, default_value = "")]
+    pub faults: FaultSpec,
+    /// What the faults are drawn from: the same seed and message meet the same fault.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// A bank that is set up and listens.
+#[derive(Debug)]
+pub struct Bank {
+    name: String,
+    listener: TcpListener,
+    participant: Arc<SqliteParticipant>,
+    faults: Arc<Faults>,
+    inquiry: Option<Inquiry>,
+}
+
+impl Bank {
+    /// Opens the file, binds the address and begins to ask about branches in doubt.
+    ///
+    /// # Errors
+    /// A sentence that names the file, the address or the URL at fault.
+    pub async fn start(arguments: BankArguments) -> anyhow::Result<Self> {
+        let address = arguments.listen;
+        if !address.ip().is_loopback() {
+            bail!("{address} is not a loopback address, and this example has no access control");
+        }
+        let faults = Arc::new(Faults::new(arguments.seed, arguments.faults.clone()));
+        let participant = Arc::new(open(&arguments, &faults)?);
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address}"))?;
+        let inquiry = inquire(&arguments, &participant)?;
+        Ok(Self { name: arguments.name, listener, participant, faults, inquiry })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// If the operating system does not say.
+    pub fn address(&self) -> anyhow::Result<SocketAddr> {
+        Ok(self.listener.local_addr()?)
+    }
+
+    /// The participant behind it.
+    #[must_use]
+    pub fn participant(&self) -> Arc<SqliteParticipant> {
+        Arc::clone(&self.participant)
+    }
+
+    /// Serves until `stop` is ready, and then until the requests under way are answered.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) {
+        let router = http::router(self.participant, self.faults);
+        listen::serve(self.listener, router, stop).await;
+        drop(self.inquiry);
+    }
+}
+
+/// Runs a bank until SIGTERM or SIGINT. Prints one line with its address once it listens, for a
+/// parent process to read.
+///
+/// # Errors
+/// As [`Bank::start`].
+pub async fn serve(arguments: BankArguments) -> anyhow::Result<()> {
+    let bank = Bank::start(arguments).await?;
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "bank {} listening on http://{}", bank.name, bank.address()?)?;
+    stdout.flush()?;
+    drop(stdout);
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    bank.run_until(stop).await;
+    Ok(())
+}
+
+fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<SqliteParticipant> {
+    let service = AccountService::new(
+        &arguments.name,
+        arguments.accounts,
+        arguments.balance,
+        Arc::clone(faults),
+    )?;
+    let crashing = Arc::clone(faults);
+    let options = SqliteOptions {
+        moment_hook: Some(Arc::new(move |moment| {
+            crashing.crash_if_armed(moment);
+            Ok(())
+        })),
+        ..SqliteOptions::default()
+    };
+    let path = &arguments.database;
+    SqliteParticipant::open_with(path, service, options)
+        .with_context(|| format!("cannot use {} as the bank's file", path.display()))
+}
+
+fn inquire(
+    arguments: &BankArguments,
+    participant: &Arc<SqliteParticipant>,
+) -> anyhow::Result<Option<Inquiry>> {
+    let Some(coordinator) = &arguments.coordinator else { return Ok(None) };
+    let client = Client::new(coordinator, arguments.token.as_deref())?;
+    let options = InquiryOptions {
+        in_doubt_after_ms: arguments.in_doubt_after_ms,
+        ..InquiryOptions::default()
+    };
+    let participant = Arc::clone(participant);
+    Ok(Some(inquiry::spawn(participant, client, options)))
+}

@@ -24,6 +24,7 @@ fn durability_is_set_as_promised() {
             ("locking_mode", "exclusive"),
             ("wal_autocheckpoint", "0"),
             ("fullfsync", "1"),
+            ("busy_timeout", "0"),
             ("checkpoint_fullfsync", "1"),
         ] {
             let value = engine.connection.pragma_query_value(None, pragma, |row| {

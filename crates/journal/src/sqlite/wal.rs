@@ -9,9 +9,8 @@
 //! beyond that were durable, and the log is damaged.
 //!
 //! What cannot be told: damage within the last transaction looks like a crash during it (and so
-//! does, in the last but one, a commit mark that was damaged into none).
-//! SQLite's file format documentation ("The Write-Ahead Log") describes header, frames and
-//! checksum.
+//! does, in the last but one, a commit mark that was damaged into none). SQLite's file format
+//! documentation ("The Write-Ahead Log") describes header, frames and checksum.
 
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Read};
@@ -180,5 +179,106 @@ fn fill(log: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<bool> {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE_BYTES: usize = 512;
+    const FRAME_BYTES: usize = FRAME_HEADER_BYTES + PAGE_BYTES;
+
+    fn header(round: u8) -> (Vec<u8>, Header) {
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes[0..4].copy_from_slice(&MAGIC.to_be_bytes());
+        bytes[8..12].copy_from_slice(&512u32.to_be_bytes());
+        bytes[16..24].fill(round);
+        let blank = Header { page_bytes: 512, salts: (0, 0), checksum: (0, 0), big_endian: false };
+        let (a, b) = blank.continue_checksum((0, 0), &bytes[..24]);
+        bytes[24..28].copy_from_slice(&a.to_be_bytes());
+        bytes[28..32].copy_from_slice(&b.to_be_bytes());
+        let parsed = Header::parse(bytes.as_slice().try_into().unwrap()).unwrap();
+        (bytes, parsed)
+    }
+
+    /// A sound log of a given round (which decides its salts). `f` is a frame, `C` one that commits.
+    fn log(round: u8, frames: &str) -> Vec<u8> {
+        let (mut bytes, header) = header(round);
+        let mut previous = header.checksum;
+        for (number, kind) in (1..).zip(frames.chars()) {
+            let mut frame = vec![number; FRAME_BYTES];
+            frame[4..8].fill(if kind == 'C' { 9 } else { 0 });
+            frame[8..16].fill(round);
+            previous = header.frame_checksum(previous, &frame);
+            frame[16..20].copy_from_slice(&previous.0.to_be_bytes());
+            frame[20..24].copy_from_slice(&previous.1.to_be_bytes());
+            bytes.extend_from_slice(&frame);
+        }
+        bytes
+    }
+
+    fn frame(number: usize) -> usize {
+        HEADER_BYTES + (number - 1) * FRAME_BYTES
+    }
+
+    fn check(bytes: &[u8], damaged: bool, story: &str) {
+        assert_eq!(scan(&mut &*bytes).unwrap().is_some(), damaged, "{story}");
+    }
+
+    /// A log with one byte changed in a frame.
+    fn flipped(frames: &str, number: usize, offset: usize) -> Vec<u8> {
+        let mut bytes = log(1, frames);
+        bytes[frame(number) + offset] ^= 4;
+        bytes
+    }
+
+    #[test]
+    fn what_crashes_leave_is_accepted() {
+        check(&[], false, "no header yet");
+        check(&log(1, "")[..20], false, "half a header");
+        check(&[0; HEADER_BYTES], false, "an empty header and nothing behind it");
+        check(&log(1, "CfCC"), false, "nothing is wrong");
+        check(&log(1, "CfCC")[..frame(4) + 100], false, "half a frame");
+        check(&log(1, "Cff"), false, "no commit yet");
+    }
+
+    #[test]
+    fn a_torn_last_transaction_is_accepted_whatever_of_it_arrived() {
+        for lost in 2..=5 {
+            let mut bytes = log(1, "CfffC");
+            bytes[frame(lost)..frame(lost + 1)].fill(0);
+            check(&bytes, false, &format!("frame {lost} was never written, later ones were"));
+        }
+    }
+
+    #[test]
+    fn frames_of_an_earlier_round_are_left_over_and_mean_nothing() {
+        for written in 0..=4 {
+            let mut bytes = log(2, "CffC");
+            let whole = log(1, "CCCCCCCC");
+            bytes.truncate(frame(written + 1));
+            bytes.extend_from_slice(&whole[bytes.len()..]);
+            check(&bytes, false, &format!("{written} frames of the new round were written"));
+        }
+        let mut bytes = log(2, "CfffC");
+        let before = log(1, "CCCCC");
+        bytes[frame(3)..frame(4)].copy_from_slice(&before[frame(3)..frame(4)]);
+        check(&bytes, false, "one block of the last transaction still holds what was there before");
+    }
+
+    #[test]
+    fn damage_before_the_last_transaction_is_found() {
+        for (offset, what) in [(0, "page number"), (8, "salt"), (16, "checksum"), (300, "page")] {
+            for number in 1..=4 {
+                check(&flipped("CfCCfC", number, offset), true, &format!("{what} of {number}"));
+            }
+            for number in 5..=6 {
+                check(&flipped("CfCCfC", number, offset), false, "it looks like a crash");
+            }
+        }
+        let mut bytes = log(1, "C");
+        bytes[20] ^= 1;
+        check(&bytes, true, "header");
     }
 }

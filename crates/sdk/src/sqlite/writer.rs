@@ -24,6 +24,8 @@ use crate::service::{BranchContext, ServiceResult, isolated};
 
 /// After so many calls the write-ahead log is copied back into the database file.
 const CHECKPOINT_CALLS: usize = 1_000;
+/// How many prepared statements are kept: the guard's few and room for the service's.
+const STATEMENTS_MAX: usize = 128;
 
 pub(super) type Answer = Result<Reply, CallError>;
 
@@ -68,6 +70,7 @@ pub(super) fn open(
 ) -> Result<Connection, OpenError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(std::time::Duration::from_millis(options.busy_timeout_ms))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(OpenError::JournalMode(mode));

@@ -136,7 +136,8 @@ async fn a_full_queue_refuses_at_once() {
     waiting.extend(["a", "b"].map(|name| call(&participant, name, "")));
     let refused = play(&*participant, "c", "prepare").await;
     assert_eq!(refused, "failed(too many calls are waiting; try again later)");
-    drop(open_gate.send(()).and(open_gate.send(())));
+    open_gate.send(()).unwrap();
+    open_gate.send(()).unwrap();
     for call in waiting {
         assert_eq!(call.await.unwrap(), "yes");
     }

@@ -145,7 +145,7 @@ async fn guard_rows_can_be_audited_page_by_page() {
     let names: Vec<_> = first.iter().chain(&second).map(|row| row.transaction.as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert_eq!(second[0].row.note.as_deref(), Some("said no"));
-    let counts = participant.read(|db| unanimity_sdk::SqliteParticipant::count_guard_rows(db));
+    let counts = participant.read(unanimity_sdk::SqliteParticipant::count_guard_rows);
     assert_eq!(counts.await.unwrap().voted_no, 3);
 }
 

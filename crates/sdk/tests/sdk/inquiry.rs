@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -45,7 +46,9 @@ fn inquire(participant: &Arc<SqliteParticipant>, url: &str, in_doubt_after_ms: u
 }
 
 async fn wait_for(inquiry: &Inquiry, condition: impl FnMut(&InquiryProgress) -> bool) {
-    inquiry.progress().wait_for(condition).await.unwrap();
+    let mut progress = inquiry.progress();
+    let reached = tokio::time::timeout(Duration::from_secs(30), progress.wait_for(condition));
+    reached.await.expect("the inquiry gets nowhere").unwrap();
 }
 
 async fn bind() -> (TcpListener, String) {
@@ -115,9 +118,9 @@ async fn a_fresh_branch_is_left_to_the_coordinator() {
     let participant = Arc::new(open(&folder.file()));
     let (listener, url) = bind().await;
     serve(listener, decisions(&[]));
-    let inquiry = inquire(&participant, &url, 300);
+    let inquiry = inquire(&participant, &url, 2_000);
     wait_for(&inquiry, |progress| progress.rounds >= 1).await;
     assert_eq!(play(&*participant, "fresh", "prepare commit").await, "yes ack");
-    wait_for(&inquiry, |progress| progress.rounds >= 3).await;
+    wait_for(&inquiry, |progress| progress.rounds >= 2).await;
     assert_eq!(inquiry.progress().borrow().asked, 0);
 }

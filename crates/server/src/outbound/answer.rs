@@ -167,6 +167,7 @@ pub(crate) fn clean(text: &str) -> String {
         }
         for character in rest {
             if cleaned.len() + character.len_utf8() > REASON_BYTES_MAX {
+                cleaned.truncate(cleaned.trim_end().len());
                 return cleaned;
             }
             cleaned.push(character);
@@ -200,7 +201,8 @@ mod tests {
         let status = StatusCode::from_u16(status).unwrap();
         let html = body.contains("text/html");
         let response = Response { status, encoded: false, html, body: body.as_bytes() };
-        assert_eq!(judge(operation, response), expected, "{operation:?} {status} {body:?}");
+        let shown: String = body.chars().take(80).collect();
+        assert_eq!(judge(operation, response), expected, "{operation:?} {status} {shown:?}");
     }
 
     fn yes(result: &str) -> Answer {

@@ -20,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -28,7 +28,7 @@ use hyper::client::conn::http1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
-use unanimity_core::{Answer, Call};
+use unanimity_core::{Answer, Call, TIMEOUT_MS_MAX};
 
 use self::answer::{Response, judge};
 use self::connect::Connector;
@@ -117,7 +117,7 @@ impl HttpTransport {
     /// [`Answer::Unknown`] with a text that says what happened.
     pub async fn call(&self, call: Call) -> Answer {
         self.start_sweeper();
-        let deadline = Instant::now() + Duration::from_millis(call.timeout_ms);
+        let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
         match self.attempt(&call, deadline).await {
             Ok(answer) => answer,
             Err(text) => Answer::Unknown(answer::clean(&text).into()),
@@ -234,7 +234,11 @@ fn request(call: &Call, target: &Target) -> Result<Request<Full<Bytes>>, http::E
             builder = builder.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Bytes::from_owner(Arc::clone(payload))
         }
-        None => Bytes::new(),
+        // hyper says nothing of an empty body, and some servers insist on knowing (status 411).
+        None => {
+            builder = builder.header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            Bytes::new()
+        }
     };
     builder.body(Full::new(body))
 }

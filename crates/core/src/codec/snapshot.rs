@@ -1,0 +1,98 @@
+//! How a whole live transaction looks on disk, when it is written anew so that older batches can be
+//! forgotten. The shapes that it shares with other records are `codec`'s.
+
+use super::{
+    check_branches, get_ballot, get_branch_plan, get_count, get_id, get_observation, get_options,
+    get_outcome, get_reason, operation, put_branch_plan, put_observation, put_options, put_reason,
+};
+use crate::timeline::Timeline;
+use crate::transaction::{Branch, Progress};
+use crate::wire::{Reader, Writer};
+use crate::{Decision, DecodeError, Transaction};
+
+pub(super) fn put(writer: &mut Writer<'_>, transaction: &Transaction) {
+    writer.number(transaction.begun_at);
+    writer.fixed(&transaction.fingerprint.to_le_bytes());
+    put_options(writer, &transaction.options);
+    writer.list(&transaction.branches, put_branch);
+    writer.option(transaction.executing_since.as_ref(), |writer, at| writer.number(*at));
+    writer.option(transaction.decision.as_ref(), |writer, decision| {
+        writer.byte(decision.outcome as u8);
+        put_reason(writer, &decision.reason);
+        writer.number(decision.at);
+    });
+    writer.flag(transaction.overdue);
+    writer.list(&transaction.timeline.saved, put_observation);
+    writer.number(u64::from(transaction.timeline.dropped));
+    writer.text(transaction.id.as_str());
+}
+
+pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
+    let transaction = Transaction {
+        begun_at: reader.number("begun_at")?,
+        fingerprint: u128::from_le_bytes(reader.fixed("fingerprint")?),
+        options: get_options(reader)?,
+        branches: reader.list("branches", get_branch)?,
+        executing_since: reader.option("executing_since", |reader| reader.number("time"))?,
+        decision: reader.option("decision", get_decision)?,
+        overdue: reader.flag("overdue")?,
+        timeline: get_timeline(reader)?,
+        id: get_id(reader)?,
+        ended_at: None,
+    };
+    check(&transaction)?;
+    Ok(transaction)
+}
+
+/// What the core relies on of any transaction that it knows.
+fn check(transaction: &Transaction) -> Result<(), DecodeError> {
+    check_branches(transaction.branches.iter().map(|branch| &branch.plan))?;
+    let decided = transaction.decision.is_some();
+    let in_step = |branch: &Branch| (branch.progress == Progress::Undecided) != decided;
+    if !transaction.branches.iter().all(in_step) {
+        return Err(DecodeError::Malformed("progress"));
+    }
+    let names_known = transaction.timeline.saved.iter().all(|seen| transaction.has(seen.branch));
+    let reason = transaction.decision.as_ref().and_then(|decision| decision.reason.branch());
+    if !names_known || !transaction.has(reason) {
+        return Err(DecodeError::Malformed("branch"));
+    }
+    Ok(())
+}
+
+fn get_decision(reader: &mut Reader<'_>) -> Result<Decision, DecodeError> {
+    Ok(Decision {
+        outcome: get_outcome(reader)?,
+        reason: get_reason(reader)?,
+        at: reader.number("decided_at")?,
+    })
+}
+
+fn get_timeline(reader: &mut Reader<'_>) -> Result<Timeline, DecodeError> {
+    let saved = reader.list("observations", get_observation)?;
+    let dropped = get_count(reader)?;
+    Ok(Timeline { saved, dropped, ..Timeline::default() })
+}
+
+fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
+    put_branch_plan(writer, &branch.plan);
+    writer.byte(branch.ballot as u8);
+    writer.byte(match branch.progress {
+        Progress::Undecided => 0,
+        Progress::Done => 100,
+        Progress::Owes(operation) => operation as u8,
+    });
+    writer.option(branch.result.as_ref(), |writer, result| writer.text(result));
+}
+
+fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
+    let mut branch = Branch::new(get_branch_plan(reader)?);
+    branch.ballot = get_ballot(reader)?;
+    branch.progress = match reader.byte("progress")? {
+        0 => Progress::Undecided,
+        100 => Progress::Done,
+        number => Progress::Owes(operation(number)?),
+    };
+    branch.result = reader.option("result", |reader| Ok(reader.text("result")?.into()))?;
+    Ok(branch)
+}

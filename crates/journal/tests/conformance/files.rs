@@ -1,0 +1,166 @@
+//! Which files the SQLite engine opens: not those of others, not newer ones, not one in use; and
+//! whatever it refuses stays as it is.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use unanimity_journal::{Batch, Engine, JournalError, SqliteEngine};
+
+use crate::{Folder, code, contents, fill, records, snapshot, sql};
+
+#[test]
+fn a_second_owner_in_this_process_is_refused() {
+    let folder = Folder::new();
+    let mut engine = SqliteEngine::open(&folder.file()).unwrap();
+    for _ in 0..2 {
+        let error = SqliteEngine::open(&folder.file()).unwrap_err();
+        assert_eq!(error.code(), "journal_in_use");
+        assert!(error.to_string().contains("shard 0%?#.journal"), "{error}");
+        fill(&mut engine, 0, 2);
+    }
+    // The refused one must not have taken the first one's lock with it.
+    assert_eq!(ask_second_process(&folder.file()), "code=journal_in_use");
+    drop(engine);
+    assert_eq!(contents(&mut SqliteEngine::open(&folder.file()).unwrap(), 0).unwrap().1.len(), 1);
+}
+
+const SECOND_PROCESS: &str = "UNANIMITY_JOURNAL_SECOND_PROCESS";
+
+/// Not a test: what the second process does. It opens the journal that the variable names, appends
+/// one batch, says how that went, and then holds the journal until its input ends or it is killed.
+#[test]
+fn second_process() {
+    let Some(path) = std::env::var_os(SECOND_PROCESS) else { return };
+    let opened = SqliteEngine::open(Path::new(&path)).and_then(|mut engine| {
+        let next = engine.bounds(0)?.next;
+        engine.append(0, next, &records(&["second process"]))?;
+        Ok(engine)
+    });
+    println!("\ncode={}", opened.as_ref().err().map_or("ok", JournalError::code));
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    drop(opened);
+}
+
+fn second_process_on(path: &Path) -> (std::process::Child, String) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "files::second_process", "--nocapture"])
+        .env(SECOND_PROCESS, path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.as_mut().unwrap()).lines().map(Result::unwrap);
+    let code = lines.into_iter().find(|line| line.starts_with("code=")).unwrap();
+    (child, code)
+}
+
+fn ask_second_process(path: &Path) -> String {
+    let (mut child, code) = second_process_on(path);
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+    code
+}
+
+#[test]
+fn a_second_process_is_refused_until_the_first_one_dies() {
+    let folder = Folder::new();
+    let (mut child, code_there) = second_process_on(&folder.file());
+    assert_eq!(code_there, "code=ok");
+    assert_eq!(code(SqliteEngine::open(&folder.file())), "journal_in_use");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // What it had appended was durable, though it never closed the file.
+    let mut engine = SqliteEngine::open(&folder.file()).unwrap();
+    let batches = contents(&mut engine, 0).unwrap().1;
+    assert_eq!(batches, [Batch { position: 1, records: records(&["second process"]) }]);
+    assert_eq!(ask_second_process(&folder.file()), "code=journal_in_use");
+    drop(engine);
+    assert_eq!(ask_second_process(&folder.file()), "code=ok");
+}
+
+/// Opens what `prepare` has left in a folder; it must be refused with `expected` and left alone.
+fn check_refused(prepare: impl Fn(&Path), expected: &str) {
+    let folder = Folder::new();
+    prepare(&folder.file());
+    let before = snapshot(&folder);
+    assert_eq!(code(SqliteEngine::open(&folder.file())), expected);
+    assert_eq!(snapshot(&folder), before, "a refused file must stay as it is");
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_and_left_alone() {
+    let foreign = "journal_foreign_file";
+    check_refused(|path| fs::write(path, "not a database").unwrap(), foreign);
+    check_refused(|path| fs::write(path, "S").unwrap(), foreign);
+    check_refused(|path| fs::write(path, vec![0x55; 100_000]).unwrap(), foreign);
+    check_refused(|path| fs::write(path, vec![0; 100_000]).unwrap(), foreign);
+    check_refused(|path| drop(sql(path, "CREATE TABLE t (a)")), foreign);
+    check_refused(|path| drop(sql(path, "PRAGMA user_version = 1")), foreign);
+    check_refused(|path| drop(sql(path, "PRAGMA application_id = 7")), foreign);
+    check_refused(|path| drop(sql(path, "PRAGMA journal_mode = WAL; CREATE TABLE t (a)")), foreign);
+}
+
+/// A foreign database that crashed has work left beside it, which SQLite would finish on opening.
+#[test]
+fn a_foreign_file_with_work_left_to_recover_is_left_alone_too() {
+    for mode in ["WAL", "DELETE"] {
+        let crashed = |path: &Path| {
+            let folder = Folder::new();
+            let there = folder.0.join("there");
+            let connection =
+                sql(&there, &format!("PRAGMA journal_mode = {mode}; CREATE TABLE t (a)"));
+            // A small cache makes rollback mode write to the file before the end.
+            connection
+                .execute_batch(
+                    "PRAGMA cache_size = 2; BEGIN; WITH RECURSIVE n(i) AS
+                     (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400)
+                     INSERT INTO t SELECT zeroblob(1000) FROM n",
+                )
+                .unwrap();
+            for suffix in ["", "-wal", "-journal"] {
+                let name = |base: &Path| PathBuf::from(format!("{}{suffix}", base.display()));
+                if let Ok(bytes) = fs::read(name(&there)) {
+                    fs::write(name(path), bytes).unwrap();
+                }
+            }
+        };
+        check_refused(crashed, "journal_foreign_file");
+    }
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let newer = |path: &Path| {
+        drop(SqliteEngine::open(path).unwrap());
+        drop(sql(path, "PRAGMA user_version = 2"));
+    };
+    check_refused(newer, "journal_newer_version");
+    let folder = Folder::new();
+    newer(&folder.file());
+    let error = SqliteEngine::open(&folder.file()).unwrap_err();
+    assert!(matches!(error, JournalError::NewerVersion { found: 2, supported: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_closed_journal_is_one_file() {
+    let folder = Folder::new();
+    fill(&mut SqliteEngine::open(&folder.file()).unwrap(), 0, 5);
+    assert_eq!(snapshot(&folder).len(), 1);
+}
+
+#[test]
+fn an_unusable_path_is_told_clearly() {
+    let folder = Folder::new();
+    let open = |path: &Path| SqliteEngine::open(path).map(drop).unwrap_err();
+    for (error, expected, part) in [
+        (open(&folder.0.join("none/journal")), "journal_io", "its folder does not exist"),
+        (open(&folder.0), "journal_foreign_file", "a folder"),
+        (open(Path::new("/dev/null")), "journal_foreign_file", "a device"),
+        (open(Path::new("")), "journal_io", "empty"),
+    ] {
+        assert_eq!(error.code(), expected, "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}

@@ -1,0 +1,271 @@
+//! Decides how a manager is set up and in which order it starts: take the folder, open the history,
+//! read every journal, and only when all of that is sound start a task for each shard.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, mpsc as std_mpsc};
+use std::thread::JoinHandle;
+
+use tokio::sync::{mpsc, watch};
+use unanimity_core::{Coordinator, CoordinatorConfig, splitmix64};
+use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
+
+use crate::clock::Clock;
+use crate::error::{StartError, Unavailable};
+use crate::history::{
+    ArchiveRequest, HistoryPlace, HistoryReader, open_history, settle_shards, write_history,
+};
+use crate::journal_thread::run_journal;
+use crate::manager::{Running, TransactionManager};
+use crate::recovery::{Recovered, recover};
+use crate::shard::{Bounds, Shard, ShardParts, WasUsed};
+use crate::transport::Transport;
+
+/// How many commands may wait for a shard before callers wait themselves.
+const COMMANDS_MAX: usize = 4_096;
+
+/// Where a manager keeps its journal and history.
+#[derive(Clone, Debug)]
+pub enum Storage {
+    /// In this folder, made if it is missing: `journal-N.db` a shard and `history.db`.
+    Folder(PathBuf),
+    /// In memory: gone with the process. For tests, and for services that keep nothing either.
+    Memory,
+}
+
+/// How a manager is set up.
+#[derive(Clone, Debug)]
+pub struct ManagerConfig {
+    /// Where it keeps what must survive.
+    pub storage: Storage,
+    /// How many shards, each with its own task, journal and thread. Fixed with the folder's first
+    /// use.
+    pub shards: u16,
+    /// How many transactions may be live at once in all; more are refused.
+    pub live_transactions_max: usize,
+    /// How many events one transaction's timeline holds.
+    pub timeline_events_max: usize,
+}
+
+impl Default for ManagerConfig {
+    fn default() -> Self {
+        Self {
+            storage: Storage::Memory,
+            shards: 1,
+            live_transactions_max: 100_000,
+            timeline_events_max: 256,
+        }
+    }
+}
+
+/// Opens a shard's journal.
+#[doc(hidden)]
+pub type OpenEngine = Box<dyn Fn(u16) -> Result<Box<dyn Engine>, JournalError>>;
+
+/// What a test may replace: no part of the promised interface.
+#[doc(hidden)]
+#[derive(Default)]
+pub struct Internals {
+    /// Journals of the test's own, instead of those that the storage names.
+    pub open_engine: Option<OpenEngine>,
+    /// The bounds of each shard.
+    pub bounds: Bounds,
+}
+
+/// Starts a manager.
+pub(crate) fn start(
+    config: ManagerConfig,
+    transport: Arc<dyn Transport>,
+    internals: Internals,
+) -> Result<TransactionManager, StartError> {
+    if config.shards == 0 || config.shards > 64 {
+        return Err(StartError::Configuration("shards must be 1 to 64".to_owned()));
+    }
+    let (lock, place) = match &config.storage {
+        Storage::Folder(folder) => {
+            (Some(lock_folder(folder)?), HistoryPlace::File(folder.join("history.db")))
+        }
+        Storage::Memory => (None, HistoryPlace::Memory(uuid::Uuid::new_v4().simple().to_string())),
+    };
+    let (reader, writer) = open_history(place.clone())?;
+    let found = settle_shards(&writer, config.shards).map_err(|source| place.error(source))?;
+    if found != config.shards {
+        return Err(StartError::Shards { found, wanted: config.shards });
+    }
+    let recovered = recover_all(&config, &internals)?;
+    let starting = Starting {
+        transport,
+        history: Arc::new(reader),
+        lock: lock.map(Arc::new),
+        bounds: internals.bounds,
+        clock: Clock::start(),
+        threads: Vec::new(),
+    };
+    starting.spawn(recovered, writer)
+}
+
+/// A shard's journal, and what it held.
+type Opened = (Box<dyn Engine>, Recovered);
+
+/// Opens and reads every shard's journal before anything is started: a damaged one stops all.
+fn recover_all(config: &ManagerConfig, internals: &Internals) -> Result<Vec<Opened>, StartError> {
+    let per_shard = config.live_transactions_max.div_ceil(usize::from(config.shards));
+    let mut recovered = Vec::new();
+    for shard in 0..config.shards {
+        let mut engine = match &internals.open_engine {
+            Some(open) => open(shard)?,
+            None => open_engine(&config.storage, shard)?,
+        };
+        let coordinator = Coordinator::new(CoordinatorConfig {
+            live_transactions_max: per_shard,
+            observations_max: config.timeline_events_max,
+            seed: splitmix64(uuid::Uuid::new_v4().as_u64_pair().0),
+            ..CoordinatorConfig::default()
+        });
+        let read = recover(engine.as_mut(), shard, coordinator)?;
+        let live = read.coordinator.len();
+        if live > 0 {
+            tracing::info!(shard, live, "taking up the transactions that the journal holds");
+        }
+        recovered.push((engine, read));
+    }
+    Ok(recovered)
+}
+
+/// A manager that is being put together.
+struct Starting {
+    transport: Arc<dyn Transport>,
+    history: Arc<HistoryReader>,
+    /// Held by every thread that works on the folder: it is ours until the last of them has ended.
+    lock: Option<Arc<File>>,
+    bounds: Bounds,
+    clock: Clock,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Starting {
+    fn spawn(
+        mut self,
+        recovered: Vec<Opened>,
+        writer: rusqlite::Connection,
+    ) -> Result<TransactionManager, StartError> {
+        let (failures, failed) = watch::channel(None);
+        let (runners, count) = watch::channel(recovered.len());
+        let (failures, runners) = (Arc::new(failures), Arc::new(runners));
+        let (archive, requests) = std_mpsc::channel();
+        self.thread("history", move || write_history(writer, &requests))?;
+        let mut shards = Vec::new();
+        for (number, opened) in (0..).zip(recovered) {
+            let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+            let shard = self.shard(number, opened, commands, archive.clone())?;
+            tokio::spawn(watch_over(number, shard, Arc::clone(&failures), Arc::clone(&runners)));
+            shards.push(sender);
+        }
+        let Self { transport, history, threads, .. } = self;
+        let threads = Mutex::new(threads);
+        let running = Running { shards, history, transport, failed, count, threads };
+        Ok(TransactionManager::from_running(running))
+    }
+
+    fn shard(
+        &mut self,
+        number: u16,
+        (engine, recovered): Opened,
+        commands: mpsc::Receiver<crate::shard::Command>,
+        history: std_mpsc::Sender<ArchiveRequest>,
+    ) -> Result<Shard, StartError> {
+        let (journal, journal_commands) = std_mpsc::channel();
+        let (receipts_sender, receipts) = mpsc::unbounded_channel();
+        self.thread("journal", move || {
+            run_journal(engine, number, &journal_commands, &receipts_sender);
+        })?;
+        Ok(Shard::new(ShardParts {
+            recovered,
+            clock: self.clock,
+            transport: Arc::clone(&self.transport),
+            was_used: was_used(&self.history),
+            commands,
+            journal,
+            receipts,
+            history,
+            bounds: self.bounds.clone(),
+        }))
+    }
+
+    fn thread(
+        &mut self,
+        name: &str,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), StartError> {
+        let lock = self.lock.clone();
+        let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            run();
+            drop(lock);
+        });
+        let thread = spawned.map_err(|error| {
+            StartError::Configuration(format!("cannot start a thread: {error}"))
+        })?;
+        self.threads.push(thread);
+        Ok(())
+    }
+}
+
+/// Runs a shard to its end. A panic of a broken invariant ends it as a failed journal does.
+async fn watch_over(
+    number: u16,
+    shard: Shard,
+    failures: Arc<watch::Sender<Option<String>>>,
+    runners: Arc<watch::Sender<usize>>,
+) {
+    let message = match tokio::spawn(shard.run()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(message)) => Some(message),
+        Err(error) => Some(format!("a broken invariant: {error}")),
+    };
+    if let Some(message) = message {
+        tracing::error!(shard = number, %message, "the shard has ended");
+        failures.send_replace(Some(message));
+    }
+    runners.send_modify(|count| *count -= 1);
+}
+
+fn was_used(history: &Arc<HistoryReader>) -> WasUsed {
+    let history = Arc::clone(history);
+    Arc::new(move |id| match history.get(id.as_str(), false) {
+        Ok(found) => Ok(found.is_some()),
+        Err(error) => {
+            tracing::error!(%error, "the history cannot be read");
+            Err(Unavailable::HistoryFailed)
+        }
+    })
+}
+
+fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartError> {
+    Ok(match storage {
+        Storage::Folder(folder) => {
+            Box::new(SqliteEngine::open(&folder.join(format!("journal-{shard}.db")))?)
+        }
+        Storage::Memory => Box::new(MemoryEngine::new()),
+    })
+}
+
+/// Makes the folder if it is missing, and takes it for this process alone.
+fn lock_folder(folder: &Path) -> Result<File, StartError> {
+    let path = folder.display().to_string();
+    let error = |error: std::io::Error| StartError::Folder {
+        path: path.clone(),
+        message: format!("{error}; choose a folder that this user may write to"),
+    };
+    std::fs::create_dir_all(folder).map_err(error)?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(folder.join("lock"))
+        .map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: path.clone() }),
+        Err(TryLockError::Error(failed)) => Err(error(failed)),
+    }
+}

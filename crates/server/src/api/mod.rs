@@ -1,0 +1,131 @@
+//! The HTTP API: its routes, who may use them, and what every request shares. What a request means
+//! is in `transactions`; how a request becomes a plan, in `convert`.
+
+mod convert;
+mod openapi;
+mod transactions;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use unanimity::TransactionManager;
+use unanimity::core::Options;
+
+use crate::config::Secret;
+use crate::problem::{Problem, code};
+
+/// The longest that an answer is held back, in seconds; after that it tells the state as it is.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// What every handler can reach.
+#[derive(Clone)]
+pub struct Api {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    manager: TransactionManager,
+    defaults: Options,
+    limits: ApiLimits,
+    token: Option<Secret>,
+    metrics: PrometheusHandle,
+}
+
+/// The bounds of the API.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiLimits {
+    /// The largest request body, in bytes.
+    pub body_bytes_max: usize,
+    /// The deepest nesting of JSON in a request.
+    pub json_depth_max: usize,
+    /// The most branches in one transaction.
+    pub branches_max: usize,
+}
+
+impl Api {
+    /// The API over a manager.
+    #[must_use]
+    pub fn new(
+        manager: TransactionManager,
+        defaults: Options,
+        limits: ApiLimits,
+        token: Option<Secret>,
+        metrics: PrometheusHandle,
+    ) -> Self {
+        Self { shared: Arc::new(Shared { manager, defaults, limits, token, metrics }) }
+    }
+
+    /// Its routes.
+    pub fn router(self) -> Router {
+        let guarded = Router::new()
+            .route("/v1/transactions", post(transactions::begin).get(transactions::list))
+            .route("/v1/transactions/{id}", get(transactions::show))
+            .route("/v1/transactions/{id}/events", get(transactions::events))
+            .route("/v1/transactions/{id}/decision", get(transactions::decision))
+            .route("/v1/transactions/{id}/rollback", post(transactions::rollback))
+            .route("/v1/transactions/{id}/retry", post(transactions::retry))
+            .route("/metrics", get(metrics))
+            .route_layer(middleware::from_fn_with_state(self.clone(), authorize));
+        Router::new()
+            .merge(guarded)
+            .route("/livez", get(|| async { "ok\n" }))
+            .route("/readyz", get(ready))
+            .route("/openapi.json", get(openapi::document))
+            .route("/errors/{code}", get(error_page))
+            .fallback(|| async { Problem::new(code::NOT_FOUND, "there is nothing at this path") })
+            .method_not_allowed_fallback(|| async {
+                Problem::new(code::METHOD_NOT_ALLOWED, "this path does not answer to this method")
+            })
+            .with_state(self)
+    }
+}
+
+/// Lets a request through if no token is set, or if it carries the one that is.
+async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
+    match &api.shared.token {
+        Some(token) if !carries(request.headers(), token) => {
+            let detail = "send the coordinator's token as Authorization: Bearer TOKEN";
+            let mut response = Problem::new(code::UNAUTHORIZED, detail).into_response();
+            let challenge = header::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response
+        }
+        _ => next.run(request).await,
+    }
+}
+
+fn carries(headers: &HeaderMap, token: &Secret) -> bool {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    token.matches(given.as_bytes())
+}
+
+async fn ready(State(api): State<Api>) -> Response {
+    if api.shared.manager.is_ready() {
+        "ready\n".into_response()
+    } else {
+        Problem::new(code::STOPPING, "the coordinator is stopping or has failed").into_response()
+    }
+}
+
+async fn metrics(State(api): State<Api>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.shared.metrics.render())
+}
+
+async fn error_page(axum::extract::Path(code): axum::extract::Path<String>) -> Response {
+    match crate::problem::find(&code) {
+        Some(doc) => format!(
+            "{} ({}): {}\n\n{}\n\nWhat to do: {}\n",
+            doc.code, doc.status, doc.title, doc.meaning, doc.remedy
+        )
+        .into_response(),
+        None => (StatusCode::NOT_FOUND, "no such error code\n").into_response(),
+    }
+}

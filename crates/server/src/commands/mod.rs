@@ -1,0 +1,161 @@
+//! The commands of the program: which there are, what they share, and how each ends. What one does
+//! is in the file of its name.
+
+mod audit;
+pub(crate) use audit::each as each_transaction;
+mod bench;
+mod list;
+mod run;
+pub mod serve;
+mod show;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Command, FromArgMatches};
+use unanimity_sdk::{Client, ClientError, ClientOptions};
+
+use crate::demo;
+
+const ABOUT: &str = "Unanimity makes work that is spread over several services happen everywhere or \
+     nowhere.";
+
+const EXIT_HELP: &str = "Exit status: 0 done (for `run`: committed), 1 failed (for `run`: rolled \
+     back), 2 wrong usage, 3 (`run` only) the outcome is not known yet.";
+
+/// What every command that talks to a coordinator takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ClientArguments {
+    /// The coordinator's URL.
+    #[arg(long, env = "UNANIMITY_URL", default_value = "http://127.0.0.1:7171")]
+    url: String,
+    /// The coordinator's token, if it has one set.
+    #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ClientArguments {
+    /// A client for the coordinator.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let options = ClientOptions { request_timeout_ms: 90_000, ..ClientOptions::default() };
+        Ok(Client::with_options(&self.url, self.token.as_deref(), options)?)
+    }
+
+    /// Says what to look at when a request fails.
+    pub(crate) fn explain(&self, error: ClientError) -> anyhow::Error {
+        let unreachable = matches!(error, ClientError::NoAnswer(_));
+        let error = anyhow::Error::from(error);
+        if unreachable {
+            let url = &self.url;
+            return error.context(format!(
+                "the coordinator at {url} does not answer; is it running (unanimity serve), and is \
+                 --url or UNANIMITY_URL right?"
+            ));
+        }
+        error
+    }
+}
+
+/// How a command ended.
+pub(crate) type Ended = anyhow::Result<ExitCode>;
+
+fn cli() -> Command {
+    let command = Command::new("unanimity")
+        .about(ABOUT)
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(EXIT_HELP)
+        .subcommand_required(true)
+        .arg_required_else_help(true);
+    let subcommand = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    command
+        .subcommand(serve::command())
+        .subcommand(run::RunArguments::augment_args(subcommand(
+            "run",
+            "Run a transaction from a JSON file; the exit status is its outcome",
+        )))
+        .subcommand(list::ListArguments::augment_args(subcommand(
+            "list",
+            "List transactions, latest first",
+        )))
+        .subcommand(show::ShowArguments::augment_args(subcommand(
+            "show",
+            "Show a transaction and draw its timeline",
+        )))
+        .subcommand(
+            subcommand("audit", "Take the audit trail out").subcommand_required(true).subcommand(
+                audit::ExportArguments::augment_args(subcommand(
+                    "export",
+                    "Every transaction as one line of JSON, with every event",
+                )),
+            ),
+        )
+        .subcommand(demo::DemoArguments::augment_args(subcommand(
+            "demo",
+            "Watch thousands of transfers commit or roll back as one while everything is killed",
+        )))
+        .subcommand(bench::BenchArguments::augment_args(subcommand(
+            "bench",
+            "Measure throughput and latency beside the ceiling of this machine",
+        )))
+        .subcommand(
+            bench::ParticipantArguments::augment_args(subcommand(
+                "bench-participant",
+                "A participant of the bench",
+            ))
+            .hide(true),
+        )
+        .subcommand(
+            unanimity_bank::BankArguments::augment_args(subcommand("bank", "The demo's bank"))
+                .hide(true),
+        )
+}
+
+/// Runs the program; gives back its exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = cli().get_matches();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&anyhow::Error::from(error).context("cannot start")),
+    };
+    match runtime.block_on(dispatch(&matches)) {
+        Ok(status) => status,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    anstream::eprintln!("{}error:{} {error:#}", crate::draw::BAD, crate::draw::BAD.render_reset());
+    ExitCode::FAILURE
+}
+
+async fn dispatch(matches: &clap::ArgMatches) -> Ended {
+    let Some((name, arguments)) = matches.subcommand() else {
+        return Ok(ExitCode::from(2)); // clap has asked for one already.
+    };
+    match name {
+        "serve" => serve::serve(arguments).await,
+        "run" => run::run(parsed(arguments)?).await,
+        "list" => list::list(parsed(arguments)?).await,
+        "show" => show::show(parsed(arguments)?).await,
+        "audit" => {
+            let (_, arguments) = arguments.subcommand().context("audit needs a subcommand")?;
+            audit::export(parsed(arguments)?).await
+        }
+        "demo" => demo::demo(parsed(arguments)?).await,
+        "bench" => bench::bench(parsed(arguments)?).await,
+        "bench-participant" => bench::participant(parsed(arguments)?).await,
+        "bank" => {
+            unanimity_bank::serve(parsed(arguments)?).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        other => anyhow::bail!("there is no command {other}"),
+    }
+}
+
+fn parsed<T: FromArgMatches>(matches: &clap::ArgMatches) -> anyhow::Result<T> {
+    Ok(T::from_arg_matches(matches)?)
+}

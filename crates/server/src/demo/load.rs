@@ -1,0 +1,190 @@
+//! The initiators of the demo: transfers between accounts of two banks, each asked for again under
+//! the same id until its outcome is known.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest};
+use unanimity_sdk::{Client, ClientError};
+
+use unanimity::core::splitmix64;
+
+/// How long an initiator waits before it asks again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What the transfers are like.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// How many.
+    pub transfers: usize,
+    /// How many at once.
+    pub concurrency: usize,
+    /// What they are drawn from.
+    pub seed: u64,
+    /// How many accounts each bank has.
+    pub accounts: u32,
+    /// In milliseconds, for each transaction.
+    pub prepare_timeout_ms: u64,
+}
+
+/// What was acknowledged to the initiators, and how long it took.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    /// The outcome that each initiator was told.
+    pub outcomes: HashMap<String, Outcome>,
+    /// From the first request to the answer, in microseconds.
+    pub latencies_us: Vec<u64>,
+    /// How often an initiator had to ask again.
+    pub asked_again: u64,
+    /// What was refused for good, which should be nothing.
+    pub refused: Vec<String>,
+}
+
+/// The transfers under way, for whoever shows progress.
+#[derive(Debug, Default)]
+pub struct Progress {
+    started: AtomicUsize,
+    done: AtomicUsize,
+    go_on: AtomicBool,
+    asked_again: AtomicU64,
+    acknowledged: Mutex<Acknowledged>,
+}
+
+impl Progress {
+    /// How many were begun.
+    #[must_use]
+    pub fn started(&self) -> usize {
+        self.started.load(Ordering::Relaxed)
+    }
+
+    /// Whether more transfers than asked for are begun, for as long as this is set.
+    pub fn go_on(&self, go_on: bool) {
+        self.go_on.store(go_on, Ordering::Relaxed);
+    }
+
+    /// How many have their outcome.
+    #[must_use]
+    pub fn done(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// What was acknowledged, taken out.
+    #[must_use]
+    pub fn take(&self) -> Acknowledged {
+        let mut acknowledged = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        acknowledged.asked_again = self.asked_again.load(Ordering::Relaxed);
+        std::mem::take(&mut *acknowledged)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Acknowledged)) {
+        change(&mut self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A transfer between two accounts, each at a bank of its own.
+#[must_use]
+pub fn transfer(
+    id: &str,
+    participants: &[String; 2],
+    accounts: [&str; 2],
+    cents: i64,
+    prepare_timeout_ms: u64,
+) -> TransactionRequest {
+    let branch = |name: &str, participant: &str, account: &str, cents: i64| {
+        let payload = serde_json::json!({ "account": account, "amount": cents });
+        BranchRequest {
+            name: name.to_owned(),
+            participant: participant.to_owned(),
+            payload: Json::from_value(&payload).unwrap_or_default(),
+            ..BranchRequest::default()
+        }
+    };
+    TransactionRequest {
+        id: Some(id.to_owned()),
+        branches: vec![
+            branch("debit", &participants[0], accounts[0], -cents),
+            branch("credit", &participants[1], accounts[1], cents),
+        ],
+        prepare_timeout_ms: Some(prepare_timeout_ms),
+        ..TransactionRequest::default()
+    }
+}
+
+/// The n-th transfer of a seed: from A to B or back, now and then of more than there is, now and
+/// then to an account that does not exist.
+fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> TransactionRequest {
+    let mut state = splitmix64(options.seed ^ splitmix64(n as u64));
+    let mut draw = |bound: u64| {
+        state = splitmix64(state);
+        state % bound
+    };
+    let accounts = u64::from(options.accounts);
+    let (from, to) = (draw(accounts) + 1, draw(accounts) + 1);
+    let cents = if draw(50) == 0 { 10_000_000 } else { i64::try_from(draw(10_000)).unwrap_or(0) + 1 };
+    let to = if draw(100) == 0 { "nobody".to_owned() } else { to.to_string() };
+    let forward = draw(2) == 0;
+    let (first, second) = if forward { (0, 1) } else { (1, 0) };
+    let names = ["A", "B"];
+    let ordered = [participants[first].clone(), participants[second].clone()];
+    let from = format!("{}-{from}", names[first]);
+    let to = format!("{}-{to}", names[second]);
+    let id = format!("demo-{}-{n}", options.seed);
+    transfer(&id, &ordered, [&from, &to], cents, options.prepare_timeout_ms)
+}
+
+/// Runs all transfers; returns when each has its outcome.
+pub async fn run(
+    client: &Client,
+    participants: &[String; 2],
+    options: &LoadOptions,
+    progress: &Arc<Progress>,
+) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut initiators = tokio::task::JoinSet::new();
+    for _ in 0..options.concurrency {
+        let (client, options) = (client.clone(), options.clone());
+        let (participants, progress) = (participants.clone(), Arc::clone(progress));
+        let next = Arc::clone(&next);
+        initiators.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= options.transfers && !progress.go_on.load(Ordering::Relaxed) {
+                    return;
+                }
+                progress.started.fetch_add(1, Ordering::Relaxed);
+                let request = nth(&options, &participants, n);
+                until_known(&client, &request, &progress).await;
+                progress.done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    initiators.join_all().await;
+}
+
+/// Asks until the outcome is known: an initiator that lost its answer uses the same id again.
+async fn until_known(client: &Client, request: &TransactionRequest, progress: &Progress) {
+    let started = Instant::now();
+    let id = request.id.clone().unwrap_or_default();
+    loop {
+        match client.begin(request).await {
+            Ok(transaction) => {
+                if let Some(outcome) = transaction.outcome {
+                    let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+                    progress.with(|acknowledged| {
+                        acknowledged.latencies_us.push(took);
+                        acknowledged.outcomes.insert(id, outcome);
+                    });
+                    return;
+                }
+            }
+            Err(ClientError::Refused { status, code, .. }) if !matches!(status, 429 | 503) => {
+                progress.with(|acknowledged| acknowledged.refused.push(format!("{id}: {code}")));
+                return;
+            }
+            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+        progress.asked_again.fetch_add(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,119 @@
+//! Decides how long a request's body may take and how large it may be, and counts a request until its
+//! answer's body has been taken.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::watch::Counted;
+use crate::problem::{Problem, code};
+
+/// An answer's body, with the count of its request.
+pub(super) struct CountedBody {
+    pub(super) body: Body,
+    pub(super) _counted: Counted,
+}
+
+impl hyper::body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A request's body that must be complete by a deadline.
+pub(super) struct TimedBody {
+    inner: Incoming,
+    deadline: Instant,
+    /// Made only when the body has to be waited for, which most need not.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl TimedBody {
+    pub(super) const fn new(inner: Incoming, deadline: Instant) -> Self {
+        Self { inner, deadline, timer: None }
+    }
+}
+
+/// A request's body was not complete in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body did not come in time")]
+pub struct BodyTimeout;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl hyper::body::Body for TimedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let deadline = self.deadline;
+        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
+            // Also for a client that always has one more byte.
+            if self.timer.is_some() && Instant::now() >= deadline && frame.is_some() {
+                return Poll::Ready(Some(Err(BodyTimeout.into())));
+            }
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        timer.as_mut().poll(context).map(|()| Some(Err(BodyTimeout.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Reads a request's body to its end, and no further than `bytes_max`.
+///
+/// # Errors
+/// `body_too_large`, `request_timeout`, or `malformed_json` if the client breaks off.
+pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(code::BODY_TOO_LARGE, format!("the body has more than {bytes_max} bytes"))
+    };
+    let announced = hyper::body::Body::size_hint(&body).lower();
+    if usize::try_from(announced).is_ok_and(|announced| announced > bytes_max) {
+        return Err(too_large());
+    }
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if has_cause::<LengthLimitError>(error.as_ref()) => Err(too_large()),
+        Err(error) if has_cause::<BodyTimeout>(error.as_ref()) => {
+            Err(Problem::new(code::REQUEST_TIMEOUT, BodyTimeout.to_string()))
+        }
+        Err(error) => {
+            Err(Problem::new(code::MALFORMED_JSON, format!("the body broke off: {error}")))
+        }
+    }
+}
+
+/// Whether an error is of a type, or was caused by one that is.
+fn has_cause<E: std::error::Error + 'static>(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(has_cause::<E>)
+}

@@ -1,0 +1,315 @@
+//! Decides what the bank tells over HTTP: the participant under `/transactions`, with the faults in
+//! front of it; accounts and totals for people; guard rows for audits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
+use unanimity_sdk::api::Problem;
+use unanimity_sdk::contract::{
+    ATTEMPT_HEADER, BODY_BYTES_MAX, BRANCH_HEADER, TRANSACTION_HEADER, write_problem,
+};
+use unanimity_sdk::guard::GuardState;
+use unanimity_sdk::{CallError, SqliteParticipant};
+
+use crate::faults::{Fault, FaultSpec, Faults, Message};
+use crate::listen::LoseAnswer;
+
+/// The most accounts on one page.
+const PAGE_ACCOUNTS_MAX: u32 = 10_000;
+/// How many guard rows are read at a time.
+const PAGE_ROWS: u32 = 10_000;
+
+/// One account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Its name, such as `A-17`.
+    pub id: String,
+    /// In cents; what is reserved is part of it.
+    pub balance: i64,
+    /// In cents: held back for debits that are prepared.
+    pub reserved: i64,
+}
+
+/// One page of accounts, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountPage {
+    /// The page.
+    pub accounts: Vec<AccountView>,
+    /// What to give as `after` for the next page; none on the last one.
+    pub next: Option<String>,
+}
+
+/// The bank as a whole, all numbers of one moment except the last two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    /// The sum of all balances, in cents.
+    pub balance: i64,
+    /// The sum of all reservations, in cents.
+    pub reserved: i64,
+    /// How many accounts there are.
+    pub accounts: u64,
+    /// Branches that are prepared and whose decision is not known here.
+    pub in_doubt: u64,
+    /// The same number, by its name in the guard.
+    pub prepared: u64,
+    /// Branches that are committed.
+    pub committed: u64,
+    /// Branches that are rolled back, also those that were never prepared.
+    pub rolled_back: u64,
+    /// Branches that voted no.
+    pub voted_no: u64,
+    /// Branches that are executed.
+    pub executed: u64,
+    /// Branches that are compensated, also those that were never executed.
+    pub compensated: u64,
+    /// Calls answered as the first time, without work; since this process started.
+    pub duplicates_absorbed: u64,
+    /// Calls refused because they contradict what was done; since this process started. Anything
+    /// but 0 means that somebody has broken the protocol.
+    pub contradictions: u64,
+}
+
+/// One guard row, for audits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchLine {
+    /// The transaction's id.
+    pub transaction: String,
+    /// The branch's name.
+    pub branch: String,
+    /// `prepared`, `committed`, `rolled_back`, `voted_no`, `read_only`, `executed` or `compensated`.
+    pub state: String,
+    /// The reason of a no.
+    pub note: Option<String>,
+    /// When it last changed, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+/// The faults that may strike, and how often each has struck since the process started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultsView {
+    /// As in the command line.
+    pub spec: String,
+    /// Counts by the fault's word.
+    pub struck: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    #[serde(default)]
+    after: String,
+    limit: Option<u32>,
+}
+
+#[derive(Clone)]
+struct App {
+    participant: Arc<SqliteParticipant>,
+    faults: Arc<Faults>,
+}
+
+type Answer<T> = Result<T, Response>;
+
+pub(crate) fn router(participant: Arc<SqliteParticipant>, faults: Arc<Faults>) -> Router {
+    let transactions = unanimity_sdk::router(Arc::clone(&participant) as _)
+        .layer(from_fn_with_state(Arc::clone(&faults), misbehave));
+    Router::new()
+        .route("/accounts/{id}", get(account))
+        .route("/accounts", get(accounts))
+        .route("/total", get(total))
+        .route("/branches", get(branches))
+        .route("/faults", get(show_faults).post(set_faults))
+        .route("/livez", get(|| async { "alive\n" }))
+        .with_state(App { participant, faults })
+        .nest("/transactions", transactions)
+}
+
+/// The faults that strike one message and can be seen from outside. Those inside the local
+/// transaction are the service's.
+#[derive(Clone, Copy, Default)]
+struct Struck {
+    error_before: bool,
+    delay_ms: Option<u64>,
+    error_after: bool,
+    lost_answer: bool,
+}
+
+/// Draws the faults of a message; one without proper headers is left to be refused.
+fn draw(faults: &Faults, request: &Request) -> Option<Struck> {
+    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let message = Message {
+        transaction: text(TRANSACTION_HEADER)?,
+        branch: text(BRANCH_HEADER)?,
+        operation: request.uri().path().rsplit('/').next()?,
+        attempt: text(ATTEMPT_HEADER)?.parse().ok()?,
+    };
+    let strikes = |fault| faults.strikes(fault, &message);
+    if strikes(Fault::ErrorBefore) {
+        return Some(Struck { error_before: true, ..Struck::default() });
+    }
+    Some(Struck {
+        error_before: false,
+        delay_ms: strikes(Fault::Delay).then(|| faults.spec().delay_ms()),
+        error_after: strikes(Fault::ErrorAfter),
+        lost_answer: strikes(Fault::LostAnswer),
+    })
+}
+
+async fn misbehave(State(faults): State<Arc<Faults>>, request: Request, next: Next) -> Response {
+    let struck = draw(&faults, &request).unwrap_or_default();
+    if struck.error_before {
+        return injected(503, Fault::ErrorBefore, "nothing was done");
+    }
+    let mut response = match struck.delay_ms {
+        Some(delay_ms) => run_late(Duration::from_millis(delay_ms), request, next).await,
+        None => next.run(request).await,
+    };
+    if struck.error_after {
+        response = injected(500, Fault::ErrorAfter, "the work was done");
+    }
+    if struck.lost_answer {
+        response.extensions_mut().insert(LoseAnswer);
+    }
+    response
+}
+
+/// Does the work after a delay, also if the caller has given up by then: a message that was slow on
+/// its way arrives all the same, possibly behind the rollback that its slowness has led to.
+async fn run_late(delay: Duration, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, BODY_BYTES_MAX).await else {
+        return injected(503, Fault::Delay, "the body did not arrive");
+    };
+    let late = tokio::spawn(async move {
+        tokio::time::sleep(delay).await;
+        next.run(Request::from_parts(parts, body.into())).await
+    });
+    late.await.unwrap_or_else(|_| injected(503, Fault::Delay, "the work panicked"))
+}
+
+fn injected(status: u16, fault: Fault, what: &str) -> Response {
+    let detail = format!("the fault {} strikes: {what}", fault.as_str());
+    write_problem(&Problem::new(status, "fault_injected", "A fault on demand", detail))
+}
+
+fn failed(error: CallError) -> Response {
+    write_problem(&Problem::new(500, "service_failed", "The bank failed", error.to_string()))
+}
+
+fn view(row: &Row<'_>) -> rusqlite::Result<AccountView> {
+    Ok(AccountView { id: row.get(0)?, balance: row.get(1)?, reserved: row.get(2)? })
+}
+
+async fn account(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<AccountView>> {
+    let sql = "SELECT id, balance, reserved FROM account WHERE id = ?1";
+    let unknown = Problem::new(404, "unknown_account", "No such account", format!("{id:?}"));
+    let read = app.participant.read(move |db| db.query_row(sql, [id], view).optional());
+    let found = read.await.map_err(failed)?;
+    found.map(Json).ok_or_else(|| write_problem(&unknown))
+}
+
+async fn accounts(
+    State(app): State<App>,
+    Query(query): Query<PageQuery>,
+) -> Answer<Json<AccountPage>> {
+    let limit = query.limit.unwrap_or(1_000).clamp(1, PAGE_ACCOUNTS_MAX);
+    let sql = "SELECT id, balance, reserved FROM account WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let read = app.participant.read(move |db| {
+        let mut statement = db.prepare_cached(sql)?;
+        let rows = statement.query_map(params![query.after, limit], view)?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()
+    });
+    let accounts = read.await.map_err(failed)?;
+    let full = accounts.len() == limit as usize;
+    let next = accounts.last().filter(|_| full).map(|account| account.id.clone());
+    Ok(Json(AccountPage { accounts, next }))
+}
+
+fn read_total(database: &Connection) -> rusqlite::Result<Total> {
+    let guard = SqliteParticipant::count_guard_rows(database)?;
+    let sql = "SELECT coalesce(sum(balance), 0), coalesce(sum(reserved), 0), count(*) FROM account";
+    database.query_row(sql, [], |row| {
+        Ok(Total {
+            balance: row.get(0)?,
+            reserved: row.get(1)?,
+            accounts: u64::from(row.get::<_, u32>(2)?),
+            in_doubt: guard.prepared,
+            prepared: guard.prepared,
+            committed: guard.committed,
+            rolled_back: guard.rolled_back,
+            voted_no: guard.voted_no,
+            executed: guard.executed,
+            compensated: guard.compensated,
+            duplicates_absorbed: 0,
+            contradictions: 0,
+        })
+    })
+}
+
+async fn total(State(app): State<App>) -> Answer<Json<Total>> {
+    let total = app.participant.read(read_total).await.map_err(failed)?;
+    let counters = app.participant.counters();
+    Ok(Json(Total {
+        duplicates_absorbed: counters.repeated,
+        contradictions: counters.refused,
+        ..total
+    }))
+}
+
+/// Every guard row as one JSON line.
+async fn branches(State(app): State<App>) -> Answer<Response> {
+    let (mut lines, mut after) = (String::new(), None);
+    loop {
+        let page = app.participant.guard_entries(after, PAGE_ROWS).await.map_err(failed)?;
+        let Some(last) = page.last() else { break };
+        after = Some((last.transaction.to_string(), last.branch.to_string()));
+        for entry in page {
+            let line = BranchLine {
+                transaction: entry.transaction.to_string(),
+                branch: entry.branch.to_string(),
+                state: state_word(entry.row.state).to_owned(),
+                note: entry.row.note,
+                at_ms: entry.at_ms,
+            };
+            lines.push_str(&serde_json::to_string(&line).unwrap_or_default());
+            lines.push('\n');
+        }
+    }
+    Ok(([("content-type", "application/jsonl")], lines).into_response())
+}
+
+const fn state_word(state: GuardState) -> &'static str {
+    match state {
+        GuardState::Prepared => "prepared",
+        GuardState::Committed => "committed",
+        GuardState::RolledBack => "rolled_back",
+        GuardState::VotedNo => "voted_no",
+        GuardState::ReadOnly => "read_only",
+        GuardState::Executed => "executed",
+        GuardState::Compensated => "compensated",
+    }
+}
+
+async fn show_faults(State(app): State<App>) -> Json<FaultsView> {
+    let struck = Fault::ALL.map(|fault| (fault.as_str().to_owned(), app.faults.struck(fault)));
+    Json(FaultsView { spec: app.faults.spec().to_string(), struck: struck.into() })
+}
+
+/// The body is a specification as in the command line; an empty one ends all faults.
+async fn set_faults(
+    State(app): State<App>,
+    body: String,
+) -> Answer<(StatusCode, Json<FaultsView>)> {
+    let spec: FaultSpec = body.parse().map_err(|error: String| {
+        write_problem(&Problem::new(400, "faults_invalid", "No such faults", error))
+    })?;
+    app.faults.set_spec(spec);
+    Ok((StatusCode::OK, show_faults(State(app)).await))
+}

@@ -1,0 +1,160 @@
+//! Money is conserved: two banks, hundreds of transfers, and a network that delivers every message
+//! once to three times, late and out of order. The coordinator of this test only does what the
+//! protocol demands: it decides on the votes, once, and tells the decision.
+
+use std::collections::BTreeMap;
+
+use unanimity_core::splitmix64;
+use unanimity_sdk::guard::Reply;
+use unanimity_sdk::{CallError, Operation, SqliteParticipant};
+
+use crate::support::{Folder, call, open, payload};
+
+const TRANSFERS: u64 = 300;
+const ACCOUNTS: u32 = 5;
+const OPENING: i64 = 2 * 5 * 1_000;
+
+struct Message {
+    transfer: u64,
+    bank: usize,
+    operation: Operation,
+    payload: String,
+}
+
+#[derive(Default)]
+struct Transfer {
+    votes: [Option<bool>; 2],
+    decision: Option<Operation>,
+}
+
+struct World {
+    banks: [SqliteParticipant; 2],
+    transfers: BTreeMap<u64, Transfer>,
+    underway: Vec<Message>,
+    state: u64,
+    delivered: u64,
+}
+
+impl World {
+    fn draw(&mut self, below: u64) -> u64 {
+        self.state += 1;
+        splitmix64(self.state) % below
+    }
+
+    /// Puts a message under way once to three times.
+    fn send(&mut self, transfer: u64, bank: usize, operation: Operation, payload: &str) {
+        for _ in 0..=self.draw(3) {
+            let payload = payload.to_owned();
+            self.underway.push(Message { transfer, bank, operation, payload });
+        }
+    }
+
+    fn begin(&mut self, transfer: u64) {
+        self.transfers.insert(transfer, Transfer::default());
+        let amount = i64::try_from(self.draw(900)).unwrap() + 1;
+        let from = usize::from(self.draw(2) == 1);
+        let (debit, credit) =
+            (1 + self.draw(u64::from(ACCOUNTS)), 1 + self.draw(u64::from(ACCOUNTS)));
+        let name = |bank: usize, number: u64| format!("{}-{number}", ["A", "B"][bank]);
+        let debit = payload(&name(from, debit), -amount);
+        let credit = payload(&name(1 - from, credit), amount);
+        self.send(transfer, from, Operation::Prepare, &debit);
+        self.send(transfer, 1 - from, Operation::Prepare, &credit);
+        // Sometimes nobody waits for the votes: the rollback overtakes the prepares.
+        if self.draw(10) == 0 {
+            self.decide(transfer, Operation::Rollback);
+        }
+    }
+
+    fn decide(&mut self, transfer: u64, decision: Operation) {
+        self.transfers.get_mut(&transfer).unwrap().decision = Some(decision);
+        for bank in [0, 1] {
+            self.send(transfer, bank, decision, "");
+        }
+    }
+
+    async fn deliver(&mut self) {
+        let length = u64::try_from(self.underway.len()).unwrap();
+        let index = usize::try_from(self.draw(length)).unwrap();
+        let message = self.underway.swap_remove(index);
+        let bank = &self.banks[message.bank];
+        let id = format!("transfer-{}", message.transfer);
+        let answer = call(bank, &id, message.operation, &message.payload).await;
+        self.delivered += 1;
+        match (message.operation, answer) {
+            (Operation::Prepare, Ok(Reply::Yes(_))) => self.voted(&message, true),
+            (Operation::Prepare, Ok(Reply::No(_))) => self.voted(&message, false),
+            (Operation::Commit | Operation::Rollback, Ok(Reply::Acknowledged)) => {}
+            (operation, answer) => panic!("{id} {operation:?}: {answer:?}"),
+        }
+    }
+
+    fn voted(&mut self, message: &Message, yes: bool) {
+        let transfer = self.transfers.get_mut(&message.transfer).unwrap();
+        if transfer.decision.is_some() {
+            return;
+        }
+        let vote = transfer.votes[message.bank].get_or_insert(yes);
+        assert_eq!(*vote, yes, "a vote has changed");
+        match transfer.votes {
+            [Some(true), Some(true)] => self.decide(message.transfer, Operation::Commit),
+            [Some(false), _] | [_, Some(false)] => {
+                self.decide(message.transfer, Operation::Rollback);
+            }
+            _ => {}
+        }
+    }
+
+    async fn total(&self) -> (i64, i64, usize) {
+        let mut total = (0, 0, 0);
+        for bank in &self.banks {
+            let sql = "SELECT sum(balance), sum(reserved) FROM account";
+            let read = bank.read(|db| db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))));
+            let (balance, reserved): (i64, i64) = read.await.unwrap();
+            total.0 += balance;
+            total.1 += reserved;
+            total.2 += bank.in_doubt().await.unwrap().len();
+        }
+        total
+    }
+}
+
+#[tokio::test]
+async fn money_is_conserved_under_duplicates_and_disorder() {
+    let folder = Folder::new();
+    let faults = "vote_no=0.05";
+    let banks = ["A", "B"].map(|name| open(&folder, name, ACCOUNTS, faults));
+    let (transfers, underway) = (BTreeMap::new(), Vec::new());
+    let mut world = World { banks, transfers, underway, state: 4711, delivered: 0 };
+    let mut begun = 0;
+    while begun < TRANSFERS || !world.underway.is_empty() {
+        if begun < TRANSFERS && (world.underway.len() < 100 || world.draw(20) == 0) {
+            begun += 1;
+            world.begin(begun);
+        }
+        if !world.underway.is_empty() {
+            world.deliver().await;
+        }
+    }
+    assert_eq!(world.total().await, (OPENING, 0, 0));
+    let decided = |decision| {
+        let of = world.transfers.values().filter(move |transfer| transfer.decision == decision);
+        of.count()
+    };
+    let committed = decided(Some(Operation::Commit));
+    let rolled_back = decided(Some(Operation::Rollback));
+    assert_eq!(committed + rolled_back, world.transfers.len());
+    assert!(committed > 30 && rolled_back > 30, "{committed} and {rolled_back}: no use as a test");
+    assert!(world.delivered >= 2_000, "{}", world.delivered);
+    let absorbed: u64 = world.banks.iter().map(|bank| bank.counters().repeated).sum();
+    assert!(absorbed > 500, "{absorbed}");
+}
+
+#[tokio::test]
+async fn a_commit_that_nobody_prepared_moves_nothing() {
+    let folder = Folder::new();
+    let bank = open(&folder, "A", 1, "");
+    let answer = call(&bank, "t", Operation::Commit, &payload("A-1", 500)).await;
+    assert!(matches!(answer, Err(CallError::Contradiction(_))), "{answer:?}");
+    assert_eq!(crate::support::money(&bank, "A-1").await, (1_000, 0));
+}

@@ -1,0 +1,8 @@
+//! The bank's tests, in one binary because linking is what costs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod conservation;
+mod faults;
+mod money;
+mod support;
