@@ -1,9 +1,13 @@
 //! Which worlds are explored to exhaustion: small, named, and each with the exact number of its
-//! states, so that a silent change of the protocol shows.
+//! states, so that a silent change of the protocol shows. When the protocol is changed on purpose,
+//! `cargo run --release -p unanimity-check` prints the new numbers.
+//!
+//! Repeated delivery is the cheaper network: a message that stays is one bit, a message that may be
+//! gone is two. So most worlds repeat, and a few deliver at most once, where an answer can be lost.
 
 use unanimity_core::Kind;
 
-use crate::milestones::Milestone;
+use crate::milestones::Milestone::{self, *};
 use crate::setup::{BranchSetup, Network, Says, Setup};
 
 /// A setup, what its exploration must meet, and how many states it has.
@@ -17,29 +21,180 @@ pub struct Configuration {
     pub states: usize,
 }
 
-const fn two_phase(says: Says) -> BranchSetup {
-    BranchSetup { kind: Kind::TwoPhase, says, after: &[] }
+const fn branch(kind: Kind, says: Says, after: &'static [u16]) -> BranchSetup {
+    BranchSetup { kind, says, after }
 }
 
-const TWO: &[BranchSetup] = &[two_phase(Says::Yes), two_phase(Says::Yes)];
-const ONE_NO: &[BranchSetup] = &[two_phase(Says::Yes), two_phase(Says::No)];
-const THREE: &[BranchSetup] = &[two_phase(Says::Yes), two_phase(Says::Yes), two_phase(Says::Yes)];
+const YES: BranchSetup = branch(Kind::TwoPhase, Says::Yes, &[]);
+const NO: BranchSetup = branch(Kind::TwoPhase, Says::No, &[]);
+const READER: BranchSetup = branch(Kind::TwoPhase, Says::ReadOnly, &[]);
+const STEP: BranchSetup = branch(Kind::Compensable, Says::Yes, &[]);
+const LATER_STEP: BranchSetup = branch(Kind::Compensable, Says::Yes, &[0]);
+const LATER_REFUSAL: BranchSetup = branch(Kind::Compensable, Says::No, &[0]);
+const MESSAGE: BranchSetup = branch(Kind::Deferred, Says::Yes, &[]);
+const LATER_MESSAGE: BranchSetup = branch(Kind::Deferred, Says::Yes, &[1]);
+
+const ONE: &[BranchSetup] = &[YES];
+const TWO: &[BranchSetup] = &[YES, YES];
+const THREE: &[BranchSetup] = &[YES, YES, YES];
+
+/// Two willing branches; nothing goes wrong. AC4 is judged here.
+pub const CALM: &str = "calm";
+/// Two willing branches; each message arrives at most once, any call may be given up.
+pub const LOSSY_ONCE: &str = "lossy, at most once";
+/// Two willing branches; messages repeat, any call may be given up.
+pub const LOSSY: &str = "lossy";
+/// The same, and deadlines may fire at any moment.
+pub const DEADLINES: &str = "deadlines";
+/// Deadlines, the limit for the whole, and a request to roll back.
+pub const LIMITS: &str = "limits";
+/// One branch refuses; two crashes.
+pub const ONE_REFUSES: &str = "one refuses";
+/// Two willing branches, every attempt told apart from the next, one crash.
+pub const ONE_CRASH: &str = "one crash";
+/// Three willing branches, deadlines, two crashes.
+pub const THREE_BRANCHES: &str = "three branches";
+/// Participants restart and ask for the decision, and the coordinator crashes too.
+pub const RESTARTS: &str = "restarts";
+/// A prepared participant loses its memory.
+pub const AMNESIA: &str = "amnesia";
+/// The journal is written anew and shortened, and the coordinator crashes.
+pub const CHECKPOINT: &str = "checkpoint";
+/// One branch has nothing to commit.
+pub const READ_ONLY: &str = "read only";
+/// No branch has anything to commit.
+pub const ALL_READ_ONLY: &str = "all read only";
+/// Compensable branches, one after the other.
+pub const SAGA: &str = "saga";
+/// The same, and the later one refuses.
+pub const SAGA_REFUSED: &str = "saga refused";
+/// Deferred branches, one after the other, behind a prepared one.
+pub const DEFERRED: &str = "deferred";
+/// A branch of each kind.
+pub const MIXED: &str = "mixed";
+/// One branch, and every fault there is.
+pub const ALONE: &str = "alone with every fault";
+
+fn repeating(name: &'static str, branches: &'static [BranchSetup]) -> Setup {
+    Setup { network: Network::Repeats, attempts_max: 1, ..Setup::calm(name, branches) }
+}
+
+/// Messages repeat, calls are given up, deadlines fire.
+fn stormy(name: &'static str, branches: &'static [BranchSetup], crashes: u8) -> Setup {
+    let coordinator_crashes = crashes;
+    Setup { gives_up: true, deadlines: true, coordinator_crashes, ..repeating(name, branches) }
+}
+
+fn row(setup: Setup, milestones: &'static [Milestone], states: usize) -> Configuration {
+    Configuration { setup, milestones, states }
+}
 
 /// Every configuration that a build is checked with.
 #[must_use]
 pub fn all() -> Vec<Configuration> {
+    let mut all = two_phase();
+    all.extend(with_faults());
+    all.extend(other_kinds());
+    all
+}
+
+/// Two-phase branches, an unreliable network and deadlines.
+fn two_phase() -> Vec<Configuration> {
+    let lossy_once = Setup { gives_up: true, ..Setup::calm(LOSSY_ONCE, TWO) };
+    let lossy = Setup { network: Network::Repeats, ..Setup { name: LOSSY, ..lossy_once.clone() } };
+    let deadlines = Setup { name: DEADLINES, deadlines: true, ..lossy.clone() };
+    let limits = Setup { limit_for_the_whole: true, cancels: 1, ..stormy(LIMITS, TWO, 0) };
+    let one_crash = Setup { name: ONE_CRASH, coordinator_crashes: 1, ..lossy.clone() };
     vec![
-        Configuration { setup: Setup::calm("two calm", TWO), milestones: &[Milestone::Committed], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, ..Setup::calm("two repeats", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { gives_up: true, ..Setup::calm("two gives up", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, gives_up: true, ..Setup::calm("two repeats gives up", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, gives_up: true, deadlines: true, ..Setup::calm("two repeats gives up deadlines", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { gives_up: true, deadlines: true, ..Setup::calm("two gives up deadlines", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { gives_up: true, deadlines: true, coordinator_crashes: 1, ..Setup::calm("two gives up deadlines crash1", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, gives_up: true, deadlines: true, coordinator_crashes: 1, ..Setup::calm("two repeats gives up deadlines crash1", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, coordinator_crashes: 1, ..Setup::calm("two repeats crash1", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, coordinator_crashes: 2, ..Setup::calm("two repeats crash2", TWO) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, deadlines: true, ..Setup::calm("three repeats deadlines", THREE) }, milestones: &[], states: 0 },
-        Configuration { setup: Setup { network: Network::Repeats, gives_up: true, deadlines: true, ..Setup::calm("one no", ONE_NO) }, milestones: &[], states: 0 },
+        row(Setup::calm(CALM, TWO), &[Committed], 0),
+        row(lossy_once, &[Committed, Parked], 0),
+        row(lossy, &[Committed, Parked, RepeatedCommitAnswered], 0),
+        row(deadlines, &[Committed, RollbackByDeadline, LatePrepareRefused, Parked], 0),
+        row(limits, &[RollbackByDeadline, RollbackByLimit, RollbackByRequest, Overdue], 0),
+        row(
+            stormy(ONE_REFUSES, &[YES, NO], 2),
+            &[RolledBack, RollbackByVote, DownWhilePreparing, DownWhileRollingBack],
+            0,
+        ),
+        row(
+            one_crash,
+            &[Committed, RolledBack, RollbackByRecovery, LatePrepareRefused, DownWhileCommitting],
+            0,
+        ),
+        row(
+            stormy(THREE_BRANCHES, THREE, 2),
+            &[Committed, RolledBack, DownWhilePreparing, DownWhileCommitting, DownAfterTheEnd],
+            0,
+        ),
     ]
+}
+
+/// The rarer faults.
+fn with_faults() -> Vec<Configuration> {
+    let restarts = Setup { deadlines: true, coordinator_crashes: 2, ..repeating(RESTARTS, TWO) };
+    let restarts = Setup { participant_restarts: 2, ..restarts };
+    let amnesia = Setup { gives_up: true, coordinator_crashes: 1, ..repeating(AMNESIA, TWO) };
+    let amnesia = Setup { amnesia: 1, ..amnesia };
+    let checkpoint = Setup { checkpoints: 1, ..stormy(CHECKPOINT, TWO, 1) };
+    let alone = Setup { limit_for_the_whole: true, cancels: 1, ..stormy(ALONE, ONE, 1) };
+    let alone = Setup { participant_restarts: 1, checkpoints: 1, attempts_max: 2, ..alone };
+    vec![
+        row(restarts, &[ToldToCommit, ToldToRollBack, LatePrepareRefused], 0),
+        row(amnesia, &[AmnesiaReported, Committed, RolledBack], 0),
+        row(checkpoint, &[Checkpointed, Committed, RolledBack, DownWhileCommitting], 0),
+        row(alone, &[Committed, RolledBack, Checkpointed, ToldToCommit, Overdue], 0),
+    ]
+}
+
+/// Voters with nothing to commit, and branches that are not two-phase.
+fn other_kinds() -> Vec<Configuration> {
+    vec![
+        row(stormy(READ_ONLY, &[YES, READER], 2), &[Committed, RolledBack], 0),
+        row(stormy(ALL_READ_ONLY, &[READER, READER], 1), &[Committed, RolledBack], 0),
+        row(
+            stormy(SAGA, &[STEP, LATER_STEP], 2),
+            &[Committed, RollbackByDeadline, Compensated, DownWhileExecuting],
+            0,
+        ),
+        row(
+            stormy(SAGA_REFUSED, &[STEP, LATER_REFUSAL], 2),
+            &[RolledBack, RollbackByVote, Compensated, DownWhileRollingBack],
+            0,
+        ),
+        row(
+            stormy(DEFERRED, &[YES, MESSAGE, LATER_MESSAGE], 2),
+            &[Committed, RolledBack, DeferredDone, DownWhileCommitting],
+            0,
+        ),
+        row(
+            stormy(MIXED, &[YES, STEP, MESSAGE], 2),
+            &[Committed, RolledBack, Compensated, DeferredDone, DownWhileExecuting],
+            0,
+        ),
+    ]
+}
+
+/// Larger worlds, for `--deep`: minutes, not seconds.
+#[must_use]
+pub fn deep() -> Vec<Configuration> {
+    let refuses = Setup { attempts_max: 2, ..stormy("deep: one refuses", &[YES, NO], 0) };
+    let every = Setup { limit_for_the_whole: true, cancels: 1, ..repeating("deep: every", TWO) };
+    let every = Setup { deadlines: true, coordinator_crashes: 1, checkpoints: 1, ..every };
+    let every = Setup { participant_restarts: 1, ..every };
+    let alone = Setup { limit_for_the_whole: true, cancels: 1, ..stormy("deep: alone", ONE, 2) };
+    let alone = Setup { participant_restarts: 2, checkpoints: 1, attempts_max: 2, ..alone };
+    let storm = Setup { attempts_max: 2, ..stormy("deep: storm", TWO, 1) };
+    vec![
+        row(refuses, &[RollbackByVote], 0),
+        row(stormy("deep: four branches", &[YES, YES, YES, YES], 0), &[Committed, RolledBack], 0),
+        row(every, &[Committed, RolledBack, Overdue], 0),
+        row(alone, &[Committed, RolledBack], 0),
+        row(storm, &[Committed, RolledBack], 0),
+    ]
+}
+
+/// The configuration with this name, of [`all`].
+#[must_use]
+pub fn named(name: &str) -> Option<Configuration> {
+    all().into_iter().find(|configuration| configuration.setup.name == name)
 }

@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use unanimity_core::{Kind, Operation, Outcome, TimerPurpose};
+use unanimity_core::TimerPurpose;
 
 use crate::digest;
 use crate::participant::Said;
+use crate::properties::exactly_matched;
 use crate::world::{Action, CallMessage, Word, World};
 
 /// No state of any setup is further from rest than this many steps.
@@ -97,41 +98,6 @@ pub fn settled(world: &World) -> Result<(), String> {
         }),
         None => Ok(()),
     }
-}
-
-/// Each branch's business effects match the outcome: all of it, or nothing that is not undone.
-///
-/// # Errors
-/// Names the branch and the effect that does not match.
-pub fn exactly_matched(world: &World, number: usize, outcome: Outcome) -> Result<(), String> {
-    let participant = &world.participants[number];
-    let applied = |operation| participant.applied(operation);
-    let forward = match world.setup().branches[number].kind {
-        Kind::TwoPhase => Operation::Prepare,
-        Kind::Compensable | Kind::Deferred => Operation::Execute,
-    };
-    let (finishes, undoes) = match world.setup().branches[number].kind {
-        Kind::TwoPhase => (Some(Operation::Commit), Some(Operation::Rollback)),
-        Kind::Compensable => (None, Some(Operation::Compensate)),
-        Kind::Deferred => (None, None),
-    };
-    let done = applied(forward);
-    let (finished, undone) = (finishes.map(applied), undoes.map(applied));
-    let reads_only = participant.state() == Some(unanimity_core::guard::GuardState::ReadOnly);
-    let right = match outcome {
-        Outcome::Commit => {
-            reads_only || (done == 1 && finished.unwrap_or(1) == 1 && undone.unwrap_or(0) == 0)
-        }
-        Outcome::Rollback => finished.unwrap_or(0) == 0 && undone.unwrap_or(0) == done,
-    };
-    if right {
-        return Ok(());
-    }
-    Err(format!(
-        "branch {number} after {}: {forward:?} was applied {done} times, finished {finished:?}, \
-         undone {undone:?}",
-        outcome.as_str()
-    ))
 }
 
 /// How many maps share the memory, so that two threads seldom want the same one.

@@ -33,30 +33,35 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Takes a step in. Gives back the effects that may leave at once: those that rest on nothing
-    /// which is still on its way to the disk, or all of them if the driver is deliberately broken.
-    pub fn accept(&mut self, step: Step, effects_before_sync: bool) -> Vec<Effect> {
+    /// Takes a step in, its records as the codec reads them back. Gives back the effects that may
+    /// leave at once: those that rest on nothing which is still on its way to the disk, or all of
+    /// them if the driver is deliberately broken.
+    ///
+    /// # Errors
+    /// If the codec cannot read what it wrote.
+    pub fn accept(&mut self, step: Step, effects_before_sync: bool) -> Result<Vec<Effect>, String> {
         if step.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let (records, _) = step.clone().seal(0);
         let position = self.end() + records.len() as u64;
         let (records, sealed) = step.seal(position);
         if effects_before_sync {
             let effects = sealed.release(Durable::up_to(position));
-            self.push(records, Step::default().seal(position).1);
-            return effects;
+            self.push(&records, Step::default().seal(position).1)?;
+            return Ok(effects);
         }
         if records.is_empty() && self.pending.is_empty() {
-            return sealed.release(Durable::up_to(position));
+            return Ok(sealed.release(Durable::up_to(position)));
         }
-        self.push(records, sealed);
-        Vec::new()
+        self.push(&records, sealed)?;
+        Ok(Vec::new())
     }
 
-    fn push(&mut self, records: Vec<Record>, sealed: Sealed) {
-        let records = records.into_iter().map(Arc::new).collect();
+    fn push(&mut self, records: &[Record], sealed: Sealed) -> Result<(), String> {
+        let records = records.iter().map(through_the_codec).collect::<Result<_, _>>()?;
         self.pending.push_back(Pending { records, sealed });
+        Ok(())
     }
 
     /// Where the next record goes.
@@ -65,24 +70,20 @@ impl Journal {
         self.forgotten + (self.durable.len() + pending) as u64
     }
 
-    /// Makes the oldest pending step durable, and lets its effects out against that receipt. What is
-    /// kept is what the codec reads back. A transaction written anew replaces everything before it.
-    ///
-    /// # Errors
-    /// If the codec cannot read what it wrote.
-    pub fn sync(&mut self) -> Result<Vec<Effect>, String> {
+    /// Makes the oldest pending step durable, and lets its effects out against that receipt. A
+    /// transaction written anew replaces everything before it.
+    pub fn sync(&mut self) -> Vec<Effect> {
         let Some(Pending { records, sealed }) = self.pending.pop_front() else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         for record in records {
             if matches!(record.fact, Fact::Snapshot(_)) {
                 self.forgotten += self.durable.len() as u64;
                 self.durable.clear();
             }
-            self.durable.push(through_the_codec(&record)?);
+            self.durable.push(record);
         }
-        let position = self.forgotten + self.durable.len() as u64;
-        Ok(sealed.release(Durable::up_to(position)))
+        sealed.release(Durable::up_to(self.forgotten + self.durable.len() as u64))
     }
 
     /// The facts that survive a crash.

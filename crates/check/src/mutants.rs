@@ -1,1 +1,67 @@
-//! Later.
+//! Deliberate bugs, and the proof that the checker has no hole where each is: the configuration in
+//! which it shows, the property that catches it first, and after how many steps. Without the bug the
+//! same configuration is clean: `configurations` are explored to exhaustion.
+
+use unanimity_core::{Mutation, Mutations};
+
+use crate::configurations::{self as worlds, named};
+use crate::properties::names;
+use crate::run::{Counterexample, shortest_counterexample};
+use crate::setup::Setup;
+
+/// One deliberate bug, and how it is caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mutant {
+    /// The bug.
+    pub mutation: Mutation,
+    /// The name of the configuration in which it shows.
+    pub configuration: &'static str,
+    /// The property that catches it first.
+    pub property: &'static str,
+    /// After how many steps.
+    pub steps: usize,
+}
+
+const fn caught(
+    mutation: Mutation,
+    configuration: &'static str,
+    property: &'static str,
+    steps: usize,
+) -> Mutant {
+    Mutant { mutation, configuration, property, steps }
+}
+
+/// Every deliberate bug.
+pub const ALL: [Mutant; Mutation::ALL.len()] = [
+    caught(Mutation::EffectsBeforeSync, worlds::CALM, names::DURABLE_FIRST, 0),
+    caught(Mutation::RollbackForgottenOnRecovery, worlds::ONE_CRASH, names::FORGOTTEN_LAST, 0),
+    caught(Mutation::PrepareAfterRollback, worlds::LIMITS, names::IN_ORDER, 0),
+    caught(Mutation::DecisionByMajority, worlds::CALM, names::COMMIT_VALIDITY, 0),
+    caught(Mutation::TimersLostOnRecovery, worlds::ONE_CRASH, names::NEXT_ACTION, 0),
+    caught(Mutation::AcknowledgementCountedTwice, worlds::LOSSY, names::FORGOTTEN_LAST, 0),
+    caught(Mutation::DecisionChangedByLateVote, worlds::LIMITS, names::AGREEMENT, 0),
+    caught(Mutation::CommitAppliedTwice, worlds::LOSSY, names::AT_MOST_ONCE, 0),
+    caught(Mutation::UnansweredLeftOutOfRollback, worlds::LIMITS, names::FORGOTTEN_LAST, 0),
+    caught(Mutation::TimeoutInPhaseTwoRollsBack, worlds::LIMITS, names::AGREEMENT, 0),
+    caught(
+        Mutation::CommitWithoutPrepareAcknowledged,
+        worlds::AMNESIA,
+        names::FORGOTTEN_LAST,
+        0,
+    ),
+];
+
+impl Mutant {
+    /// The world with the bug in it; `None` if the table names no configuration.
+    #[must_use]
+    pub fn setup(&self) -> Option<Setup> {
+        let setup = named(self.configuration)?.setup;
+        Some(Setup { mutations: Mutations::only(self.mutation), ..setup })
+    }
+
+    /// How the bug is caught; `None` if it is not.
+    #[must_use]
+    pub fn hunt(&self) -> Option<Counterexample> {
+        shortest_counterexample(&self.setup()?)
+    }
+}

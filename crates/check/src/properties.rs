@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use unanimity_core::guard::GuardState;
 use unanimity_core::{Fact, Kind, Operation, Outcome, TimerPurpose, Transaction};
 
-use crate::fairness::exactly_matched;
 use crate::participant::{Participant, Said};
 use crate::world::{CallMessage, World};
 
@@ -27,6 +26,7 @@ pub mod names {
     pub const DURABLE_FIRST: &str = "durable before visible";
     pub const AT_MOST_ONCE: &str = "each effect at most once";
     pub const IN_ORDER: &str = "commit excludes rollback, and follows prepare";
+    pub const PLAN_ORDER: &str = "work runs in the plan's order";
     pub const NEXT_ACTION: &str = "a live transaction has a next action";
     pub const FORGOTTEN_LAST: &str = "forgotten only when settled everywhere";
     pub const NO_CONTRADICTION: &str = "no participant reports a contradiction";
@@ -203,6 +203,51 @@ pub fn in_order(world: &World) -> Verdict {
     Ok(())
 }
 
+/// Branches work in the order that the plan asks for, compensations in its reverse (Garcia-Molina and
+/// Salem, "Sagas", SIGMOD 1987), and deferred work follows every commit.
+///
+/// # Errors
+/// Names the branch that was out of its turn.
+pub fn plan_order(world: &World) -> Verdict {
+    for (number, branch) in world.setup().branches.iter().enumerate() {
+        let participant = &world.participants[number];
+        let has_worked = participant.applied(forward(branch.kind)) > 0;
+        for before in branch.after {
+            let earlier = &world.participants[usize::from(*before)];
+            check(!has_worked || earlier.row.is_some(), || {
+                format!("branch {number} worked before branch {before}")
+            })?;
+            let stands = participant.state() == Some(GuardState::Executed);
+            check(!stands || earlier.applied(Operation::Compensate) == 0, || {
+                format!("branch {before} was compensated before branch {number}")
+            })?;
+        }
+        let deferred = branch.kind == Kind::Deferred && has_worked;
+        check(!deferred || are_commits_done(world), || {
+            format!("deferred branch {number} worked before every commit was done")
+        })?;
+    }
+    Ok(())
+}
+
+fn are_commits_done(world: &World) -> bool {
+    let mut branches = world.setup().branches.iter().zip(&world.participants);
+    branches.all(|(branch, participant)| {
+        let state = participant.state();
+        branch.kind != Kind::TwoPhase
+            || matches!(state, Some(GuardState::Committed | GuardState::ReadOnly))
+    })
+}
+
+/// The operation that does a branch's work.
+#[must_use]
+pub const fn forward(kind: Kind) -> Operation {
+    match kind {
+        Kind::TwoPhase => Operation::Prepare,
+        Kind::Compensable | Kind::Deferred => Operation::Execute,
+    }
+}
+
 /// Rule 6: a live transaction without a next action cannot exist. A next action is a call under
 /// way, a planned retry, something to sync or, while undecided, a deadline.
 ///
@@ -235,6 +280,39 @@ pub fn forgotten_last(world: &World) -> Verdict {
         exactly_matched(world, number, outcome)?;
     }
     Ok(())
+}
+
+/// Each branch's business effects match the outcome: all of it, or nothing that is not undone.
+///
+/// # Errors
+/// Names the branch and the effect that does not match.
+pub fn exactly_matched(world: &World, number: usize, outcome: Outcome) -> Result<(), String> {
+    let participant = &world.participants[number];
+    let applied = |operation| participant.applied(operation);
+    let kind = world.setup().branches[number].kind;
+    let forward = forward(kind);
+    let (finishes, undoes) = match kind {
+        Kind::TwoPhase => (Some(Operation::Commit), Some(Operation::Rollback)),
+        Kind::Compensable => (None, Some(Operation::Compensate)),
+        Kind::Deferred => (None, None),
+    };
+    let done = applied(forward);
+    let (finished, undone) = (finishes.map(applied), undoes.map(applied));
+    let reads_only = participant.state() == Some(GuardState::ReadOnly);
+    let right = match outcome {
+        Outcome::Commit => {
+            reads_only || (done == 1 && finished.unwrap_or(1) == 1 && undone.unwrap_or(0) == 0)
+        }
+        Outcome::Rollback => finished.unwrap_or(0) == 0 && undone.unwrap_or(0) == done,
+    };
+    if right {
+        return Ok(());
+    }
+    Err(format!(
+        "branch {number} after {}: {forward:?} was applied {done} times, finished {finished:?}, \
+         undone {undone:?}",
+        outcome.as_str()
+    ))
 }
 
 /// A participant that keeps its promises never has to report a contradiction.

@@ -278,10 +278,10 @@ impl World {
     pub fn apply(&mut self, action: &Action) {
         match action {
             Action::Begin => self.begin(),
-            Action::Sync => match self.journal.sync() {
-                Ok(effects) => self.release(effects),
-                Err(problem) => self.broken = Some(problem),
-            },
+            Action::Sync => {
+                let effects = self.journal.sync();
+                self.release(effects);
+            }
             Action::Crash => self.crash(),
             Action::Recover => self.recover(),
             Action::DeliverCall(call) => self.deliver_call(*call),
@@ -409,8 +409,10 @@ impl World {
 
     fn accept(&mut self, step: Step) {
         let too_early = self.setup().mutations.has(Mutation::EffectsBeforeSync);
-        let effects = self.journal.accept(step, too_early);
-        self.release(effects);
+        match self.journal.accept(step, too_early) {
+            Ok(effects) => self.release(effects),
+            Err(problem) => self.broken = Some(problem),
+        }
     }
 
     fn release(&mut self, effects: Vec<Effect>) {

@@ -13,6 +13,8 @@ use crate::{
 };
 
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 /// The version that is written; also the newest that is understood.
 pub const RECORD_VERSION: u8 = 1;

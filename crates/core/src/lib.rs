@@ -18,6 +18,7 @@
 mod answers;
 mod codec;
 mod coordinator;
+mod decision;
 mod event;
 pub mod guard;
 mod ids;
@@ -37,6 +38,7 @@ mod wire;
 
 pub use codec::{DecodeError, RECORD_VERSION, decode_record, encode_record};
 pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
+pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
 pub use ids::{ID_BYTES_MAX, IdError, TransactionId, check_id};
 pub use mutation::{Mutation, Mutations};
@@ -47,7 +49,7 @@ pub use plan::{
 pub use record::{Fact, Record};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
 pub use timeline::{Observation, Timeline, What};
-pub use transaction::{Ballot, Branch, Decision, Outcome, Progress, Reason, Stage, Transaction};
+pub use transaction::{Ballot, Branch, Progress, Stage, Transaction};
 
 /// Milliseconds since the Unix epoch, as the driver tells them. The core never reads a clock.
 pub type Millis = u64;

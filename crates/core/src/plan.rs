@@ -178,8 +178,8 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing wrong, by these codes: `no_branches`, `too_many_branches`,
-    /// `branch_name_invalid`, `branch_name_repeated`, `participant_invalid`, `payload_too_large`, `after_unknown`,
-    /// `after_itself`, `after_cycle`, `after_unsafe`, `timeout_invalid`.
+    /// `branch_name_invalid`, `branch_name_repeated`, `participant_invalid`, `payload_too_large`,
+    /// `after_unknown`, `after_itself`, `after_cycle`, `after_unsafe`, `timeout_invalid`.
     pub fn check(&self) -> Result<(), PlanError> {
         if self.branches.is_empty() {
             return Err(error(

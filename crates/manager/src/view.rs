@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use unanimity_core::{
-    Ballot, Branch, Observation, Outcome, Progress, Reason, Stage, Transaction, What,
+    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Stage, Transaction,
+    What,
 };
 
 /// A transaction's state.
@@ -181,16 +182,21 @@ impl TimelineView {
     #[must_use]
     pub fn of(transaction: &Transaction) -> Self {
         let name = |number: u16| transaction.branch(number).plan.name.to_string();
+        // Equal failures are folded into the first, which then bears the time of the last.
+        let mut seen: Vec<&Observation> = transaction.timeline.iter().collect();
+        seen.sort_by_key(|observation| observation.at);
         let mut events = vec![EventView::plain(transaction.begun_at, "begun")];
-        let seen = transaction.timeline.iter();
-        events.extend(seen.map(|observation| EventView::of(observation, &name)));
-        if let Some(decision) = &transaction.decision {
-            let mut event = EventView::plain(decision.at, "decided");
-            event.detail = Some(decision.outcome.as_str().to_owned());
-            // Phase two follows the decision even where both fell into one millisecond.
-            let place = events.iter().position(|event| follows_decision(event, decision.at));
-            events.insert(place.unwrap_or(events.len()), event);
-        }
+        let decided = transaction.decision.as_ref();
+        let before = decided.map_or(seen.len(), |decision| {
+            let first = seen.iter().position(|seen| follows(seen, decision.at, transaction));
+            first.unwrap_or(seen.len())
+        });
+        events.extend(seen[..before].iter().map(|seen| EventView::of(seen, &name)));
+        events.extend(decided.map(|decision| EventView {
+            detail: Some(decision.outcome.as_str().to_owned()),
+            ..EventView::plain(decision.at, "decided")
+        }));
+        events.extend(seen[before..].iter().map(|seen| EventView::of(seen, &name)));
         if let Some(at) = transaction.ended_at {
             events.push(EventView::plain(at, "ended"));
         }
@@ -199,10 +205,26 @@ impl TimelineView {
     }
 }
 
-fn follows_decision(event: &EventView, decided_at_ms: u64) -> bool {
-    let phase_two =
-        matches!(event.operation.as_deref(), Some("commit" | "rollback" | "compensate"));
-    event.at_ms > decided_at_ms || (event.at_ms == decided_at_ms && phase_two)
+/// Whether something was seen after the decision, also where both fell into one millisecond.
+fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) -> bool {
+    if seen.at != decided_at_ms {
+        return seen.at > decided_at_ms;
+    }
+    let operation = match &seen.what {
+        What::Called { operation, .. }
+        | What::Yes(operation)
+        | What::No(operation, _)
+        | What::Acknowledged(operation)
+        | What::Failed { operation, .. } => *operation,
+        What::Parked | What::Overdue => return true,
+        What::ReadOnly | What::Recovered => return false,
+    };
+    let deferred = |number: u16| transaction.branch(number).plan.kind == Kind::Deferred;
+    match operation {
+        Operation::Commit | Operation::Rollback | Operation::Compensate => true,
+        Operation::Execute => seen.branch.is_some_and(deferred),
+        Operation::Prepare => false,
+    }
 }
 
 impl EventView {

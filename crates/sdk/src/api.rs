@@ -114,7 +114,7 @@ pub struct BranchRequest {
     /// The participant's URL; the operation's name is appended to its path.
     pub participant: String,
     /// What sort of promise it makes.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub kind: Kind,
     /// The names of the branches that must have voted yes or executed before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -124,8 +124,13 @@ pub struct BranchRequest {
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub payload: Json,
     /// Whether commit and rollback carry the payload too.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub payload_in_phase_two: bool,
+}
+
+/// Whether a field says nothing that leaving it out would not say.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// What sort of promise a branch makes.

@@ -288,7 +288,9 @@ fn mistake(path: &str, error: &serde_json::Error) -> Problem {
         ("", "") => return Problem::new(doc, detail),
         ("", named) => named.to_owned(),
         (parent, "") => parent.to_owned(),
-        (parent, named) if doc != code::MISSING_FIELD && ends_so && !named.is_empty() => parent.to_owned(),
+        (parent, named) if doc != code::MISSING_FIELD && ends_so && !named.is_empty() => {
+            parent.to_owned()
+        }
         (parent, named) => format!("{parent}.{named}"),
     };
     Problem::new(doc, detail).with_field(field)
@@ -370,13 +372,38 @@ mod tests {
         check("5", "wrong_type", None, "invalid type: integer `5`");
         check(r#"{"branches":5}"#, "wrong_type", Some("branches"), "expected a sequence");
         check(r#"{"branches":[{}]}"#, "missing_field", Some("branches[0].name"), "missing field");
-        check(r#"{"branches":[{"name":1}]}"#, "wrong_type", Some("branches[0].name"), "expected a string");
-        check(r#"{"branches":[],"timeout_ms":-1}"#, "wrong_type", Some("timeout_ms"), "integer `-1`");
+        check(
+            r#"{"branches":[{"name":1}]}"#,
+            "wrong_type",
+            Some("branches[0].name"),
+            "expected a string",
+        );
+        check(
+            r#"{"branches":[],"timeout_ms":-1}"#,
+            "wrong_type",
+            Some("timeout_ms"),
+            "integer `-1`",
+        );
         check(r#"{"branches":[],"timeout_ms":1.5}"#, "wrong_type", Some("timeout_ms"), "1.5");
-        check(r#"{"branches":[],"timeout_ms":1e99}"#, "wrong_type", Some("timeout_ms"), "expected u64");
+        check(
+            r#"{"branches":[],"timeout_ms":1e99}"#,
+            "wrong_type",
+            Some("timeout_ms"),
+            "expected u64",
+        );
         check(r#"{"branches":[],"color":1}"#, "unknown_field", Some("color"), "expected one of");
-        check(r#"{"branches":[{"nom":1}]}"#, "unknown_field", Some("branches[0].nom"), "unknown field");
-        check(r#"{"branches":[],"branches":[]}"#, "repeated_field", Some("branches"), "duplicate field");
+        check(
+            r#"{"branches":[{"nom":1}]}"#,
+            "unknown_field",
+            Some("branches[0].nom"),
+            "unknown field",
+        );
+        check(
+            r#"{"branches":[],"branches":[]}"#,
+            "repeated_field",
+            Some("branches"),
+            "duplicate field",
+        );
         check(r#"{"branches":[],"kind":"saga"}"#, "wrong_type", Some("kind"), "unknown variant");
         let deep = format!(r#"{{"branches":{}"#, "[".repeat(100_000));
         check(&deep, "json_too_deep", None, "deeper than 8 levels");
@@ -443,9 +470,17 @@ mod tests {
     #[test]
     fn every_error_of_a_plan_has_its_code() {
         for code in [
-            "no_branches", "too_many_branches", "branch_name_invalid", "branch_name_repeated",
-            "participant_invalid", "payload_too_large", "after_unknown", "after_itself",
-            "after_cycle", "after_unsafe", "timeout_invalid",
+            "no_branches",
+            "too_many_branches",
+            "branch_name_invalid",
+            "branch_name_repeated",
+            "participant_invalid",
+            "payload_too_large",
+            "after_unknown",
+            "after_itself",
+            "after_cycle",
+            "after_unsafe",
+            "timeout_invalid",
         ] {
             let error = PlanError { code, field: "f".into(), message: "m".into() };
             let problem = Problem::from(error);

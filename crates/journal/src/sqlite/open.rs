@@ -9,8 +9,10 @@
 //!    it.)
 //! 2. *Lock*: open and begin an exclusive transaction at once. In exclusive locking mode the lock
 //!    is kept after its end. Whoever comes second fails here.
-//! 3. *Create* in rollback mode if the file is empty; only then switch to WAL mode. So the file's
-//!    own first page carries our mark from the first commit on, and the probe can rely on it.
+//! 3. *Create*, if the file is empty, in steps of which each leaves a file that the probe can read
+//!    and knows, wherever a crash falls: an empty first page; our mark on it; WAL mode; and then
+//!    the tables and the version as one transaction through the log. (All in one transaction of
+//!    rollback mode would leave, for a moment, a file shorter than its header says.)
 //! 4. *Check*: the header again, now with the write-ahead log; the log itself; the pages; the rows
 //!    of `shards`.
 
@@ -48,11 +50,15 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), JournalError> {
         .map_err(|error| io_failure(path, &error))?;
     probe(path)?;
     let connection = lock(path)?;
-    if identify(&connection, path)? == Identity::Blank {
-        create(&connection).map_err(|error| failure(path, error))?;
+    let identity = identify(&connection, path)?;
+    if identity == Identity::Blank {
+        mark(&connection).map_err(|error| failure(path, error))?;
     }
     wal::check(path)?;
     configure(&connection, path)?;
+    if identity != Identity::Whole {
+        create_tables(&connection).map_err(|error| failure(path, error))?;
+    }
     check_tables(&connection, path)?;
     check_pages(&connection, path)?;
     check_shards(&connection, path)?;
@@ -67,7 +73,9 @@ pub(super) fn open(path: &Path) -> Result<(Connection, PathBuf), JournalError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Identity {
     Blank,
-    Ours,
+    /// Ours, and its creation was cut off before there were tables.
+    Marked,
+    Whole,
 }
 
 fn probe(path: &Path) -> Result<(), JournalError> {
@@ -86,6 +94,11 @@ fn probe(path: &Path) -> Result<(), JournalError> {
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(immutable_uri(path), flags)
+        .map_err(|error| open_failure(path, path, error))?;
+    // A crash during a checkpoint can leave a file shorter than its header says; all is well then,
+    // for the log still has it all, but the probe does not see the log. With this, SQLite bears it.
+    connection
+        .execute_batch("PRAGMA writable_schema = ON")
         .map_err(|error| open_failure(path, path, error))?;
     identify(&connection, path).map(drop)
 }
@@ -143,6 +156,9 @@ fn identify(connection: &Connection, path: &Path) -> Result<Identity, JournalErr
     if (id, version, objects) == (0, 0, 0) {
         return Ok(Identity::Blank);
     }
+    if (id, version, objects) == (APPLICATION_ID, 0, 0) {
+        return Ok(Identity::Marked);
+    }
     if id != APPLICATION_ID {
         let detail = format!("a SQLite database with application id {id:#010x}");
         return Err(JournalError::ForeignFile { path: path.to_owned(), detail });
@@ -154,19 +170,27 @@ fn identify(connection: &Connection, path: &Path) -> Result<Identity, JournalErr
     if version < FILE_VERSION {
         return Err(damaged(path, "its header", format!("format version {version} never existed")));
     }
-    Ok(Identity::Ours)
+    Ok(Identity::Whole)
 }
 
-fn create(connection: &Connection) -> rusqlite::Result<()> {
+fn mark(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "PRAGMA synchronous = FULL;
          PRAGMA fullfsync = ON;
-         BEGIN EXCLUSIVE;
-         PRAGMA application_id = {APPLICATION_ID};
+         PRAGMA application_id = {APPLICATION_ID}"
+    ))
+}
+
+/// The checkpoint at the end lets the file stand without its log.
+fn create_tables(connection: &Connection) -> rusqlite::Result<()> {
+    let [batches, shards] = TABLES;
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE;
          PRAGMA user_version = {FILE_VERSION};
-         {}; {};
-         COMMIT",
-        TABLES[0], TABLES[1]
+         {batches};
+         {shards};
+         COMMIT;
+         PRAGMA wal_checkpoint(TRUNCATE)"
     ))
 }
 

@@ -190,6 +190,29 @@ fn a_log_without_its_file_is_refused_and_kept() {
     }
 }
 
+/// 1. A checkpoint writes the pages of the log into the file, from the first one on.
+/// 2. A crash after some of them leaves a file that is half old and half new, and often shorter than
+///    its first page says. The log is still whole, and so must be what is read.
+#[test]
+fn a_crash_within_a_checkpoint_loses_nothing() {
+    const PAGE: usize = 4096;
+    let (folder, mut files, sound) = crashed(true);
+    restore(&folder, &files);
+    let mut engine = SqliteEngine::open(&folder.file()).unwrap();
+    engine.harden(0).unwrap();
+    let after = snapshot(&folder).swap_remove(0).1;
+    drop(engine);
+    let pages = after.len() / PAGE;
+    assert!(after.len() > files[0].1.len(), "the checkpoint must make the file longer");
+    for written in 1..=pages {
+        let old = files[0].1.len();
+        files[0].1.resize(old.max(written * PAGE), 0);
+        files[0].1[..written * PAGE].copy_from_slice(&after[..written * PAGE]);
+        restore(&folder, &files);
+        assert_eq!(reopened(&folder).unwrap(), sound, "{written} of {pages} pages were written");
+    }
+}
+
 /// A log that is cut is what a crash leaves: a prefix of the batches, and it can be appended to.
 #[test]
 fn a_log_cut_short_leaves_a_prefix() {

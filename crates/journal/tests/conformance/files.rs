@@ -143,6 +143,34 @@ fn a_newer_format_is_refused() {
     assert!(matches!(error, JournalError::NewerVersion { found: 2, supported: 1, .. }), "{error}");
 }
 
+/// Each state that a crash during the creation can leave. (Found by killing it at every write.)
+#[test]
+fn a_creation_that_was_cut_off_is_finished() {
+    let mark = format!("PRAGMA application_id = {}", 0x554E_4A46);
+    let empty_page = "PRAGMA user_version = 1; PRAGMA user_version = 0".to_owned();
+    for statements in
+        [String::new(), empty_page, mark.clone(), mark + "; PRAGMA journal_mode = WAL"]
+    {
+        let folder = Folder::new();
+        drop(sql(&folder.file(), &statements));
+        fill(&mut SqliteEngine::open(&folder.file()).unwrap(), 0, 3);
+        let mut engine = SqliteEngine::open(&folder.file()).unwrap();
+        assert_eq!(contents(&mut engine, 0).unwrap().0.next, 3, "{statements}");
+    }
+}
+
+/// Losing the log of a fresh journal must not make it another fresh one unnoticed: its file alone
+/// is whole.
+#[test]
+fn a_fresh_journal_is_whole_without_its_log() {
+    let folder = Folder::new();
+    let engine = SqliteEngine::open(&folder.file()).unwrap();
+    let file = fs::read(folder.file()).unwrap();
+    drop(engine);
+    assert!(file.windows(7).any(|part| part == b"batches"));
+    assert_eq!(file.len(), 3 * 4096);
+}
+
 #[test]
 fn a_closed_journal_is_one_file() {
     let folder = Folder::new();

@@ -189,7 +189,9 @@ impl Key {
             Kind::Text(field) => Some(field(config).clone().into()),
             Kind::Folder(field) => Some(field(config).display().to_string().into()),
             Kind::Secret(_) => None,
-            Kind::File(field) => field(config).as_ref().map(|path| path.display().to_string().into()),
+            Kind::File(field) => {
+                field(config).as_ref().map(|path| path.display().to_string().into())
+            }
             Kind::List(field) => Some(field(config).clone().into()),
             Kind::Format(field) => Some(field(config).as_str().into()),
         }

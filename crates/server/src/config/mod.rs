@@ -23,8 +23,12 @@ use crate::outbound::{OutboundConfig, Policy};
 /// What every setting's name in the environment begins with.
 pub const ENV_PREFIX: &str = "UNANIMITY_";
 /// Names in the environment that begin like settings and are none: they are for the commands.
-pub const ENV_NOT_SETTINGS: &[&str] =
-    &["UNANIMITY_CONFIG", "UNANIMITY_URL", #[cfg(feature = "crash-points")] "UNANIMITY_CRASH_AT"];
+pub const ENV_NOT_SETTINGS: &[&str] = &[
+    "UNANIMITY_CONFIG",
+    "UNANIMITY_URL",
+    #[cfg(feature = "crash-points")]
+    "UNANIMITY_CRASH_AT",
+];
 /// The shortest token that is accepted, in characters.
 pub const TOKEN_CHARACTERS_MIN: usize = 16;
 

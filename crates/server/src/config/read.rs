@@ -51,7 +51,8 @@ impl Config {
             for (name, value) in values {
                 let path = format!("{section}.{name}");
                 let place = format!("{file}: {path}");
-                let key = find_in_file(&path, &name).map_err(|problem| ConfigError::new(&place, problem))?;
+                let key = find_in_file(&path, &name)
+                    .map_err(|problem| ConfigError::new(&place, problem))?;
                 said.push((place, key, Said::Typed(value)));
             }
         }
@@ -137,7 +138,8 @@ impl Config {
 
 /// Gives a setting the value that was said.
 fn set(config: &mut Config, key: &Key, said: Said) -> Result<(), String> {
-    let wrong = |found: &Said| format!("must be {}, and is {}", key.expectation(), found.described());
+    let wrong =
+        |found: &Said| format!("must be {}, and is {}", key.expectation(), found.described());
     match (&key.kind, said) {
         (Kind::Number(least, most, field), said) => {
             let number = said.number().filter(|number| (least..=most).contains(&number));
@@ -252,7 +254,10 @@ fn find_in_file(path: &str, name: &str) -> Result<&'static Key, String> {
         return Ok(key);
     }
     if let Some(key) = KEYS.iter().find(|key| key.name == name || key.word == name) {
-        return Err(format!("there is no such setting; it is {} in section [{}]", key.name, key.section));
+        return Err(format!(
+            "there is no such setting; it is {} in section [{}]",
+            key.name, key.section
+        ));
     }
     Err(unknown("", path, KEYS.iter().map(Key::path)).problem)
 }

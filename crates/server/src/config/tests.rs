@@ -47,7 +47,11 @@ fn refused(file: &str, env: &[(&str, &str)], flags: &[(&str, &str)], expected: &
 fn another(key: &Key) -> (String, String) {
     let text = |text: &str| (text.to_owned(), format!("{text:?}"));
     match key.kind {
-        Kind::Number(least, ..) => ((least + 9).to_string(), (least + 9).to_string()),
+        Kind::Number(least, _, field) => {
+            let default = *field(&mut Config::default());
+            let number = if default > least { default - 1 } else { least + 9 };
+            (number.to_string(), number.to_string())
+        }
         Kind::Address(_) => text("127.0.0.9:9"),
         Kind::Text(_) => text("debug"),
         Kind::Folder(_) => text("/tmp/elsewhere"),
@@ -103,13 +107,28 @@ fn a_token_may_be_said_again_where_it_wins() {
 
 #[test]
 fn unknown_names_are_errors_that_name_the_nearest_known() {
-    refused("[timeouts]\nprepare_timout_ms = 1", &[], &[], "FILE: timeouts.prepare_timout_ms: there is no such setting; did you mean timeouts.prepare_timeout_ms?");
-    refused("[limits]\nprepare_timeout_ms = 1", &[], &[], "it is prepare_timeout_ms in section [timeouts]");
+    refused(
+        "[timeouts]\nprepare_timout_ms = 1",
+        &[],
+        &[],
+        "FILE: timeouts.prepare_timout_ms: there is no such setting; did you mean timeouts.prepare_timeout_ms?",
+    );
+    refused(
+        "[limits]\nprepare_timeout_ms = 1",
+        &[],
+        &[],
+        "it is prepare_timeout_ms in section [timeouts]",
+    );
     refused("[data]\ndata_folder = 'x'", &[], &[], "it is folder in section [data]");
     refused("[timeout]\n", &[], &[], "did you mean timeouts?");
     refused("shards = 1", &[], &[], "FILE: shards: there is no such setting");
     refused("listen = 1", &[], &[], "is a section: write [listen]");
-    refused("", &[("UNANIMITY_DATA_FOLDERS", "x")], &[], "UNANIMITY_DATA_FOLDERS: there is no such setting; did you mean UNANIMITY_DATA_FOLDER?");
+    refused(
+        "",
+        &[("UNANIMITY_DATA_FOLDERS", "x")],
+        &[],
+        "UNANIMITY_DATA_FOLDERS: there is no such setting; did you mean UNANIMITY_DATA_FOLDER?",
+    );
     refused("", &[], &[("prepare-timeout", "1")], "did you mean prepare-timeout-ms?");
     let others = [("UNANIMITY_CONFIG", "x"), ("UNANIMITYX", "x"), ("PATH", "/bin")];
     assert_eq!(load("", &others, &[]).unwrap(), Config::default());
@@ -117,11 +136,21 @@ fn unknown_names_are_errors_that_name_the_nearest_known() {
 
 #[test]
 fn values_are_checked() {
-    refused("[timeouts]\nprepare_timeout_ms = '5s'", &[], &[], r#"must be a whole number from 1 to 2592000000, and is "5s" (string)"#);
+    refused(
+        "[timeouts]\nprepare_timeout_ms = '5s'",
+        &[],
+        &[],
+        r#"must be a whole number from 1 to 2592000000, and is "5s" (string)"#,
+    );
     refused("[timeouts]\nprepare_timeout_ms = -5", &[], &[], "and is -5 (integer)");
     refused("[timeouts]\nprepare_timeout_ms = 0", &[], &[], "from 1 to");
     refused("[timeouts]\nprepare_timeout_ms = 5.0", &[], &[], "float");
-    refused("", &[("UNANIMITY_PREPARE_TIMEOUT_MS", "5s")], &[], "UNANIMITY_PREPARE_TIMEOUT_MS: must be a whole number");
+    refused(
+        "",
+        &[("UNANIMITY_PREPARE_TIMEOUT_MS", "5s")],
+        &[],
+        "UNANIMITY_PREPARE_TIMEOUT_MS: must be a whole number",
+    );
     refused("", &[("UNANIMITY_PREPARE_TIMEOUT_MS", "")], &[], "must be a whole number");
     refused("", &[], &[("shards", "+1")], "must be a whole number from 1 to 256");
     refused("", &[], &[("shards", "99999999999999999999")], "must be a whole number");

@@ -37,7 +37,7 @@ const SETTLE_LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArguments {
     /// How many transfers run while everything fails.
-    #[arg(long, default_value_t = 4_000)]
+    #[arg(long, default_value_t = 16_000)]
     pub transfers: usize,
     /// How many transfers run at once.
     #[arg(long, default_value_t = 64)]

@@ -94,9 +94,8 @@ impl hyper::body::Body for TimedBody {
 /// # Errors
 /// `body_too_large`, `request_timeout`, or `malformed_json` if the client breaks off.
 pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    let too_large = || {
-        Problem::new(code::BODY_TOO_LARGE, format!("the body has more than {bytes_max} bytes"))
-    };
+    let too_large =
+        || Problem::new(code::BODY_TOO_LARGE, format!("the body has more than {bytes_max} bytes"));
     let announced = hyper::body::Body::size_hint(&body).lower();
     if usize::try_from(announced).is_ok_and(|announced| announced > bytes_max) {
         return Err(too_large());

@@ -57,7 +57,10 @@ async fn large() -> Vec<u8> {
 async fn start(limits: InboundLimits) -> Server {
     let gate = Gate::default();
     let router = Router::new()
-        .route("/", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() }))
+        .route(
+            "/",
+            get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.ip().to_string() }),
+        )
         .route("/echo", post(echo))
         .route("/gated", get(gated))
         .route("/large", get(large))
@@ -113,7 +116,8 @@ async fn requests_are_answered_with_http_1_and_2() {
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
-    let request = Request::post("http://h/echo").body(Full::new(bytes::Bytes::from("hello"))).unwrap();
+    let request =
+        Request::post("http://h/echo").body(Full::new(bytes::Bytes::from("hello"))).unwrap();
     let answer = sender.send_request(request).await.unwrap();
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hello");
 }
@@ -180,7 +184,8 @@ async fn bodies_must_come_in_time() {
 #[tokio::test]
 async fn a_body_that_nobody_reads_does_not_hold_the_connection() {
     let server = start(InboundLimits { header_timeout_ms: 50, ..patient() }).await;
-    let answer = server.say("POST /ignore HTTP/1.1\r\nhost: h\r\ncontent-length: 9999\r\n\r\nx").await;
+    let answer =
+        server.say("POST /ignore HTTP/1.1\r\nhost: h\r\ncontent-length: 9999\r\n\r\nx").await;
     assert!(answer.ends_with("ignored"), "{answer}");
 }
 
@@ -194,7 +199,8 @@ async fn large_bodies_and_headers_are_refused() {
     let chunk = format!("190\r\n{}\r\n", "x".repeat(400));
     let answer = server.say(&format!("{chunked}{}", chunk.repeat(3))).await;
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    let answer = server.say(&format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(HEADER_BYTES_MAX))).await;
+    let answer =
+        server.say(&format!("GET / HTTP/1.1\r\nx: {}", "y".repeat(HEADER_BYTES_MAX))).await;
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
     let many = "x: y\r\n".repeat(HEADERS_MAX + 1);
     let answer = server.say(&format!("GET / HTTP/1.1\r\n{many}\r\n")).await;

@@ -61,9 +61,7 @@ pub(crate) fn judge(operation: Operation, response: Response<'_>) -> Answer {
             Operation::Commit | Operation::Rollback | Operation::Compensate,
             StatusCode::OK | StatusCode::NO_CONTENT,
         ) => Answer::Acknowledged,
-        (_, status) if status.is_redirection() => {
-            unknown(response, "redirects are not followed")
-        }
+        (_, status) if status.is_redirection() => unknown(response, "redirects are not followed"),
         (_, _) => unknown(response, &explanation(response).unwrap_or_default()),
     }
 }
@@ -226,7 +224,12 @@ mod tests {
             case(operation, 200, r#"{"vote":"yes"}"#, Answer::Yes(None));
             case(operation, 200, r#"{"vote":"read_only"}"#, Answer::ReadOnly);
             case(operation, 200, r#"{"result":null}"#, Answer::Yes(None));
-            case(operation, 200, r#"{"result": {"a b": [1, "c d\" e"]}}"#, yes(r#"{"a b":[1,"c d\" e"]}"#));
+            case(
+                operation,
+                200,
+                r#"{"result": {"a b": [1, "c d\" e"]}}"#,
+                yes(r#"{"a b":[1,"c d\" e"]}"#),
+            );
             case(operation, 200, r#"{"result": 1e999, "else": 1}"#, yes("1e999"));
             case(operation, 200, r#"{"vote":"no","reason":"no\nfunds"}"#, no("no funds"));
             case(operation, 200, r#"{"vote":"no"}"#, no("voted no and gave no reason"));
@@ -251,26 +254,56 @@ mod tests {
                 case(operation, 200, body, neither.clone());
             }
             case(operation, 500, "", unknown("HTTP 500 Internal Server Error"));
-            case(operation, 503, "over\x07loaded", unknown("HTTP 503 Service Unavailable: overloaded"));
+            case(
+                operation,
+                503,
+                "over\x07loaded",
+                unknown("HTTP 503 Service Unavailable: overloaded"),
+            );
             case(operation, 404, "<p>text/html", unknown("HTTP 404 Not Found"));
-            case(operation, 429, r#"{"code":"busy","detail":"later"}"#, unknown("HTTP 429 Too Many Requests: busy: later"));
-            case(operation, 307, "", unknown("HTTP 307 Temporary Redirect: redirects are not followed"));
+            case(
+                operation,
+                429,
+                r#"{"code":"busy","detail":"later"}"#,
+                unknown("HTTP 429 Too Many Requests: busy: later"),
+            );
+            case(
+                operation,
+                307,
+                "",
+                unknown("HTTP 307 Temporary Redirect: redirects are not followed"),
+            );
             case(operation, 201, "", unknown("HTTP 201 Created"));
             case(operation, 599, "", unknown("HTTP 599"));
         }
         case(Operation::Prepare, 204, "", unknown("HTTP 204 No Content"));
         let deep = format!(r#"{{"result":{}{}}}"#, "[".repeat(40), "]".repeat(40));
-        case(Operation::Prepare, 200, &deep, unknown("HTTP 200 OK: the body's JSON is nested deeper than 32"));
+        case(
+            Operation::Prepare,
+            200,
+            &deep,
+            unknown("HTTP 200 OK: the body's JSON is nested deeper than 32"),
+        );
     }
 
     #[test]
     fn a_body_that_contradicts_itself_is_unknown() {
         for body in [
-            r#"{"vote":"maybe"}"#, r#"{"vote":1}"#, r#"{"vote":"yes","vote":"no"}"#, "{", "{} {}",
-            r#"{"vote":"yes"} trailing"#, r#"{"vote":["yes"]}"#, r#"{"vote":"YES"}"#,
+            r#"{"vote":"maybe"}"#,
+            r#"{"vote":1}"#,
+            r#"{"vote":"yes","vote":"no"}"#,
+            "{",
+            "{} {}",
+            r#"{"vote":"yes"} trailing"#,
+            r#"{"vote":["yes"]}"#,
+            r#"{"vote":"YES"}"#,
         ] {
-            let response =
-                Response { status: StatusCode::OK, encoded: false, html: false, body: body.as_bytes() };
+            let response = Response {
+                status: StatusCode::OK,
+                encoded: false,
+                html: false,
+                body: body.as_bytes(),
+            };
             let found = judge(Operation::Prepare, response);
             assert!(matches!(found, Answer::Unknown(_)), "{body}: {found:?}");
         }
@@ -285,8 +318,18 @@ mod tests {
             case(operation, 200, "{}", Answer::Acknowledged);
             case(operation, 200, "<html>", unknown("HTTP 200 OK: the answer is an HTML page"));
             case(operation, 202, "", unknown("HTTP 202 Accepted"));
-            case(operation, 409, r#"{"code":"never_prepared","detail":"no such branch"}"#, unknown("HTTP 409 Conflict: never_prepared: no such branch"));
-            case(operation, 301, "", unknown("HTTP 301 Moved Permanently: redirects are not followed"));
+            case(
+                operation,
+                409,
+                r#"{"code":"never_prepared","detail":"no such branch"}"#,
+                unknown("HTTP 409 Conflict: never_prepared: no such branch"),
+            );
+            case(
+                operation,
+                301,
+                "",
+                unknown("HTTP 301 Moved Permanently: redirects are not followed"),
+            );
         }
     }
 
@@ -296,7 +339,10 @@ mod tests {
         let response = |status| Response { status, encoded: true, html: false, body };
         let found = judge(Operation::Prepare, response(StatusCode::OK));
         assert!(matches!(found, Answer::Unknown(_)), "{found:?}");
-        assert_eq!(judge(Operation::Prepare, response(StatusCode::CONFLICT)), no("HTTP 409 Conflict"));
+        assert_eq!(
+            judge(Operation::Prepare, response(StatusCode::CONFLICT)),
+            no("HTTP 409 Conflict")
+        );
         assert_eq!(judge(Operation::Commit, response(StatusCode::OK)), Answer::Acknowledged);
     }
 }

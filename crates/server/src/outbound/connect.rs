@@ -35,7 +35,8 @@ impl Connector {
 
     async fn connect(self, uri: Uri) -> io::Result<TokioIo<TcpStream>> {
         let host = uri.host().unwrap_or_default();
-        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let port =
+            uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let deadline = Instant::now() + Duration::from_millis(self.connect_timeout_ms);
         let addresses = timeout_at(deadline, self.allowed_addresses(host, port))
             .await

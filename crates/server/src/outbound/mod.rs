@@ -20,7 +20,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT};
+use http::header::{
+    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
+    USER_AGENT,
+};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
@@ -127,7 +130,8 @@ impl HttpTransport {
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, String> {
         let target = Target::parse(&call.participant)
             .map_err(|error| format!("the participant's address {error}"))?;
-        let request = request(call, &target).map_err(|error| format!("cannot be asked: {error}"))?;
+        let request =
+            request(call, &target).map_err(|error| format!("cannot be asked: {error}"))?;
         let origin = self.pool.origin(&target.origin).ok_or_else(|| {
             format!("{} participants are being called already", self.config.participants_max)
         })?;
@@ -183,7 +187,8 @@ impl HttpTransport {
     }
 
     async fn connect(&self, target: &Target) -> Result<Connection, String> {
-        let uri = target.origin.parse().map_err(|error| format!("cannot be connected to: {error}"))?;
+        let uri =
+            target.origin.parse().map_err(|error| format!("cannot be connected to: {error}"))?;
         let stream = self
             .connector
             .clone()
@@ -223,7 +228,10 @@ fn request(call: &Call, target: &Target) -> Result<Request<Full<Bytes>>, http::E
         .method(Method::POST)
         .uri(target.uri(call.operation)?)
         .header(HOST, target.host.clone())
-        .header(USER_AGENT, HeaderValue::from_static(concat!("unanimity/", env!("CARGO_PKG_VERSION"))))
+        .header(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("unanimity/", env!("CARGO_PKG_VERSION"))),
+        )
         .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
         .header("unanimity-transaction", call.transaction.as_str())
         .header("unanimity-branch", &*call.branch_name)

@@ -133,8 +133,7 @@ impl Network {
     /// Reads `address/bits`.
     fn parse(text: &str) -> Result<Self, String> {
         let (first, bits) = text.split_once('/').unwrap_or((text, ""));
-        let first: IpAddr =
-            first.parse().map_err(|_| format!("{first:?} is not an IP address"))?;
+        let first: IpAddr = first.parse().map_err(|_| format!("{first:?} is not an IP address"))?;
         let most = if first.is_ipv4() { 32 } else { 128 };
         let bits = bits.parse().ok().filter(|bits| *bits <= most);
         let bits: u8 = bits.ok_or_else(|| format!("/ must be followed by 0 to {most}"))?;
@@ -351,7 +350,10 @@ mod tests {
         classes(Class::Public, &["100.128.0.1", "2606:4700::1111", "64:ff9b::101:101"]);
         classes(Class::Guarded, &["0.0.0.0", "0.1.2.3", "::", "169.254.169.254", "fe80::1"]);
         classes(Class::Guarded, &["224.0.0.1", "239.1.1.1", "255.255.255.255", "ff02::1"]);
-        classes(Class::Guarded, &["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"]);
+        classes(
+            Class::Guarded,
+            &["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"],
+        );
         classes(Class::Guarded, &["fd00:ec2::254", "fd20:ce::254", "100.100.100.200"]);
         classes(Class::Guarded, &["168.63.129.16", "192.0.0.192", "febf::1", "::2"]);
         classes(Class::Reserved, &["240.0.0.1", "192.0.2.1", "198.18.0.1", "203.0.113.9"]);
@@ -427,9 +429,28 @@ mod tests {
     #[test]
     fn entries_that_make_no_sense_are_refused() {
         let bad = [
-            "", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/x", "fd00::/129", "10.0.0.1/8", "::1", "/8",
-            "host:0", "host:99999", "host:", "http://host", "a b", "*", "*.", "*.10.0.0.1", "a..b",
-            "::ffff:10.0.0.0/104", "2002:a00:1::/48", "64:ff9b::/96", "loopback:80/8", "a@b",
+            "",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/x",
+            "fd00::/129",
+            "10.0.0.1/8",
+            "::1",
+            "/8",
+            "host:0",
+            "host:99999",
+            "host:",
+            "http://host",
+            "a b",
+            "*",
+            "*.",
+            "*.10.0.0.1",
+            "a..b",
+            "::ffff:10.0.0.0/104",
+            "2002:a00:1::/48",
+            "64:ff9b::/96",
+            "loopback:80/8",
+            "a@b",
         ];
         for entry in bad {
             assert!(Policy::parse([entry]).is_err(), "{entry:?}");

@@ -61,9 +61,8 @@ impl Origin {
     }
 
     fn close_idle_since(&self, before: Instant) {
-        lock(&self.idle).retain(|(since, connection)| {
-            *since >= before && !connection.sender.is_closed()
-        });
+        lock(&self.idle)
+            .retain(|(since, connection)| *since >= before && !connection.sender.is_closed());
     }
 
     fn is_empty(&self) -> bool {

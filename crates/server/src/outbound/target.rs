@@ -113,7 +113,8 @@ fn parse_url(participant: &str) -> Result<Url, AddressError> {
     if rest.contains('?') {
         return Err(invalid("must not have a query (?...): the operation is joined to its path"));
     }
-    let url = Url::parse(participant).map_err(|error| invalid(format!("is not an URL: {error}")))?;
+    let url =
+        Url::parse(participant).map_err(|error| invalid(format!("is not an URL: {error}")))?;
     match url.host() {
         Some(Host::Domain(name)) if !is_host_name(&plain_name(name)) => {
             Err(invalid(format!("has the host {name:?}, which is not a name")))
@@ -178,16 +179,37 @@ mod tests {
     #[test]
     fn literals_in_any_spelling_are_judged_at_once() {
         for loopback in [
-            "127.0.0.1", "127.1", "0x7f.1", "2130706433", "0177.0.0.1", "127.0.0.1.", "[::1]",
-            "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "①②⑦.0.0.1", "%31%32%37.0.0.1",
+            "127.0.0.1",
+            "127.1",
+            "0x7f.1",
+            "2130706433",
+            "0177.0.0.1",
+            "127.0.0.1.",
+            "[::1]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "①②⑦.0.0.1",
+            "%31%32%37.0.0.1",
         ] {
             case(&format!("http://{loopback}:8080/"), OK);
             let found = check(&format!("http://{loopback}/"), &Policy::parse(["public"]).unwrap());
             assert_eq!(found.unwrap_err().code, "participant_not_allowed", "{loopback}");
         }
         for other in [
-            "10.0.0.1", "0xa.1", "167772161", "[::ffff:10.0.0.1]", "[2002:a00:1::]", "8.8.8.8", "0",
-            "0.0.0.0", "[::]", "169.254.169.254", "[::ffff:a9fe:a9fe]", "0xa9fea9fe", "[fe80::1]",
+            "10.0.0.1",
+            "0xa.1",
+            "167772161",
+            "[::ffff:10.0.0.1]",
+            "[2002:a00:1::]",
+            "8.8.8.8",
+            "0",
+            "0.0.0.0",
+            "[::]",
+            "169.254.169.254",
+            "[::ffff:a9fe:a9fe]",
+            "0xa9fea9fe",
+            "[fe80::1]",
         ] {
             case(&format!("http://{other}/"), NOT_ALLOWED);
         }
@@ -200,7 +222,12 @@ mod tests {
             ("http://H:80/", "http://h:80", "h", "/prepare"),
             ("https://h:8443/a/b", "https://h:8443", "h:8443", "/a/b/prepare"),
             ("https://h/a/b//", "https://h:443", "h", "/a/b/prepare"),
-            ("http://[::1]:1/a b".replace(' ', "%20").as_str(), "http://[::1]:1", "[::1]:1", "/a%20b/prepare"),
+            (
+                "http://[::1]:1/a b".replace(' ', "%20").as_str(),
+                "http://[::1]:1",
+                "[::1]:1",
+                "/a%20b/prepare",
+            ),
             ("http://h/a/../b", "http://h:80", "h", "/b/prepare"),
         ] {
             let target = Target::parse(participant).unwrap();

@@ -67,7 +67,9 @@ async fn raw(text: impl Into<String>) -> Participant {
 }
 
 /// A participant on hyper that answers 200 to everything and passes each request on.
-async fn hyper_participant(seen: mpsc::UnboundedSender<(http::request::Parts, Bytes)>) -> Participant {
+async fn hyper_participant(
+    seen: mpsc::UnboundedSender<(http::request::Parts, Bytes)>,
+) -> Participant {
     participant(move |stream| {
         let seen = seen.clone();
         async move {
@@ -130,8 +132,11 @@ fn text_of(answer: Answer) -> String {
 async fn answers_mean_what_the_contract_says() {
     check(answer_of("200 OK", "", ""), Answer::Yes(None)).await;
     check(answer_of("200 OK", "", r#"{"vote":"read_only"}"#), Answer::ReadOnly).await;
-    check(answer_of("409 Conflict", "", r#"{"reason":"overdrawn"}"#), Answer::No("overdrawn".into()))
-        .await;
+    check(
+        answer_of("409 Conflict", "", r#"{"reason":"overdrawn"}"#),
+        Answer::No("overdrawn".into()),
+    )
+    .await;
     let html = "content-type: text/html; charset=utf-8\r\n";
     check(
         answer_of("200 OK", html, "<html>sign in</html>"),

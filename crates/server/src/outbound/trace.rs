@@ -2,7 +2,7 @@
 //!
 //! The trace is a pure function of the transaction's id, so that a coordinator that took over or
 //! restarted carries on the same trace, and anybody who knows an id can find its trace:
-//! - trace id: the id itself if it is a UUID, else its version-5 UUID in [`NAMESPACE`];
+//! - trace id: the id itself if it is a UUID, else its version-5 UUID in a namespace of our own;
 //! - parent id: a hash of trace id, branch, operation and attempt, so that each call is a span of its own;
 //! - flags: sampled, because the coordinator has recorded the call in its timeline.
 
@@ -26,7 +26,8 @@ pub fn trace_id(transaction: &str) -> Uuid {
 pub(crate) fn traceparent(call: &Call) -> String {
     let trace = trace_id(call.transaction.as_str());
     let (high, low) = trace.as_u64_pair();
-    let place = u64::from(call.branch) << 40 | (call.operation as u64) << 32 | u64::from(call.attempt);
+    let place =
+        u64::from(call.branch) << 40 | (call.operation as u64) << 32 | u64::from(call.attempt);
     // The all-zero parent id is invalid.
     let parent = splitmix64(high ^ splitmix64(low ^ splitmix64(place))).max(1);
     format!("00-{}-{parent:016x}-01", trace.simple())

@@ -4,6 +4,7 @@
 mod api;
 mod bad_input;
 mod crashes;
+mod limits;
 mod moments;
 mod setup;
 mod starting;

@@ -25,6 +25,8 @@ struct Message {
 struct Transfer {
     votes: [Option<bool>; 2],
     decision: Option<Operation>,
+    /// What a commit is to move: account and amount.
+    moves: [(String, i64); 2],
 }
 
 struct World {
@@ -50,14 +52,14 @@ impl World {
     }
 
     fn begin(&mut self, transfer: u64) {
-        self.transfers.insert(transfer, Transfer::default());
         let amount = i64::try_from(self.draw(900)).unwrap() + 1;
         let from = usize::from(self.draw(2) == 1);
         let (debit, credit) =
             (1 + self.draw(u64::from(ACCOUNTS)), 1 + self.draw(u64::from(ACCOUNTS)));
         let name = |bank: usize, number: u64| format!("{}-{number}", ["A", "B"][bank]);
-        let debit = payload(&name(from, debit), -amount);
-        let credit = payload(&name(1 - from, credit), amount);
+        let moves = [(name(from, debit), -amount), (name(1 - from, credit), amount)];
+        let [debit, credit] = moves.each_ref().map(|(account, amount)| payload(account, *amount));
+        self.transfers.insert(transfer, Transfer { moves, ..Transfer::default() });
         self.send(transfer, from, Operation::Prepare, &debit);
         self.send(transfer, 1 - from, Operation::Prepare, &credit);
         // Sometimes nobody waits for the votes: the rollback overtakes the prepares.
@@ -105,6 +107,33 @@ impl World {
         }
     }
 
+    /// What every account should hold: its opening balance and the committed transfers.
+    fn expected(&self) -> BTreeMap<String, i64> {
+        let accounts =
+            ["A", "B"].iter().flat_map(|bank| (1..=ACCOUNTS).map(move |n| format!("{bank}-{n}")));
+        let mut expected: BTreeMap<_, _> = accounts.map(|account| (account, 1_000)).collect();
+        let committed = |transfer: &&Transfer| transfer.decision == Some(Operation::Commit);
+        for (account, amount) in
+            self.transfers.values().filter(committed).flat_map(|transfer| &transfer.moves)
+        {
+            *expected.get_mut(account).unwrap() += amount;
+        }
+        expected
+    }
+
+    async fn found(&self) -> BTreeMap<String, i64> {
+        let mut found = BTreeMap::new();
+        for bank in &self.banks {
+            let read = |db: &rusqlite::Connection| {
+                let mut statement = db.prepare("SELECT id, balance FROM account")?;
+                let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                rows.collect::<rusqlite::Result<Vec<(String, i64)>>>()
+            };
+            found.extend(bank.read(read).await.unwrap());
+        }
+        found
+    }
+
     async fn total(&self) -> (i64, i64, usize) {
         let mut total = (0, 0, 0);
         for bank in &self.banks {
@@ -137,6 +166,7 @@ async fn money_is_conserved_under_duplicates_and_disorder() {
         }
     }
     assert_eq!(world.total().await, (OPENING, 0, 0));
+    assert_eq!(world.found().await, world.expected());
     let decided = |decision| {
         let of = world.transfers.values().filter(move |transfer| transfer.decision == decision);
         of.count()
