@@ -30,7 +30,7 @@ fn measure(path: PathBuf, records: usize) -> Result<(), JournalError> {
     let at = |share: f64| micros[((micros.len() - 1) as f64 * share) as usize];
     let mean = micros.iter().sum::<u128>() / u128::from(APPENDS);
     println!(
-        "append of {records} x {RECORD_BYTES} bytes: mean {mean} us, p50 {} us, p99 {} us, max {} us",
+        "{records} x {RECORD_BYTES} bytes: mean {mean} us, p50 {} us, p99 {} us, max {} us",
         at(0.5),
         at(0.99),
         at(1.0)

@@ -202,7 +202,8 @@ mod tests {
         (bytes, parsed)
     }
 
-    /// A sound log of a given round (which decides its salts). `f` is a frame, `C` one that commits.
+    /// A sound log of a given round (which decides its salts). `f` is a frame, `C` one that
+    /// commits.
     fn log(round: u8, frames: &str) -> Vec<u8> {
         let (mut bytes, header) = header(round);
         let mut previous = header.checksum;

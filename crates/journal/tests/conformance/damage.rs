@@ -191,8 +191,8 @@ fn a_log_without_its_file_is_refused_and_kept() {
 }
 
 /// 1. A checkpoint writes the pages of the log into the file, from the first one on.
-/// 2. A crash after some of them leaves a file that is half old and half new, and often shorter than
-///    its first page says. The log is still whole, and so must be what is read.
+/// 2. A crash after some of them leaves a file that is half old and half new, and often shorter
+///    than its first page says. The log is still whole, and so must be what is read.
 #[test]
 fn a_crash_within_a_checkpoint_loses_nothing() {
     const PAGE: usize = 4096;
