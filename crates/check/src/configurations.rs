@@ -72,8 +72,8 @@ pub const SAGA_REFUSED: &str = "saga refused";
 pub const DEFERRED: &str = "deferred";
 /// A branch of each kind.
 pub const MIXED: &str = "mixed";
-/// One branch, and every fault there is.
-pub const ALONE: &str = "alone with every fault";
+/// One branch with two attempts, and every fault but a checkpoint.
+pub const ALONE: &str = "alone in the storm";
 
 fn repeating(name: &'static str, branches: &'static [BranchSetup]) -> Setup {
     Setup { network: Network::Repeats, attempts_max: 1, ..Setup::calm(name, branches) }
@@ -106,25 +106,25 @@ fn two_phase() -> Vec<Configuration> {
     let limits = Setup { limit_for_the_whole: true, cancels: 1, ..stormy(LIMITS, TWO, 0) };
     let one_crash = Setup { name: ONE_CRASH, coordinator_crashes: 1, ..lossy.clone() };
     vec![
-        row(Setup::calm(CALM, TWO), &[Committed], 0),
-        row(lossy_once, &[Committed, Parked], 0),
-        row(lossy, &[Committed, Parked, RepeatedCommitAnswered], 0),
-        row(deadlines, &[Committed, RollbackByDeadline, LatePrepareRefused, Parked], 0),
-        row(limits, &[RollbackByDeadline, RollbackByLimit, RollbackByRequest, Overdue], 0),
+        row(Setup::calm(CALM, TWO), &[Committed], 15),
+        row(lossy_once, &[Committed, Parked], 86_087),
+        row(lossy, &[Committed, Parked, RepeatedCommitAnswered], 6_737),
+        row(deadlines, &[Committed, RollbackByDeadline, LatePrepareRefused, Parked], 454_480),
+        row(limits, &[RollbackByDeadline, RollbackByLimit, RollbackByRequest, Overdue], 45_817),
         row(
             stormy(ONE_REFUSES, &[YES, NO], 2),
             &[RolledBack, RollbackByVote, DownWhilePreparing, DownWhileRollingBack],
-            0,
+            8_583,
         ),
         row(
             one_crash,
             &[Committed, RolledBack, RollbackByRecovery, LatePrepareRefused, DownWhileCommitting],
-            0,
+            71_501,
         ),
         row(
             stormy(THREE_BRANCHES, THREE, 2),
             &[Committed, RolledBack, DownWhilePreparing, DownWhileCommitting, DownAfterTheEnd],
-            0,
+            92_893,
         ),
     ]
 }
@@ -137,39 +137,39 @@ fn with_faults() -> Vec<Configuration> {
     let amnesia = Setup { amnesia: 1, ..amnesia };
     let checkpoint = Setup { checkpoints: 1, ..stormy(CHECKPOINT, TWO, 1) };
     let alone = Setup { limit_for_the_whole: true, cancels: 1, ..stormy(ALONE, ONE, 1) };
-    let alone = Setup { participant_restarts: 1, checkpoints: 1, attempts_max: 2, ..alone };
+    let alone = Setup { participant_restarts: 1, attempts_max: 2, ..alone };
     vec![
-        row(restarts, &[ToldToCommit, ToldToRollBack, LatePrepareRefused], 0),
-        row(amnesia, &[AmnesiaReported, Committed, RolledBack], 0),
-        row(checkpoint, &[Checkpointed, Committed, RolledBack, DownWhileCommitting], 0),
-        row(alone, &[Committed, RolledBack, Checkpointed, ToldToCommit, Overdue], 0),
+        row(restarts, &[ToldToCommit, ToldToRollBack, LatePrepareRefused], 45_976),
+        row(amnesia, &[AmnesiaReported, Committed, RolledBack], 1_442),
+        row(checkpoint, &[Checkpointed, Committed, RolledBack, DownWhileCommitting], 79_857),
+        row(alone, &[Committed, RolledBack, RollbackByLimit, ToldToCommit, Overdue], 73_317),
     ]
 }
 
 /// Voters with nothing to commit, and branches that are not two-phase.
 fn other_kinds() -> Vec<Configuration> {
     vec![
-        row(stormy(READ_ONLY, &[YES, READER], 2), &[Committed, RolledBack], 0),
-        row(stormy(ALL_READ_ONLY, &[READER, READER], 1), &[Committed, RolledBack], 0),
+        row(stormy(READ_ONLY, &[YES, READER], 2), &[Committed, RolledBack], 7_592),
+        row(stormy(ALL_READ_ONLY, &[READER, READER], 1), &[Committed, RolledBack], 1_776),
         row(
             stormy(SAGA, &[STEP, LATER_STEP], 2),
             &[Committed, RollbackByDeadline, Compensated, DownWhileExecuting],
-            0,
+            798,
         ),
         row(
             stormy(SAGA_REFUSED, &[STEP, LATER_REFUSAL], 2),
             &[RolledBack, RollbackByVote, Compensated, DownWhileRollingBack],
-            0,
+            753,
         ),
         row(
             stormy(DEFERRED, &[YES, MESSAGE, LATER_MESSAGE], 2),
             &[Committed, RolledBack, DeferredDone, DownWhileCommitting],
-            0,
+            493,
         ),
         row(
             stormy(MIXED, &[YES, STEP, MESSAGE], 2),
             &[Committed, RolledBack, Compensated, DeferredDone, DownWhileExecuting],
-            0,
+            3_176,
         ),
     ]
 }
@@ -184,12 +184,20 @@ pub fn deep() -> Vec<Configuration> {
     let alone = Setup { limit_for_the_whole: true, cancels: 1, ..stormy("deep: alone", ONE, 2) };
     let alone = Setup { participant_restarts: 2, checkpoints: 1, attempts_max: 2, ..alone };
     let storm = Setup { attempts_max: 2, ..stormy("deep: storm", TWO, 1) };
+    let mixed = stormy("deep: mixed", &[YES, STEP, MESSAGE], 1);
+    let saga = stormy("deep: saga refused", &[STEP, LATER_REFUSAL], 2);
     vec![
-        row(refuses, &[RollbackByVote], 0),
-        row(stormy("deep: four branches", &[YES, YES, YES, YES], 0), &[Committed, RolledBack], 0),
-        row(every, &[Committed, RolledBack, Overdue], 0),
-        row(alone, &[Committed, RolledBack], 0),
-        row(storm, &[Committed, RolledBack], 0),
+        row(refuses, &[RollbackByVote], 468_427),
+        row(
+            stormy("deep: four branches", &[YES, YES, YES, YES], 0),
+            &[Committed, RolledBack],
+            424_588,
+        ),
+        row(every, &[Committed, RolledBack, Overdue], 418_665),
+        row(alone, &[Committed, RolledBack, Checkpointed], 2_217_102),
+        row(storm, &[Committed, RolledBack, LatePrepareRefused], 1_159_083),
+        row(Setup { attempts_max: 2, ..mixed }, &[Compensated, DeferredDone], 1_363_477),
+        row(Setup { attempts_max: 2, ..saga }, &[Compensated, RollbackByVote], 365_842),
     ]
 }
 

@@ -65,7 +65,11 @@ fn would_say(world: &World, call: CallMessage) -> Said {
 fn changes_something(world: &World, call: CallMessage) -> bool {
     let number = usize::from(call.branch);
     let mut participant = world.participants[number].clone();
-    participant.handle(call.operation, world.setup().branches[number].says, world.setup().mutations);
+    participant.handle(
+        call.operation,
+        world.setup().branches[number].says,
+        world.setup().mutations,
+    );
     participant != world.participants[number]
 }
 
@@ -93,9 +97,9 @@ pub fn settled(world: &World) -> Result<(), String> {
         return Err(format!("branch {number} stays in doubt, and nobody will ever tell it"));
     }
     match world.journal.durable_decision() {
-        Some(outcome) => (0..).zip(&world.participants).try_for_each(|(number, _)| {
-            exactly_matched(world, number, outcome)
-        }),
+        Some(outcome) => (0..)
+            .zip(&world.participants)
+            .try_for_each(|(number, _)| exactly_matched(world, number, outcome)),
         None => Ok(()),
     }
 }

@@ -27,3 +27,6 @@ pub mod world;
 
 pub use setup::Setup;
 pub use world::{Action, World};
+
+#[cfg(test)]
+mod tests;

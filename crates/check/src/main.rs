@@ -41,10 +41,13 @@ fn explore(configuration: &Configuration) -> (usize, bool) {
     println!("{exploration}");
     let expected = exploration.unique == configuration.states;
     if exploration.violated.is_empty() && !expected {
-        println!("  expected {} states: the protocol, or its world, has changed", configuration.states);
+        println!(
+            "  expected {} states: the protocol, or its world, has changed",
+            configuration.states
+        );
     }
     if !exploration.violated.is_empty()
-        && let Some(example) = run::shortest_counterexample(&configuration.setup)
+        && let Some(example) = run::shortest_counterexample(&configuration.setup, None)
     {
         print!("{}", story::tell(&configuration.setup, &example));
     }

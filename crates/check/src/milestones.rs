@@ -93,9 +93,9 @@ impl Milestone {
             Self::Committed => world.told.completed.contains(&Outcome::Commit),
             Self::RolledBack => world.told.completed.contains(&Outcome::Rollback),
             Self::RollbackByVote => decided_by(world, |r| matches!(r, Reason::No { .. })),
-            Self::RollbackByDeadline => decided_by(world, |r| {
-                matches!(r, Reason::PrepareTimeout | Reason::ExecuteTimeout)
-            }),
+            Self::RollbackByDeadline => {
+                decided_by(world, |r| matches!(r, Reason::PrepareTimeout | Reason::ExecuteTimeout))
+            }
             Self::RollbackByLimit => decided_by(world, |r| *r == Reason::Timeout),
             Self::RollbackByRecovery => decided_by(world, |r| *r == Reason::Restarted),
             Self::RollbackByRequest => decided_by(world, |r| matches!(r, Reason::Requested(_))),
@@ -162,5 +162,7 @@ fn repeated_commit(world: &World) -> bool {
 
 fn down_in(world: &World, stage: Stage) -> bool {
     world.coordinator.is_none()
-        && world.replay().is_ok_and(|found| found.iter().map(Transaction::stage).any(|s| s == stage))
+        && world
+            .replay()
+            .is_ok_and(|found| found.iter().map(Transaction::stage).any(|s| s == stage))
 }

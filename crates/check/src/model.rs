@@ -20,6 +20,8 @@ use crate::world::{Action, World};
 pub struct Protocol {
     setup: Arc<Setup>,
     milestones: Vec<Milestone>,
+    /// The only property looked at, if not all are.
+    only: Option<String>,
     memory: Arc<Memory>,
 }
 
@@ -30,8 +32,15 @@ impl Protocol {
         Self {
             setup: Arc::new(setup),
             milestones: milestones.to_vec(),
+            only: None,
             memory: Arc::new(Memory::default()),
         }
+    }
+
+    /// The model of a setup in which a single property is looked at.
+    #[must_use]
+    pub fn judged_by(setup: Setup, property: &str) -> Self {
+        Self { only: Some(property.to_owned()), ..Self::new(setup, &[]) }
     }
 
     /// How far the state furthest from rest is from it, of those looked at.
@@ -49,7 +58,7 @@ impl Protocol {
         if world.participants.iter().any(|participant| participant.forgot) {
             return Ok(());
         }
-        fairness::terminates(world, &self.memory, |world| normal(world))
+        fairness::terminates(world, &self.memory, normal)
     }
 
     /// The verdict of the property with this name on a state; `None` if there is no such property.
@@ -148,6 +157,9 @@ impl Model for Protocol {
             Property::always(names::ONE_CALL, |_, w| properties::one_call_at_a_time(w).is_ok()),
             Property::always(names::TERMINATION, |m, w| m.terminates(w).is_ok()),
         ];
+        if let Some(only) = &self.only {
+            all.retain(|property| property.name == only);
+        }
         all.extend(self.milestones.iter().copied().map(sometimes));
         all
     }

@@ -44,9 +44,10 @@ fn decided_here(participant: &Participant) -> Option<Outcome> {
     match participant.state()? {
         GuardState::Committed => Some(Outcome::Commit),
         GuardState::RolledBack | GuardState::Compensated => Some(Outcome::Rollback),
-        GuardState::Prepared | GuardState::VotedNo | GuardState::ReadOnly | GuardState::Executed => {
-            None
-        }
+        GuardState::Prepared
+        | GuardState::VotedNo
+        | GuardState::ReadOnly
+        | GuardState::Executed => None,
     }
 }
 
@@ -101,10 +102,9 @@ pub fn commit_validity(world: &World) -> Verdict {
     for (number, participant) in world.participants.iter().enumerate() {
         let voted_yes = match (world.setup().branches[number].kind, participant.state()) {
             (Kind::Deferred, _) => true,
-            (Kind::TwoPhase, Some(state)) => matches!(
-                state,
-                GuardState::Prepared | GuardState::Committed | GuardState::ReadOnly
-            ),
+            (Kind::TwoPhase, Some(state)) => {
+                matches!(state, GuardState::Prepared | GuardState::Committed | GuardState::ReadOnly)
+            }
             (Kind::Compensable, Some(state)) => state == GuardState::Executed,
             (Kind::TwoPhase | Kind::Compensable, None) => false,
         };

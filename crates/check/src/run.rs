@@ -99,15 +99,15 @@ pub struct Counterexample {
     pub actions: Vec<Action>,
 }
 
-/// The shortest way to break a setup: the property that breaks first, and how. Without symmetry, so
-/// that a branch keeps its number for the length of the story, and on one thread, so that the search
-/// is breadth-first in earnest. stateright reports the *last* violation that it meets before it
-/// stops, so the depth is lowered until nothing is found any more.
+/// The shortest way to break a setup: `property`, or whichever breaks first, and how. Without
+/// symmetry, so that a branch keeps its number for the length of the story, and on one thread, so
+/// that the search is breadth-first in earnest. stateright reports the *last* violation that it
+/// meets before it stops, so the depth is lowered until nothing is found any more.
 #[must_use]
-pub fn shortest_counterexample(setup: &Setup) -> Option<Counterexample> {
+pub fn shortest_counterexample(setup: &Setup, property: Option<&str>) -> Option<Counterexample> {
     let mut depth_max = None;
     let mut shortest = None;
-    while let Some(found) = counterexample(setup, depth_max) {
+    while let Some(found) = counterexample(setup, property, depth_max) {
         // A path of n actions has n + 1 states; stateright skips those at the depth given.
         depth_max = Some(found.actions.len() + 1);
         shortest = Some(found);
@@ -115,18 +115,23 @@ pub fn shortest_counterexample(setup: &Setup) -> Option<Counterexample> {
     shortest
 }
 
-fn counterexample(setup: &Setup, depth_max: Option<usize>) -> Option<Counterexample> {
+fn counterexample(
+    setup: &Setup,
+    property: Option<&str>,
+    depth_max: Option<usize>,
+) -> Option<Counterexample> {
     let setup = Setup { symmetry: false, ..setup.clone() };
-    let protocol = Protocol::new(setup, &[]);
+    let protocol = match property {
+        Some(name) => Protocol::judged_by(setup, name),
+        None => Protocol::new(setup, &[]),
+    };
     let mut builder = protocol.checker().finish_when(HasDiscoveries::AnyFailures);
     if let Some(depth_max) = depth_max {
         builder = builder.target_max_depth(depth_max);
     }
     let checker = builder.spawn_bfs().join();
     let paths = checker.discoveries().into_iter();
-    let examples = paths.map(|(property, path)| Counterexample {
-        property,
-        actions: path.into_actions(),
-    });
+    let examples =
+        paths.map(|(property, path)| Counterexample { property, actions: path.into_actions() });
     examples.min_by_key(|example| (example.actions.len(), example.property))
 }

@@ -5,10 +5,15 @@ use std::sync::Arc;
 
 use unanimity_core::{Outcome, TimerPurpose};
 
+use crate::fairness;
 use crate::model::Protocol;
+use crate::properties::names;
 use crate::run::Counterexample;
 use crate::setup::Setup;
 use crate::world::{Action, World};
+
+/// A schedule that never ends is told up to here.
+const FAIR_STEPS_TOLD: usize = 40;
 
 /// Tells a counterexample: what happens, step by step, and what is wrong at its end.
 #[must_use]
@@ -23,10 +28,26 @@ pub fn tell(setup: &Setup, example: &Counterexample) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(story, "  {number}. {}{}", line(action), consequence(&before, &world));
     }
+    if example.property == names::TERMINATION {
+        tell_fair_schedule(&mut world, &mut story);
+    }
     let wrong = protocol.verdict(example.property, &world).and_then(Result::err);
     let wrong = wrong.unwrap_or_else(|| "holds after all".to_owned());
     let _ = writeln!(story, "  => {}: {wrong}", example.property);
     story
+}
+
+/// Termination looks ahead: what it saw is part of the story.
+fn tell_fair_schedule(world: &mut World, story: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(story, "  and then, without any further fault:");
+    for _ in 0..FAIR_STEPS_TOLD {
+        let Some(action) = fairness::next(world) else { return };
+        let before = world.clone();
+        world.apply(&action);
+        let _ = writeln!(story, "  - {}{}", line(&action), consequence(&before, world));
+    }
+    let _ = writeln!(story, "  - and so on");
 }
 
 fn line(action: &Action) -> String {
@@ -82,7 +103,8 @@ fn consequence(before: &World, after: &World) -> String {
     }
     for (number, (old, new)) in before.participants.iter().zip(&after.participants).enumerate() {
         if old.state() != new.state() {
-            changes.push(format!("branch {number} is now {:?}", new.state()));
+            let now = new.state().map_or("without memory".to_owned(), |s| format!("{s:?}"));
+            changes.push(format!("branch {number} is now {now}"));
         }
     }
     if changes.is_empty() { String::new() } else { format!(" ({})", changes.join("; ")) }

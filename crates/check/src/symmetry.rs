@@ -17,8 +17,8 @@ pub fn groups(setup: &Setup) -> Vec<Vec<u16>> {
     let mut groups: Vec<Vec<u16>> = Vec::new();
     let branches = setup.branches;
     for (number, branch) in (0_u16..).zip(branches) {
-        let in_an_order = !branch.after.is_empty()
-            || branches.iter().any(|other| other.after.contains(&number));
+        let in_an_order =
+            !branch.after.is_empty() || branches.iter().any(|other| other.after.contains(&number));
         let alike = groups.iter_mut().find(|group| {
             let other = &branches[usize::from(group[0])];
             !in_an_order
@@ -47,7 +47,7 @@ impl Representative for World {
         // Branches that look alike by themselves may still be told apart by what stands between
         // them (the order of records): the least of all orders decides.
         let worlds = orders.iter().map(|order| self.with_branches_permuted(order));
-        worlds.min_by_key(|world| digest::of(world)).unwrap_or_else(|| self.clone())
+        worlds.min_by_key(digest::of).unwrap_or_else(|| self.clone())
     }
 }
 

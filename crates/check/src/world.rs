@@ -473,14 +473,11 @@ impl World {
         for (new, old) in (0_u16..).zip(order) {
             place[usize::from(*old)] = new;
         }
-        let new_call = |call: &CallMessage| CallMessage {
-            branch: place[usize::from(call.branch)],
-            ..*call
-        };
+        let new_call =
+            |call: &CallMessage| CallMessage { branch: place[usize::from(call.branch)], ..*call };
         let new_answer =
             |answer: &AnswerMessage| AnswerMessage { call: new_call(&answer.call), ..*answer };
-        let new_word =
-            |word: &Word| Word { branch: place[usize::from(word.branch)], ..*word };
+        let new_word = |word: &Word| Word { branch: place[usize::from(word.branch)], ..*word };
         let pending = journal.pending.iter_mut().flat_map(|step| &mut step.records);
         for record in journal.durable.iter_mut().chain(pending) {
             // Branches that may change places are planned alike.

@@ -29,5 +29,5 @@ fn check(script: &str) {
         expected += &line(follows);
         found += &line(&world.play(happens.trim()));
     }
-    assert_eq!(found, expected, "\nfound:\n{found}\nexpected:\n{expected}");
+    assert!(found == expected, "\nfound:\n{found}\nexpected:\n{expected}");
 }

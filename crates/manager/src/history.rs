@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::mpsc::UnboundedSender;
@@ -123,7 +124,14 @@ pub(crate) fn open_history(
     prepare_tables(&place, &writer)?;
     let reader = place.open()?;
     reader.pragma_update(None, "query_only", true).map_err(|source| place.error(source))?;
-    reader.busy_timeout(std::time::Duration::from_secs(5)).map_err(|s| place.error(s))?;
+    if matches!(place, HistoryPlace::Memory(_)) {
+        // Connections that share a cache lock whole tables against each other and do not wait. A
+        // reader that takes no lock sees at worst what is about to be committed.
+        reader
+            .pragma_update(None, "read_uncommitted", true)
+            .map_err(|source| place.error(source))?;
+    }
+    reader.busy_timeout(Duration::from_secs(5)).map_err(|source| place.error(source))?;
     Ok((HistoryReader { place, connection: Mutex::new(reader) }, writer))
 }
 

@@ -12,6 +12,7 @@
 mod clock;
 mod crash_point;
 mod error;
+mod explain;
 mod filter;
 mod history;
 mod homes;
@@ -28,6 +29,7 @@ mod watchers;
 
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, StartError, Unavailable};
+pub use explain::{Awaited, Choice, Explanation};
 pub use filter::{Cursor, Filter};
 pub use history::HistoryError;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};

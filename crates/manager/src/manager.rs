@@ -12,6 +12,7 @@ use unanimity_core::{
 };
 
 use crate::error::{BeginError, StartError, Unavailable};
+use crate::explain::Explanation;
 use crate::filter::{Cursor, Filter};
 use crate::history::{Ended, HistoryReader};
 use crate::shard::{BeginCommand, Command};
@@ -218,6 +219,15 @@ impl TransactionManager {
             Some(live) => Ok(Some(TimelineView::of(&live))),
             None => Ok(self.in_history(id, true).await?.and_then(|ended| ended.timeline)),
         }
+    }
+
+    /// Explains a transaction in words; `None` if it is not live. One that has ended needs no
+    /// explanation: see [`Self::get`].
+    ///
+    /// # Errors
+    /// If the manager does not work any more.
+    pub async fn explain(&self, id: &TransactionId) -> Result<Option<Explanation>, Unavailable> {
+        Ok(self.show(id, None).await?.map(|live| Explanation::of(&live)))
     }
 
     /// Answers a participant in doubt. Of a transaction that nobody has a record of, it is told to

@@ -16,6 +16,7 @@
 //! ```
 
 pub mod api;
+pub mod battery;
 mod client;
 pub mod contract;
 pub mod inquiry;

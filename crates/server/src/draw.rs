@@ -1,6 +1,7 @@
 //! How a transaction looks in a terminal: colours where there is one, plain text otherwise.
 
 use std::fmt::Write;
+use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
 use unanimity_sdk::api::{Outcome, Timeline, TimelineEvent, TransactionStatus};
@@ -19,6 +20,17 @@ pub(crate) const HEADING: Style = Style::new().bold();
 /// Text in a style.
 pub(crate) fn paint(style: Style, text: impl std::fmt::Display) -> String {
     format!("{}{text}{}", style.render(), style.render_reset())
+}
+
+/// Prints to standard output, in plain text where it is no terminal. That nobody reads any more (as
+/// behind `| head`) is no mistake.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = anstream::stdout();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match printed {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// The outcome as one word, and why.
@@ -57,8 +69,10 @@ pub(crate) fn transaction(transaction: &TransactionStatus, timeline: &Timeline) 
     let mut text = String::new();
     let title = paint(HEADING, format!("transaction {}", transaction.id));
     line(&mut text, format!("{title}  {}", outcome(transaction)));
-    let decided = transaction.decided_at_ms.map(|at| at - transaction.begun_at_ms);
-    let ended = transaction.ended_at_ms.map(|at| at - transaction.begun_at_ms);
+    // Over a restart the clock may have been set back.
+    let since_begun = |at_ms: u64| at_ms.saturating_sub(transaction.begun_at_ms);
+    let decided = transaction.decided_at_ms.map(since_begun);
+    let ended = transaction.ended_at_ms.map(since_begun);
     let took = |what: &str, ms: Option<u64>| {
         ms.map_or(format!("not yet {what}"), |ms| format!("{what} after {ms} ms"))
     };
@@ -73,7 +87,10 @@ pub(crate) fn transaction(transaction: &TransactionStatus, timeline: &Timeline) 
         let kind = word(&branch.kind);
         let vote = format!("vote {vote}");
         let participant = paint(FAINT, &branch.participant);
-        line(&mut text, format!("  {:width$}  {kind}  {vote:<14} {state}  {participant}", branch.name));
+        line(
+            &mut text,
+            format!("  {:width$}  {kind:<11}  {vote:<14} {state}  {participant}", branch.name),
+        );
         if let (Some(error), "finishing" | "called") = (&branch.last_error, &*word(&branch.state)) {
             line(&mut text, format!("  {:width$}  {}", "", paint(WAITING, error)));
         }
@@ -122,7 +139,9 @@ fn event_line(event: &TimelineEvent, begun_at_ms: u64, width: usize) -> String {
             let times = times.map_or(String::new(), |times| format!(" ({times} times)"));
             format!("<-x {}{times}", paint(WAITING, detail))
         }
-        "decided" => paint(if detail == "commit" { GOOD } else { BAD }, format!("decided: {detail}")),
+        "decided" => {
+            paint(if detail == "commit" { GOOD } else { BAD }, format!("decided: {detail}"))
+        }
         "recovered" => paint(WAITING, "the coordinator was restarted and took this up again"),
         "parked" => paint(BAD, "parked: it keeps failing; tried rarely from now on"),
         "overdue" => paint(WAITING, "overdue: its time is over, the decision stands"),

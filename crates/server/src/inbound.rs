@@ -1,5 +1,5 @@
-//! Decides how the program listens: how many connections, how slowly a client may speak, and how the
-//! listening ends. What the requests mean is the router's.
+//! Decides how the program listens: how many connections, how slowly a client may speak, and how
+//! the listening ends. What the requests mean is the router's.
 //!
 //! `axum::serve` has no limits in time. Here every connection is watched: its bytes pass through
 //! `watch`, its requests are counted, and a connection that leaves its client's part undone for
@@ -112,8 +112,7 @@ pub async fn serve(
     }
     // Before anything else, so that clients go elsewhere at once.
     drop(listener);
-    // There is always a receiver: the server's own.
-    let _ = stop.send(true);
+    stop.send_replace(true);
     server.finish(stop_timeout).await;
     Ok(())
 }
@@ -212,8 +211,8 @@ async fn carry(
     limits: &InboundLimits,
     mut stopping: watch_channel::Receiver<bool>,
 ) {
-    // An answer is written at once and is not to wait for the next. That the socket is gone
-    // already is found out by reading.
+    // An answer is written at once and is not to wait for the next.
+    // dropped: that the socket is gone already is found out by reading.
     let _ = stream.set_nodelay(true);
     let activity = Arc::new(Activity::new());
     let stream = WatchedStream { stream, activity: Arc::clone(&activity) };

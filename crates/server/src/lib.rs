@@ -6,6 +6,7 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 mod draw;
+pub mod error_pages;
 pub mod inbound;
 pub mod outbound;
 pub mod problem;

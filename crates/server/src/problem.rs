@@ -1,6 +1,6 @@
-//! Decides how the HTTP API says that something is wrong: problem documents (RFC 9457) with stable codes,
-//! from one table that the error reference is made from too; and how a request's JSON is read so
-//! that a mistake in it is named.
+//! Decides how the HTTP API says that something is wrong: problem documents (RFC 9457) with stable
+//! codes, from one table that the error reference is made from too; and how a request's JSON is
+//! read so that a mistake in it is named.
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -27,7 +27,9 @@ pub struct CodeDoc {
 
 /// Makes the table, and a constant for each of its rows, so that no code can be misspelt.
 macro_rules! codes {
-    ($($name:ident $code:literal $status:literal $title:literal $meaning:literal $remedy:literal)*) => {
+    ($(
+        $name:ident $code:literal $status:literal $title:literal $meaning:literal $remedy:literal
+    )*) => {
         /// One constant for each code of the HTTP API.
         pub mod code {
             use super::CodeDoc;
@@ -51,7 +53,8 @@ codes! {
         "A field holds a value of another type, or of another form, than it must have."
         "Give the field that is named a value as the API description shows it."
     UNKNOWN_FIELD "unknown_field" 400 "There is no such field"
-        "The request has a field that this version does not know. Ignoring it could leave out something that was meant."
+        "The request has a field that this version does not know. Ignoring it could leave out \
+        something that was meant."
         "Correct the field's name, or leave it out."
     MISSING_FIELD "missing_field" 400 "A field is missing"
         "A field that every such request must have is not there."
@@ -75,14 +78,17 @@ codes! {
         "The transaction has more branches than limits.branches_max allows."
         "Put the work of one participant into one branch."
     BRANCH_NAME_INVALID "branch_name_invalid" 400 "A branch's name is not allowed"
-        "A branch's name is empty, too long, or has characters other than letters, digits and . _ : -"
+        "A branch's name is empty, too long, or has characters other than letters, digits and . _ \
+        : -"
         "Choose a name of 1 to 128 such characters."
     BRANCH_NAME_REPEATED "branch_name_repeated" 400 "Two branches have the same name"
         "Names of branches are unique within a transaction: participants know their branch by it."
         "Give each branch a name of its own."
     PARTICIPANT_INVALID "participant_invalid" 400 "A participant's address is not valid"
-        "A participant's address is not an http or https URL, or it carries a user, a query or a fragment."
-        "Give an address such as http://accounts:8080/transfers; the operation is joined to its path."
+        "A participant's address is not an http or https URL, or it carries a user, a query or a \
+        fragment."
+        "Give an address such as http://accounts:8080/transfers; the operation is joined to its \
+        path."
     PARTICIPANT_NOT_ALLOWED "participant_not_allowed" 400 "A participant may not be called"
         "The setting participants.allow does not allow the participant's address."
         "Correct the address, or have the operator add it to participants.allow."
@@ -99,25 +105,31 @@ codes! {
         "The lists after lead in a circle, so that none of these branches could ever begin."
         "Break the circle that the detail names."
     AFTER_UNSAFE "after_unsafe" 400 "A branch would vote too late"
-        "A branch waits for one whose work is visible, or only done after the decision, so that its vote could not stop that work any more."
+        "A branch waits for one whose work is visible, or only done after the decision, so that \
+        its vote could not stop that work any more."
         "Turn the order round, or change the kind of one of the two branches."
     TIMEOUT_INVALID "timeout_invalid" 400 "A timeout is not usable"
         "A timeout, a delay or a number of attempts is zero, negative or absurdly long."
         "Give milliseconds between 1 and 30 days."
     TRANSACTION_ID_INVALID "transaction_id_invalid" 400 "The transaction's id is not allowed"
-        "A transaction's id is empty, too long, or has characters other than letters, digits and . _ : -"
+        "A transaction's id is empty, too long, has characters other than letters, digits and \
+        . _ : -"
         "Choose an id of 1 to 128 such characters, or leave it out to be given one."
     IDEMPOTENCY_KEY_INVALID "idempotency_key_invalid" 400 "The idempotency key is not allowed"
-        "The header Idempotency-Key is empty, too long, given twice, or has characters other than visible ASCII."
-        "Send one key of 1 to 128 visible characters; a UUID is a good one."
+        "The header Idempotency-Key is empty, too long, given twice, or has characters other than \
+        visible ASCII."
+        "Send one key of 1 to 255 visible characters; a UUID is a good one."
     ID_AND_KEY_BOTH "id_and_key_both" 400 "Both an id and an idempotency key are given"
-        "The request has a transaction id and an Idempotency-Key, and each of them alone names the transaction."
+        "The request has a transaction id and an Idempotency-Key, and each of them alone names \
+        the transaction."
         "Send one of them."
     ID_REUSED "id_reused" 422 "The id belongs to another request"
-        "A request with other content has used this id or idempotency key before. An id never gets a second life."
+        "A request with other content has used this id or idempotency key before. An id never \
+        gets a second life."
         "Use a new id for a new transaction; repeat a request with exactly the same body."
     TRANSACTION_UNKNOWN "transaction_unknown" 404 "There is no such transaction"
-        "No live transaction has this id, and the history holds none. It never began, or was forgotten after its retention time."
+        "No live transaction has this id, and the history holds none. It never began, or was \
+        forgotten after its retention time."
         "Check the id. To an initiator this does not mean that the transaction was rolled back."
     ALREADY_DECIDED "already_decided" 409 "The transaction is decided already"
         "What was asked for is possible only before the decision, and a decision never changes."
@@ -126,10 +138,12 @@ codes! {
         "As many transactions are live as limits.live_transactions_max allows. Nothing was begun."
         "Try again after the seconds that Retry-After names."
     STOPPING "stopping" 503 "The coordinator is stopping"
-        "The coordinator has been told to stop and begins nothing new. What it has begun goes on when it is back."
+        "The coordinator has been told to stop and begins nothing new. What it has begun goes on \
+        when it is back."
         "Try again with the same id or idempotency key."
     SHARD_FAILED "shard_failed" 503 "A part of the coordinator has stopped"
-        "The journal of a shard could not be written. The shard has stopped, so that it tells nothing that a restart could undo."
+        "The journal of a shard could not be written. The shard has stopped, so that it tells \
+        nothing that a restart could undo."
         "Restart the coordinator, which recovers it; look in its log for the disk's error."
     FILTER_INVALID "filter_invalid" 400 "The filter is not understood"
         "A parameter of the query is unknown or has a value that it cannot have."
@@ -138,7 +152,8 @@ codes! {
         "The parameter cursor is not one that a page of this list has handed out."
         "Begin again without a cursor."
     WAIT_INVALID "wait_invalid" 400 "The wait is not understood"
-        "The parameter wait is neither one of its words nor a duration such as 30s or 500ms within its limit."
+        "The parameter wait is neither one of its words nor a duration such as 30s or 500ms \
+        within its limit."
         "Correct the parameter, or leave it out."
     UNAUTHORIZED "unauthorized" 401 "The token is missing or wrong"
         "The coordinator asks for a token, and the request has none or another."
@@ -153,7 +168,8 @@ codes! {
         "The request's body was not complete within limits.body_timeout_ms."
         "Send it again over a better connection."
     INTERNAL "internal" 500 "Something is wrong inside the coordinator"
-        "The coordinator has met a state that should not exist. What was begun is in its journal and goes on."
+        "The coordinator has met a state that should not exist. What was begun is in its journal \
+        and goes on."
         "Repeat the request with the same id; report what the log says."
 }
 
@@ -250,8 +266,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Reads a request's JSON strictly: at most `depth_max` levels, nothing after it, and whatever the type
-/// demands (`deny_unknown_fields` on the type makes unknown fields a mistake).
+/// Reads a request's JSON strictly: at most `depth_max` levels, nothing after it, and whatever the
+/// type demands (`deny_unknown_fields` on the type makes unknown fields a mistake).
 ///
 /// # Errors
 /// `json_too_deep`, `malformed_json` with line and column, `unknown_field`, `missing_field`,
@@ -268,8 +284,8 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result
     Ok(value)
 }
 
-/// Names a mistake. serde tells the kinds apart only in their messages, whose beginnings are fixed in
-/// `serde::de::Error`; the tests below hold them to it.
+/// Names a mistake. serde tells the kinds apart only in their messages, whose beginnings are fixed
+/// in `serde::de::Error`; the tests below hold them to it.
 fn mistake(path: &str, error: &serde_json::Error) -> Problem {
     let detail = error.to_string();
     if matches!(error.classify(), Category::Syntax | Category::Eof | Category::Io) {
@@ -411,7 +427,8 @@ mod tests {
 
     #[test]
     fn good_json_is_read() {
-        let json = br#" {"branches":[{"name":"a]","payload":{"x":[1.50,"\"[[[[[[[["]}}],"kind":"two_phase"} "#;
+        let json = br#" {"branches":[{"name":"a]","payload":{"x":[1.50,"\"[[[[[[[["]}}],
+            "kind":"two_phase"} "#;
         let request: Request = parse_json(json, 8).unwrap();
         let payload = request.branches[0].payload.as_ref().unwrap();
         assert_eq!(payload.get(), r#"{"x":[1.50,"\"[[[[[[[["]}"#);

@@ -14,6 +14,8 @@ pub struct World {
     coordinator: Coordinator,
     journal: Vec<Vec<u8>>,
     now: u64,
+    /// The branches of the transaction that began last, by number.
+    names: Vec<String>,
     /// The latest call to each branch.
     calls: BTreeMap<String, (Operation, u32)>,
 }
@@ -73,7 +75,8 @@ fn answer(word: &str) -> Answer {
 impl World {
     pub fn with(config: CoordinatorConfig) -> Self {
         let coordinator = Coordinator::new(config);
-        Self { coordinator, journal: Vec::new(), now: 1_000_000, calls: BTreeMap::new() }
+        let (names, calls) = (Vec::new(), BTreeMap::new());
+        Self { coordinator, journal: Vec::new(), now: 1_000_000, names, calls }
     }
 
     /// What follows from one line of a script.
@@ -105,6 +108,7 @@ impl World {
     }
 
     pub fn begin(&mut self, name: &str, fingerprint: u128, plan: Plan) -> String {
+        self.names = plan.branches.iter().map(|branch| branch.name.to_string()).collect();
         self.handle(Event::Begin { transaction: id(name), fingerprint, plan })
     }
 
@@ -119,10 +123,7 @@ impl World {
     }
 
     fn answer(&mut self, branch: &str, about: (Operation, u32), word: &str) -> String {
-        let number = match self.live() {
-            Some(live) => live.branches.iter().position(|one| *one.plan.name == *branch).unwrap(),
-            None => 0,
-        };
+        let number = self.names.iter().position(|name| name == branch).unwrap();
         self.handle(Event::Answer {
             transaction: id("T"),
             branch: u16::try_from(number).unwrap(),
@@ -187,8 +188,8 @@ impl World {
         told.join(" ")
     }
 
-    fn name(&self, number: u16) -> String {
-        self.live().map_or("?".to_owned(), |live| live.branch(number).plan.name.to_string())
+    fn name(&self, number: u16) -> &str {
+        &self.names[usize::from(number)]
     }
 
     fn record(&self, record: &Record) -> String {

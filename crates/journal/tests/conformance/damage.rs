@@ -129,7 +129,7 @@ fn a_flipped_bit_in_the_log_is_refused_or_in_the_last_transaction() {
 }
 
 #[test]
-#[ignore = "every bit; takes a few minutes"]
+#[cfg(feature = "long")]
 fn every_flipped_bit_of_file_and_log() {
     check_file_flips(1);
     check_wal_flips(1);

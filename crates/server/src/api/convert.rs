@@ -78,7 +78,14 @@ pub(super) fn chosen_id(
     request: &TransactionRequest,
     headers: &HeaderMap,
 ) -> Result<Option<TransactionId>, Problem> {
-    let key = headers.get(KEY_HEADER).map(|value| value.to_str().unwrap_or_default());
+    let mut keys = headers.get_all(KEY_HEADER).iter();
+    let key = keys.next().map(|value| value.to_str().unwrap_or_default());
+    if keys.next().is_some() {
+        let detail = "the key is given more than once, and which was meant cannot be known";
+        return Err(
+            Problem::new(code::IDEMPOTENCY_KEY_INVALID, detail).with_field("Idempotency-Key")
+        );
+    }
     match (&request.id, key) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => {
@@ -95,17 +102,23 @@ fn id_of_key(key: &str) -> Result<TransactionId, Problem> {
     let printable = key.bytes().all(|byte| byte.is_ascii_graphic());
     if key.is_empty() || key.len() > KEY_BYTES_MAX || !printable {
         let detail = format!("the key must be 1 to {KEY_BYTES_MAX} printable ASCII characters");
-        return Err(Problem::new(code::IDEMPOTENCY_KEY_INVALID, detail).with_field("Idempotency-Key"));
+        return Err(
+            Problem::new(code::IDEMPOTENCY_KEY_INVALID, detail).with_field("Idempotency-Key")
+        );
     }
     let digest = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, key.as_bytes());
     parse_id(&format!("key-{}", digest.simple()))
 }
 
 pub(super) fn parse_id(id: &str) -> Result<TransactionId, Problem> {
-    let invalid = |error| {
-        Problem::new(code::TRANSACTION_ID_INVALID, format!("the transaction id {error}")).with_field("id")
+    let invalid = |error: String| {
+        let detail = format!("the transaction id {error}");
+        Problem::new(code::TRANSACTION_ID_INVALID, detail).with_field("id")
     };
-    TransactionId::new(id).map_err(invalid)
+    if matches!(id, "." | "..") {
+        return Err(invalid(format!("is {id:?}, which means another place in a path")));
+    }
+    TransactionId::new(id).map_err(|error| invalid(error.to_string()))
 }
 
 pub(super) fn wait(asked: Option<WaitRequest>) -> Wait {
@@ -135,14 +148,20 @@ pub(super) fn patience(text: &str) -> Result<Duration, Problem> {
     waited.ok_or_else(|| Problem::new(code::WAIT_INVALID, detail()).with_field("wait"))
 }
 
-pub(super) fn problem_of_begin(error: BeginError) -> Problem {
+pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) -> Problem {
     match error {
         BeginError::Id(error) => {
-            Problem::new(code::TRANSACTION_ID_INVALID, format!("the transaction id {error}")).with_field("id")
+            Problem::new(code::TRANSACTION_ID_INVALID, format!("the transaction id {error}"))
+                .with_field("id")
         }
         BeginError::Plan(error) => error.into(),
-        BeginError::IdReused(_) => Problem::new(code::ID_REUSED, error.to_string()),
-        BeginError::AtCapacity => Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1),
+        BeginError::IdReused(_) => {
+            let field = if request.id.is_some() { "id" } else { "Idempotency-Key" };
+            Problem::new(code::ID_REUSED, error.to_string()).with_field(field)
+        }
+        BeginError::AtCapacity => {
+            Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1)
+        }
         BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
     }
 }

@@ -2,7 +2,9 @@
 //! is in `transactions`; how a request becomes a plan, in `convert`.
 
 mod convert;
+mod extract;
 mod openapi;
+mod service;
 mod transactions;
 
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -69,16 +71,17 @@ impl Api {
             .route("/v1/transactions/{id}", get(transactions::show))
             .route("/v1/transactions/{id}/events", get(transactions::events))
             .route("/v1/transactions/{id}/decision", get(transactions::decision))
+            .route("/v1/transactions/{id}/explain", get(transactions::explain))
             .route("/v1/transactions/{id}/rollback", post(transactions::rollback))
             .route("/v1/transactions/{id}/retry", post(transactions::retry))
-            .route("/metrics", get(metrics))
+            .route("/metrics", get(service::metrics))
             .route_layer(middleware::from_fn_with_state(self.clone(), authorize));
         Router::new()
             .merge(guarded)
-            .route("/livez", get(|| async { "ok\n" }))
-            .route("/readyz", get(ready))
+            .route("/livez", get(service::live))
+            .route("/readyz", get(service::ready))
             .route("/openapi.json", get(openapi::document))
-            .route("/errors/{code}", get(error_page))
+            .route("/errors/{code}", get(service::error_page))
             .fallback(|| async { Problem::new(code::NOT_FOUND, "there is nothing at this path") })
             .method_not_allowed_fallback(|| async {
                 Problem::new(code::METHOD_NOT_ALLOWED, "this path does not answer to this method")
@@ -105,27 +108,4 @@ fn carries(headers: &HeaderMap, token: &Secret) -> bool {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
     token.matches(given.as_bytes())
-}
-
-async fn ready(State(api): State<Api>) -> Response {
-    if api.shared.manager.is_ready() {
-        "ready\n".into_response()
-    } else {
-        Problem::new(code::STOPPING, "the coordinator is stopping or has failed").into_response()
-    }
-}
-
-async fn metrics(State(api): State<Api>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.shared.metrics.render())
-}
-
-async fn error_page(axum::extract::Path(code): axum::extract::Path<String>) -> Response {
-    match crate::problem::find(&code) {
-        Some(doc) => format!(
-            "{} ({}): {}\n\n{}\n\nWhat to do: {}\n",
-            doc.code, doc.status, doc.title, doc.meaning, doc.remedy
-        )
-        .into_response(),
-        None => (StatusCode::NOT_FOUND, "no such error code\n").into_response(),
-    }
 }

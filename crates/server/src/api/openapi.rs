@@ -1,9 +1,11 @@
 //! The API's own description, at `/openapi.json`.
 
 use axum::Json;
-use utoipa::OpenApi;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{ContentBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder};
+use utoipa::{Modify, OpenApi};
 
-use super::transactions;
+use super::{service, transactions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -18,12 +20,52 @@ use super::transactions;
         transactions::events,
         transactions::decision,
         transactions::list,
+        transactions::explain,
         transactions::rollback,
         transactions::retry,
-    )
+        service::live,
+        service::ready,
+        service::metrics,
+        service::error_page,
+        document,
+    ),
+    modifiers(&Problems)
 )]
 struct ApiDescription;
 
-pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+/// Says of every refusal what holds for all: it is a problem document, and any request may meet a
+/// state that should not exist.
+struct Problems;
+
+impl Modify for Problems {
+    fn modify(&self, description: &mut Description) {
+        for item in description.paths.paths.values_mut() {
+            let operations = [item.get.as_mut(), item.post.as_mut()];
+            operations.into_iter().flatten().for_each(describe_problems);
+        }
+    }
+}
+
+fn describe_problems(operation: &mut Operation) {
+    let problem = || ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    let responses = &mut operation.responses.responses;
+    let internal = "Something is wrong inside the coordinator; its log says what";
+    let internal = ResponseBuilder::new().description(internal).build();
+    responses.insert("500".to_owned(), internal.into());
+    for (status, response) in responses {
+        let RefOr::T(response) = response else { continue };
+        if status.starts_with(['4', '5']) {
+            response.content.clear();
+            response.content.insert("application/problem+json".to_owned(), problem());
+        }
+    }
+}
+
+/// This description. It needs no token.
+#[utoipa::path(
+    get, path = "/openapi.json",
+    responses((status = 200, description = "An OpenAPI document", body = Object))
+)]
+pub(super) async fn document() -> Json<Description> {
     Json(ApiDescription::openapi())
 }

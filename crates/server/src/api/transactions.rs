@@ -2,28 +2,41 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use unanimity::core::{Outcome, TransactionId};
 use unanimity::view::{EventView, TransactionView};
-use unanimity::{BeginRequest, Cursor, DecisionReply, Filter, TransactionManager, Wait};
+use unanimity::{
+    BeginRequest, Cursor, DecisionReply, Explanation, Filter, TransactionManager, Wait,
+};
 use unanimity_sdk::api::{
-    Decision, DecisionAnswer, Problem as ProblemDocument, Timeline, TransactionList,
+    Decision, DecisionAnswer, Problem as ProblemDocument, Timeline, TimelineEvent,
     TransactionRequest, TransactionStatus,
 };
 
-use super::convert::{self, parse_id, problem_of_begin, problem_of_unavailable};
+use super::convert::{self, problem_of_begin, problem_of_unavailable};
+use super::extract::{Id, Parameters};
 use super::{Api, WAIT_MAX};
 use crate::inbound::read_body;
 use crate::problem::{Problem, code, parse_json};
 
 /// How many transactions a page holds if nobody says.
-const PAGE_DEFAULT: usize = 50;
+const PAGE_DEFAULT: u64 = 50;
 /// How many it holds at most.
-const PAGE_MAX: usize = 1_000;
+const PAGE_MAX: u64 = 1_000;
+/// What a list may be asked.
+const LIST_PARAMETERS: [&str; 8] = [
+    "state",
+    "outcome",
+    "participant",
+    "begun_from_ms",
+    "begun_until_ms",
+    "cursor",
+    "limit",
+    "events",
+];
 
 /// Begins a transaction and, unless told otherwise, waits for its outcome.
 #[utoipa::path(
@@ -65,7 +78,7 @@ pub(super) async fn begin(
     };
     let begun = tokio::time::timeout(WAIT_MAX, shared.manager.begin(begin)).await;
     let transaction = match begun {
-        Ok(begun) => begun.map_err(problem_of_begin)?.transaction,
+        Ok(begun) => begun.map_err(|error| problem_of_begin(error, &request))?.transaction,
         Err(_) => found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?,
     };
     let came = match wait {
@@ -80,12 +93,6 @@ pub(super) async fn begin(
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ShowQuery {
-    wait: Option<String>,
 }
 
 /// Shows a transaction; with `wait`, once it is complete or that time has passed.
@@ -103,13 +110,12 @@ pub(super) struct ShowQuery {
 )]
 pub(super) async fn show(
     State(api): State<Api>,
-    Path(id): Path<String>,
-    query: Result<Query<ShowQuery>, QueryRejection>,
+    Id(id): Id,
+    mut query: Parameters,
 ) -> Result<Json<TransactionView>, Problem> {
-    let id = parse_id(&id)?;
-    let Query(query) = query.map_err(problem_of_query)?;
+    query.only(&["wait"])?;
     let manager = &api.shared.manager;
-    let shown = match query.wait.as_deref().map(convert::patience).transpose()? {
+    let shown = match query.take("wait").as_deref().map(convert::patience).transpose()? {
         None => manager.get(&id).await,
         Some(patience) => manager.wait_for(&id, Wait::Completed, patience).await,
     };
@@ -127,13 +133,41 @@ pub(super) async fn show(
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]
-pub(super) async fn events(
-    State(api): State<Api>,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let id = parse_id(&id)?;
+pub(super) async fn events(State(api): State<Api>, Id(id): Id) -> Result<Response, Problem> {
     let timeline = api.shared.manager.timeline(&id).await.map_err(problem_of_unavailable)?;
     Ok(Json(found(timeline, &id)?).into_response())
+}
+
+/// Explains a transaction in words: who is awaited, what happens next and when, and what an operator
+/// may do.
+#[utoipa::path(
+    get, path = "/v1/transactions/{id}/explain", params(("id" = String, Path)),
+    responses(
+        (status = 200, description = "The explanation", body = Object),
+        (status = 400, description = "Not acceptable", body = ProblemDocument),
+        (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
+        (status = 404, description = "Nobody has a record of it", body = ProblemDocument),
+        (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
+    )
+)]
+pub(super) async fn explain(
+    State(api): State<Api>,
+    Id(id): Id,
+) -> Result<Json<Explanation>, Problem> {
+    let manager = &api.shared.manager;
+    if let Some(live) = manager.explain(&id).await.map_err(problem_of_unavailable)? {
+        return Ok(Json(live));
+    }
+    let ended = found(manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?;
+    let word = if ended.committed() { "Committed" } else { "Rolled back" };
+    Ok(Json(Explanation {
+        id: ended.id,
+        summary: format!("{word}, and complete everywhere."),
+        next: "Nothing: it has ended.".to_owned(),
+        next_at_ms: None,
+        awaited: Vec::new(),
+        choices: Vec::new(),
+    }))
 }
 
 /// Tells a participant in doubt what was decided. A transaction that nobody has a record of is rolled
@@ -149,9 +183,8 @@ pub(super) async fn events(
 )]
 pub(super) async fn decision(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<DecisionAnswer>, Problem> {
-    let id = parse_id(&id)?;
     let decided = api.shared.manager.decision(&id).await.map_err(problem_of_unavailable)?;
     let decision = match decided {
         DecisionReply::Commit => Decision::Commit,
@@ -159,20 +192,6 @@ pub(super) async fn decision(
         DecisionReply::Pending => Decision::Pending,
     };
     Ok(Json(DecisionAnswer { decision }))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    state: Option<String>,
-    outcome: Option<String>,
-    participant: Option<String>,
-    begun_from_ms: Option<u64>,
-    begun_until_ms: Option<u64>,
-    cursor: Option<String>,
-    limit: Option<usize>,
-    #[serde(default)]
-    events: bool,
 }
 
 /// A transaction in a list, with its events if they were asked for.
@@ -190,6 +209,27 @@ struct ListAnswer {
     next_cursor: Option<String>,
 }
 
+/// How a page looks to the API's description.
+#[derive(utoipa::ToSchema)]
+#[schema(as = TransactionList)]
+#[allow(dead_code)] // Never made: `ListAnswer` is what is written.
+pub(super) struct ListDescription {
+    /// The page, latest first.
+    transactions: Vec<ListedDescription>,
+    /// What to ask for the next page with; none on the last one.
+    next_cursor: Option<String>,
+}
+
+#[derive(utoipa::ToSchema)]
+#[schema(as = ListedTransaction)]
+#[allow(dead_code)] // Never made: `Listed` is what is written.
+struct ListedDescription {
+    #[serde(flatten)]
+    transaction: TransactionStatus,
+    /// Its events, the oldest first, if they were asked for.
+    events: Option<Vec<TimelineEvent>>,
+}
+
 /// Lists live and ended transactions, latest first.
 #[utoipa::path(
     get, path = "/v1/transactions",
@@ -204,7 +244,7 @@ struct ListAnswer {
         ("events" = Option<bool>, Query, description = "Whether each comes with its events"),
     ),
     responses(
-        (status = 200, description = "A page", body = TransactionList),
+        (status = 200, description = "A page", body = ListDescription),
         (status = 400, description = "Not acceptable", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
@@ -212,14 +252,11 @@ struct ListAnswer {
 )]
 pub(super) async fn list(
     State(api): State<Api>,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    mut query: Parameters,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(problem_of_query)?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if limit == 0 || limit > PAGE_MAX {
-        let detail = format!("limit is {limit}; it must be 1 to {PAGE_MAX}");
-        return Err(Problem::new(code::FILTER_INVALID, detail).with_field("limit"));
-    }
+    query.only(&LIST_PARAMETERS)?;
+    let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let page = api.shared.manager.list(filter(query)?, limit).await;
     let page = page.map_err(problem_of_unavailable)?;
     let transactions = page.transactions.into_iter().map(|(transaction, timeline)| Listed {
@@ -230,34 +267,23 @@ pub(super) async fn list(
     Ok(Json(ListAnswer { transactions: transactions.collect(), next_cursor }).into_response())
 }
 
-fn filter(query: ListQuery) -> Result<Filter, Problem> {
+fn filter(mut query: Parameters) -> Result<Filter, Problem> {
     const STAGES: [&str; 5] = ["preparing", "executing", "committing", "rolling_back", "ended"];
     let outcomes = [Outcome::Commit.as_str(), Outcome::Rollback.as_str()];
-    one_of("state", query.state.as_deref(), &STAGES)?;
-    one_of("outcome", query.outcome.as_deref(), &outcomes)?;
-    let cursor = query.cursor.as_deref().map(|text| {
+    let cursor = query.take("cursor").map(|text| {
         let detail = "this is no cursor; take next_cursor of the page before as it is";
-        Cursor::parse(text).ok_or_else(|| Problem::new(code::CURSOR_INVALID, detail).with_field("cursor"))
+        let invalid = || Problem::new(code::CURSOR_INVALID, detail).with_field("cursor");
+        Cursor::parse(&text).ok_or_else(invalid)
     });
     Ok(Filter {
-        stage: query.state,
-        outcome: query.outcome,
-        participant: query.participant,
-        begun_from_ms: query.begun_from_ms,
-        begun_until_ms: query.begun_until_ms,
+        stage: query.one_of("state", &STAGES)?,
+        outcome: query.one_of("outcome", &outcomes)?,
+        participant: query.take("participant"),
+        begun_from_ms: query.number("begun_from_ms", 0, u64::MAX)?,
+        begun_until_ms: query.number("begun_until_ms", 0, u64::MAX)?,
         cursor: cursor.transpose()?,
-        with_timeline: query.events,
+        with_timeline: query.one_of("events", &["true", "false"])?.is_some_and(|on| on == "true"),
     })
-}
-
-fn one_of(field: &str, given: Option<&str>, allowed: &[&str]) -> Result<(), Problem> {
-    match given {
-        Some(given) if !allowed.contains(&given) => {
-            let detail = format!("{given:?} is none of: {}", allowed.join(", "));
-            Err(Problem::new(code::FILTER_INVALID, detail).with_field(field))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Rolls a transaction back that is not decided yet.
@@ -274,9 +300,8 @@ fn one_of(field: &str, given: Option<&str>, allowed: &[&str]) -> Result<(), Prob
 )]
 pub(super) async fn rollback(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<TransactionView>, Problem> {
-    let id = parse_id(&id)?;
     let asked = api.shared.manager.rollback(&id, "asked for over the API").await;
     let transaction = found(asked.map_err(problem_of_unavailable)?, &id)?;
     if transaction.committed() {
@@ -299,9 +324,8 @@ pub(super) async fn rollback(
 )]
 pub(super) async fn retry(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Json<TransactionView>, Problem> {
-    let id = parse_id(&id)?;
     let asked = api.shared.manager.retry(&id).await.map_err(problem_of_unavailable)?;
     Ok(Json(found(asked, &id)?))
 }
@@ -319,8 +343,4 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     }
     let detail = "send JSON with the header Content-Type: application/json";
     Err(Problem::new(code::CONTENT_TYPE_INVALID, detail))
-}
-
-fn problem_of_query(rejection: QueryRejection) -> Problem {
-    Problem::new(code::FILTER_INVALID, rejection.body_text()).with_field("query")
 }

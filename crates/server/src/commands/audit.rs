@@ -34,16 +34,28 @@ pub(crate) async fn export(arguments: ExportArguments) -> Ended {
         ),
     };
     let written = each(&client, |transaction| {
-        serde_json::to_writer(&mut output, transaction)?;
-        output.write_all(b"\n")?;
-        Ok(())
+        let mut line = serde_json::to_vec(transaction)?;
+        line.push(b'\n');
+        Ok(output.write_all(&line)?)
     });
-    let count = written.await?;
+    let count = match written.await {
+        Ok(count) => count,
+        // As behind `| head`: nobody reads any more.
+        Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
+        Err(error) => return Err(arguments.client.explain_any(error)),
+    };
     output.flush()?;
-    if arguments.output.is_some() {
-        anstream::println!("{count} transactions written");
+    match &arguments.output {
+        Some(_) if arguments.client.json => println!("{}", serde_json::json!({"written": count})),
+        Some(_) => println!("{count} transactions written"),
+        None => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// Hands over every transaction with its events, page by page; says how many there were.

@@ -74,7 +74,10 @@ async fn measure(arguments: &BenchArguments, folder: &std::path::Path) -> Ended 
     }
     let idle_kib = resident_kib(&coordinator);
     if !arguments.json {
-        anstream::println!("{}", paint(HEADING, "HTTP, two participants, journal and history on disk"));
+        anstream::println!(
+            "{}",
+            paint(HEADING, "HTTP, two participants, journal and history on disk")
+        );
         anstream::println!(
             "{:>11} {:>13} {:>9} {:>9} {:>18} {:>9}",
             "initiators",
@@ -168,15 +171,14 @@ async fn one_row(
 }
 
 fn transfer(participants: [&Process; 2]) -> TransactionRequest {
-    let branches = ["debit", "credit"].iter().zip(participants).map(|(name, participant)| {
-        BranchRequest {
+    let branches =
+        ["debit", "credit"].iter().zip(participants).map(|(name, participant)| BranchRequest {
             name: (*name).to_owned(),
             participant: format!("{}/transactions", participant.url()),
             payload: Json::from_value(&json!({ "account": "A-17", "amount": 500 }))
                 .unwrap_or_default(),
             ..BranchRequest::default()
-        }
-    });
+        });
     TransactionRequest { branches: branches.collect(), ..TransactionRequest::default() }
 }
 
@@ -266,8 +268,7 @@ pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
     let router = axum::Router::new()
         .route("/echo", post(|body: axum::body::Bytes| async { body }))
         .nest("/transactions", unanimity_sdk::router(participant));
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let shutdown = async move { terminate.recv().await.unwrap_or(()) };
     inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
     Ok(ExitCode::SUCCESS)

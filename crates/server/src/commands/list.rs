@@ -66,29 +66,34 @@ pub(crate) async fn list(arguments: ListArguments) -> Ended {
     let client = arguments.client.client()?;
     let page: TransactionList =
         client.list(&arguments.query()).await.map_err(|error| arguments.client.explain(error))?;
-    if arguments.client.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&page)?);
-        return Ok(ExitCode::SUCCESS);
-    }
+    let text = if arguments.client.json {
+        format!("{}\n", serde_json::to_string_pretty(&page)?)
+    } else {
+        in_words(&page)
+    };
+    draw::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_words(page: &TransactionList) -> String {
+    let mut text = String::new();
     if page.transactions.is_empty() {
-        anstream::println!("no transactions");
+        text.push_str("no transactions\n");
     }
     for transaction in &page.transactions {
         let names: Vec<&str> =
             transaction.branches.iter().map(|branch| branch.name.as_str()).collect();
         let took = transaction.ended_at_ms.map_or("open".to_owned(), |ended_at_ms| {
-            format!("{} ms", ended_at_ms - transaction.begun_at_ms)
+            // Over a restart the clock may have been set back.
+            format!("{} ms", ended_at_ms.saturating_sub(transaction.begun_at_ms))
         });
-        anstream::println!(
-            "{}  {:>9}  [{}]  {}",
-            transaction.id,
-            took,
-            names.join(", "),
-            draw::outcome(transaction)
-        );
+        let (id, outcome) = (&transaction.id, draw::outcome(transaction));
+        text.push_str(&format!("{id}  {took:>9}  [{}]  {outcome}\n", names.join(", ")));
     }
-    if let Some(cursor) = page.next_cursor {
-        anstream::println!("{}", draw::paint(draw::FAINT, format!("more: --cursor {cursor}")));
+    if let Some(cursor) = &page.next_cursor {
+        let more = draw::paint(draw::FAINT, format!("more: --cursor {cursor}"));
+        text.push_str(&more);
+        text.push('\n');
     }
-    Ok(ExitCode::SUCCESS)
+    text
 }

@@ -4,6 +4,8 @@
 mod audit;
 pub(crate) use audit::each as each_transaction;
 mod bench;
+mod check;
+mod explain;
 mod list;
 mod run;
 pub mod serve;
@@ -20,8 +22,9 @@ use crate::demo;
 const ABOUT: &str = "Unanimity makes work that is spread over several services happen everywhere or \
      nowhere.";
 
-const EXIT_HELP: &str = "Exit status: 0 done (for `run`: committed), 1 failed (for `run`: rolled \
-     back), 2 wrong usage, 3 (`run` only) the outcome is not known yet.";
+const EXIT_HELP: &str = "Exit status: 0 done, 1 failed, 2 wrong usage. For `run`: 0 committed, \
+     1 rolled back, 2 nothing was begun, because the command line, the file or the request is wrong, \
+     3 the outcome is not known (yet).";
 
 /// What every command that talks to a coordinator takes.
 #[derive(Clone, Debug, Args)]
@@ -57,6 +60,11 @@ impl ClientArguments {
         }
         error
     }
+
+    /// The same for an error of which that may be the cause.
+    pub(crate) fn explain_any(&self, error: anyhow::Error) -> anyhow::Error {
+        error.downcast::<ClientError>().map_or_else(|other| other, |error| self.explain(error))
+    }
 }
 
 /// How a command ended.
@@ -84,6 +92,26 @@ fn cli() -> Command {
             "show",
             "Show a transaction and draw its timeline",
         )))
+        .subcommand(check::CheckArguments::augment_args(subcommand(
+            "check",
+            "Play a participant's contract against a service, and say what holds",
+        )))
+        .subcommand(explain::OneArguments::augment_args(subcommand(
+            "explain",
+            "Say in words what a transaction waits for, what happens next, and what you may do",
+        )))
+        .subcommand(explain::StuckArguments::augment_args(subcommand(
+            "stuck",
+            "Show parked branches, grouped by participant and cause",
+        )))
+        .subcommand(explain::OneArguments::augment_args(subcommand(
+            "retry",
+            "Try a transaction's waiting branches again now",
+        )))
+        .subcommand(explain::OneArguments::augment_args(subcommand(
+            "rollback",
+            "Roll a transaction back that is not decided yet",
+        )))
         .subcommand(
             subcommand("audit", "Take the audit trail out").subcommand_required(true).subcommand(
                 audit::ExportArguments::augment_args(subcommand(
@@ -100,6 +128,11 @@ fn cli() -> Command {
             "bench",
             "Measure throughput and latency beside the ceiling of this machine",
         )))
+        .subcommand(
+            subcommand("error-pages", "Write the error reference into a folder")
+                .arg(clap::Arg::new("folder").required(true))
+                .hide(true),
+        )
         .subcommand(
             bench::ParticipantArguments::augment_args(subcommand(
                 "bench-participant",
@@ -128,8 +161,13 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    anstream::eprintln!("{}error:{} {error:#}", crate::draw::BAD, crate::draw::BAD.render_reset());
+    complain(error);
     ExitCode::FAILURE
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn complain(error: &anyhow::Error) {
+    anstream::eprintln!("{}error:{} {error:#}", crate::draw::BAD, crate::draw::BAD.render_reset());
 }
 
 async fn dispatch(matches: &clap::ArgMatches) -> Ended {
@@ -141,12 +179,25 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
         "run" => run::run(parsed(arguments)?).await,
         "list" => list::list(parsed(arguments)?).await,
         "show" => show::show(parsed(arguments)?).await,
+        "check" => check::check(parsed(arguments)?).await,
+        "explain" => explain::explain(parsed(arguments)?).await,
+        "stuck" => explain::stuck(parsed(arguments)?).await,
+        "retry" => explain::retry(parsed(arguments)?).await,
+        "rollback" => explain::rollback(parsed(arguments)?).await,
         "audit" => {
             let (_, arguments) = arguments.subcommand().context("audit needs a subcommand")?;
             audit::export(parsed(arguments)?).await
         }
         "demo" => demo::demo(parsed(arguments)?).await,
         "bench" => bench::bench(parsed(arguments)?).await,
+        "error-pages" => {
+            let folder = arguments.get_one::<String>("folder").context("a folder")?;
+            std::fs::create_dir_all(folder)?;
+            for page in crate::error_pages::pages() {
+                std::fs::write(std::path::Path::new(folder).join(page.name), page.text)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         "bench-participant" => bench::participant(parsed(arguments)?).await,
         "bank" => {
             unanimity_bank::serve(parsed(arguments)?).await?;

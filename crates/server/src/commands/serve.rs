@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Command};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -23,6 +23,8 @@ use crate::inbound;
 use crate::outbound::HttpTransport;
 
 const ABOUT: &str = "Run the coordinator";
+/// How often measurements are folded together.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// The command line of `serve`: a flag for every setting.
 pub(super) fn command() -> Command {
@@ -64,6 +66,7 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let config = Config::load(file.map(PathBuf::as_path), environment, config::given(matches))?;
     start_logging(&config)?;
     let metrics = PrometheusBuilder::new().install_recorder().context("cannot set up metrics")?;
+    tokio::spawn(keep_up(metrics.clone()));
     // The address first: a coordinator that cannot listen should not touch the journal.
     let address = config.listen.address;
     let listener = TcpListener::bind(address).await.with_context(|| {
@@ -84,6 +87,15 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
         Some(message) => {
             anyhow::bail!("the coordinator has stopped, because {message}; starting it recovers it")
         }
+    }
+}
+
+/// What is measured gathers until somebody reads it, or this folds it together.
+async fn keep_up(metrics: PrometheusHandle) {
+    let mut interval = tokio::time::interval(METRICS_UPKEEP);
+    loop {
+        interval.tick().await;
+        metrics.run_upkeep();
     }
 }
 

@@ -27,9 +27,9 @@ pub(crate) async fn show(arguments: ShowArguments) -> Ended {
     let timeline = client.timeline(&id).await.map_err(explain)?;
     if arguments.client.json {
         let both = serde_json::json!({ "transaction": transaction, "timeline": timeline });
-        anstream::println!("{}", serde_json::to_string_pretty(&both)?);
+        draw::print(&format!("{}\n", serde_json::to_string_pretty(&both)?))?;
     } else {
-        anstream::print!("{}", draw::transaction(&transaction, &timeline));
+        draw::print(&draw::transaction(&transaction, &timeline))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,5 @@
-//! Decides which settings there are: one table that drives the file, the environment, the flags, the
-//! help and the example. What the values mean together is checked in the parent module.
+//! Decides which settings there are: one table that drives the file, the environment, the flags,
+//! the help and the example. What the values mean together is checked in the parent module.
 
 use std::path::PathBuf;
 
@@ -80,36 +80,44 @@ pub const KEYS: &[Key] = &[
     key("listen", "address", "listen_address", Kind::Address(|c| &mut c.listen.address),
         "Where the coordinator listens. An address that other machines can reach needs a token."),
     key("security", "token", "token", Kind::Secret(|c| &mut c.security.token),
-        "What clients must send as Authorization: Bearer TOKEN, 16 characters or more. Better in token_file or in the environment: others can see a process's flags."),
+        "What clients must send as Authorization: Bearer TOKEN, 16 characters or more. Better in \
+        token_file or in the environment: others can see a process's flags."),
     key("security", "token_file", "token_file", Kind::File(|c| &mut c.security.token_file),
         "A file that holds the token and nothing else."),
     key("data", "folder", "data_folder", Kind::Folder(|c| &mut c.data.folder),
         "Where the journal and the history are kept. One coordinator at a time may use it."),
     key("participants", "allow", "participants_allow", Kind::List(|c| &mut c.participants.allow),
-        "Which participants may be called: loopback, private, public, networks such as 10.1.0.0/16, addresses, names such as accounts:8080 or *.example.org."),
-    count("participants", "connections_per_participant_max", (1, 10_000), |c| &mut c.participants.connections_per_participant_max,
+        "Which participants may be called: loopback, private, public, networks such as \
+        10.1.0.0/16, addresses, names such as accounts:8080 or *.example.org."),
+    count("participants", "connections_per_participant_max", (1, 10_000),
+        |c| &mut c.participants.connections_per_participant_max,
         "The most connections to one participant, in use and idle together."),
     time("participants", "connect_timeout_ms", 1, |c| &mut c.participants.connect_timeout_ms,
         "Within this time a participant's name must resolve and a connection stand."),
     time("timeouts", "prepare_timeout_ms", 1, |c| &mut c.timeouts.prepare_timeout_ms,
         "From the beginning until every prepare has voted; then the transaction rolls back."),
     time("timeouts", "execute_timeout_ms", 1, |c| &mut c.timeouts.execute_timeout_ms,
-        "From the first execute until every compensable branch has executed; then the transaction rolls back."),
+        "From the first execute until every compensable branch has executed; then the transaction \
+        rolls back."),
     time("timeouts", "timeout_ms", 0, |c| &mut c.timeouts.timeout_ms,
-        "From the beginning until everything is complete. Undecided by then, it rolls back; decided, it is shown as overdue. 0: no such limit."),
+        "From the beginning until everything is complete. Undecided by then, it rolls back; \
+        decided, it is shown as overdue. 0: no such limit."),
     time("timeouts", "attempt_timeout_ms", 1, |c| &mut c.timeouts.attempt_timeout_ms,
         "How long one call to a participant may take."),
     time("retry", "retry_delay_ms", 1, |c| &mut c.retry.retry_delay_ms,
-        "The first delay before a call that got no decisive answer is tried again; it doubles each time."),
+        "The first delay before a call that got no decisive answer is tried again; it doubles \
+        each time."),
     time("retry", "retry_delay_max_ms", 1, |c| &mut c.retry.retry_delay_max_ms,
         "The longest such delay while the branch is not parked."),
     count("retry", "park_after_attempts", (1, 65_535), |c| &mut c.retry.park_after_attempts,
         "After so many failures in a row a branch is parked: visible, alerting, tried rarely."),
     time("retry", "parked_retry_delay_ms", 1, |c| &mut c.retry.parked_retry_delay_ms,
         "The delay between attempts while a branch is parked."),
-    count("limits", "live_transactions_max", (1, 10_000_000), |c| &mut c.limits.live_transactions_max,
+    count("limits", "live_transactions_max", (1, 10_000_000),
+        |c| &mut c.limits.live_transactions_max,
         "The most transactions that may be live at once; more are refused with 429."),
-    count("limits", "body_bytes_max", (1_024, 256 * 1_024 * 1_024), |c| &mut c.limits.body_bytes_max,
+    count("limits", "body_bytes_max", (1_024, 256 * 1_024 * 1_024),
+        |c| &mut c.limits.body_bytes_max,
         "The most bytes of a request's body."),
     count("limits", "branches_max", (1, BRANCHES_MAX as u64), |c| &mut c.limits.branches_max,
         "The most branches of one transaction."),
@@ -122,10 +130,11 @@ pub const KEYS: &[Key] = &[
     time("limits", "body_timeout_ms", 1, |c| &mut c.limits.body_timeout_ms,
         "Within this time after its headers a request's body must have come."),
     time("limits", "idle_timeout_ms", 1, |c| &mut c.limits.idle_timeout_ms,
-        "After this time a connection is closed that carries no request, or whose client does not take its answer."),
+        "After this time a connection is closed that carries no request, or whose client does not \
+        take its answer."),
     time("limits", "stop_timeout_ms", 0, |c| &mut c.limits.stop_timeout_ms,
         "How long requests that are under way may take when the program is told to stop."),
-    count("journal", "shards", (1, 256), |c| &mut c.journal.shards,
+    count("journal", "shards", (1, 64), |c| &mut c.journal.shards,
         "How many shards the journal has. It cannot be changed once the data folder exists."),
     key("log", "level", "log_level", Kind::Text(|c| &mut c.log.level),
         "What is logged: error, warn, info, debug or trace, or a filter such as info,hyper=warn."),
@@ -179,7 +188,8 @@ impl Key {
         }
     }
 
-    /// The value in a configuration as the file would say it; `None` if there is none, or it is secret.
+    /// The value in a configuration as the file would say it; `None` if there is none, or it is
+    /// secret.
     pub(super) fn shown(&self, config: &mut Config) -> Option<toml::Value> {
         match self.kind {
             Kind::Number(_, _, field) => {

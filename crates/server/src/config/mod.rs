@@ -1,7 +1,7 @@
-//! Decides how the program is configured. One table of settings ([`KEYS`]) is read from one TOML file, from
-//! the environment (`UNANIMITY_...`) and from flags; flags win over the environment, that over the
-//! file, and that over the defaults. Unknown names are errors, and every value is checked here, so
-//! that the rest of the program need not ask again.
+//! Decides how the program is configured. One table of settings ([`KEYS`]) is read from one TOML
+//! file, from the environment (`UNANIMITY_...`) and from flags; flags win over the environment,
+//! that over the file, and that over the defaults. Unknown names are errors, and every value is
+//! checked here, so that the rest of the program need not ask again.
 
 mod keys;
 mod read;
@@ -9,7 +9,6 @@ mod secret;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -65,7 +64,8 @@ pub struct Listen {
 /// Who may use the coordinator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Security {
-    /// The bearer token of every client, from `token` or from `token_file`; none: no token is asked for.
+    /// The bearer token of every client, from `token` or from `token_file`; none: no token is
+    /// asked for.
     pub token: Option<Secret>,
     /// Where the token was read from.
     pub token_file: Option<PathBuf>,
@@ -293,7 +293,8 @@ impl Config {
     /// How participants are called.
     ///
     /// # Errors
-    /// An entry of `participants.allow` that cannot be understood; [`Config::load`] has seen to that.
+    /// An entry of `participants.allow` that cannot be understood; [`Config::load`] has seen to
+    /// that.
     pub fn outbound(&self) -> Result<OutboundConfig, ConfigError> {
         let policy = Policy::parse(self.participants.allow.iter().map(String::as_str))
             .map_err(|problem| ConfigError::new("participants.allow", problem))?;
@@ -324,22 +325,21 @@ impl Config {
     pub fn example() -> String {
         let mut defaults = Self::default();
         let mut text = String::from(
-            "# The configuration of unanimity. Every setting can also be given in the environment and as a\n\
-             # flag; flags win over the environment, and that over this file. What stands here is the default.\n",
+            "# The configuration of unanimity; what stands here is the default. Every\n\
+             # setting can also be given in the environment and as a flag: flags win over\n\
+             # the environment, and that over this file.\n",
         );
         let mut section = "";
         for key in KEYS {
             if key.section != section {
                 section = key.section;
-                // Writing to a String cannot fail, here and below.
-                let _ = writeln!(text, "\n[{section}]");
+                text.push_str(&format!("\n[{section}]\n"));
             }
-            let _ = writeln!(text, "# {}", key.doc);
-            let _ = writeln!(text, "# --{} or {}", key.flag(), key.env());
-            let _ = match key.shown(&mut defaults) {
-                Some(value) => writeln!(text, "{} = {value}", key.name),
-                None => writeln!(text, "# {} = \"...\"", key.name),
-            };
+            text.push_str(&format!("# {}\n# --{} or {}\n", key.doc, key.flag(), key.env()));
+            text.push_str(&match key.shown(&mut defaults) {
+                Some(value) => format!("{} = {value}\n", key.name),
+                None => format!("# {} = \"...\"\n", key.name),
+            });
         }
         text
     }

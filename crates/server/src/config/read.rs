@@ -1,5 +1,5 @@
-//! Decides how settings are read from each of the three places, and what a message says about a setting
-//! that is unknown, of the wrong type, or out of bounds.
+//! Decides how settings are read from each of the three places, and what a message says about a
+//! setting that is unknown, of the wrong type, or out of bounds.
 
 use std::path::{Path, PathBuf};
 
@@ -87,8 +87,8 @@ impl Config {
         self.apply(said)
     }
 
-    /// Takes over what was said in one place. There the token may be said once; in a place that wins
-    /// it may be said again, in either way.
+    /// Takes over what was said in one place. There the token may be said once; in a place that
+    /// wins it may be said again, in either way.
     fn apply(&mut self, said: Vec<(String, &Key, Said)>) -> Result<(), ConfigError> {
         let tokens: Vec<&String> = said
             .iter()
@@ -125,8 +125,8 @@ impl Config {
         let address = self.listen.address;
         if !address.ip().to_canonical().is_loopback() && self.security.token.is_none() {
             let problem = format!(
-                "other machines can reach {address}, and no token is set: anybody there could begin \
-                 transactions. Set a token (security.token_file, or UNANIMITY_TOKEN in the \
+                "other machines can reach {address}, and no token is set: anybody there could \
+                 begin transactions. Set a token (security.token_file, or UNANIMITY_TOKEN in the \
                  environment), or listen on 127.0.0.1:{}",
                 address.port()
             );
@@ -228,7 +228,8 @@ fn read_token(path: &Path) -> Result<Secret, ConfigError> {
 fn checked_token(text: &str) -> Result<Secret, String> {
     if text.len() < TOKEN_CHARACTERS_MIN {
         return Err(format!(
-            "has fewer than {TOKEN_CHARACTERS_MIN} characters; a good one comes from: openssl rand -hex 32"
+            "has fewer than {TOKEN_CHARACTERS_MIN} characters; a good one comes from: openssl \
+            rand -hex 32"
         ));
     }
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {

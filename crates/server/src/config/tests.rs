@@ -111,7 +111,8 @@ fn unknown_names_are_errors_that_name_the_nearest_known() {
         "[timeouts]\nprepare_timout_ms = 1",
         &[],
         &[],
-        "FILE: timeouts.prepare_timout_ms: there is no such setting; did you mean timeouts.prepare_timeout_ms?",
+        "FILE: timeouts.prepare_timout_ms: there is no such setting; did you mean \
+        timeouts.prepare_timeout_ms?",
     );
     refused(
         "[limits]\nprepare_timeout_ms = 1",
@@ -152,7 +153,7 @@ fn values_are_checked() {
         "UNANIMITY_PREPARE_TIMEOUT_MS: must be a whole number",
     );
     refused("", &[("UNANIMITY_PREPARE_TIMEOUT_MS", "")], &[], "must be a whole number");
-    refused("", &[], &[("shards", "+1")], "must be a whole number from 1 to 256");
+    refused("", &[], &[("shards", "+1")], "must be a whole number from 1 to 64");
     refused("", &[], &[("shards", "99999999999999999999")], "must be a whole number");
     refused("", &[], &[("branches-max", "257")], "from 1 to 256");
     refused("[participants]\nallow = 'loopback'", &[], &[], "must be a list of texts");

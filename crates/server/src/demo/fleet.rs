@@ -100,9 +100,8 @@ impl Process {
             Err(_) => bail!("{} did not start in time; {}", self.name, self.tail()),
         }
         // What it prints later must be read, or it would stop at a full pipe.
-        self.reader = Some(tokio::spawn(async move {
-            while let Ok(Some(_)) = lines.next_line().await {}
-        }));
+        self.reader =
+            Some(tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} }));
         Ok(())
     }
 
@@ -202,7 +201,8 @@ impl Fleet {
         let folder = &options.folder;
         std::fs::create_dir_all(folder)?;
         let path = |name: &str| folder.join(name).display().to_string();
-        let mut arguments = vec!["serve".to_owned(), "--data-folder".to_owned(), path("coordinator")];
+        let mut arguments =
+            vec!["serve".to_owned(), "--data-folder".to_owned(), path("coordinator")];
         arguments.extend(options.coordinator_flags.iter().cloned());
         let mut coordinator = Process::new("coordinator", &options.program, folder, arguments);
         coordinator.start().await?;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest};
+use unanimity_sdk::api::{BranchRequest, Json, Kind, Outcome, TransactionRequest};
 use unanimity_sdk::{Client, ClientError};
 
 use unanimity::core::splitmix64;
@@ -27,6 +27,8 @@ pub struct LoadOptions {
     pub accounts: u32,
     /// In milliseconds, for each transaction.
     pub prepare_timeout_ms: u64,
+    /// Whether kinds of branches are mixed, rather than all two-phase.
+    pub mixed: bool,
 }
 
 /// What was acknowledged to the initiators, and how long it took.
@@ -122,7 +124,8 @@ fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Transacti
     };
     let accounts = u64::from(options.accounts);
     let (from, to) = (draw(accounts) + 1, draw(accounts) + 1);
-    let cents = if draw(50) == 0 { 10_000_000 } else { i64::try_from(draw(10_000)).unwrap_or(0) + 1 };
+    let cents =
+        if draw(50) == 0 { 10_000_000 } else { i64::try_from(draw(10_000)).unwrap_or(0) + 1 };
     let to = if draw(100) == 0 { "nobody".to_owned() } else { to.to_string() };
     let forward = draw(2) == 0;
     let (first, second) = if forward { (0, 1) } else { (1, 0) };
@@ -131,8 +134,31 @@ fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Transacti
     let from = format!("{}-{from}", names[first]);
     let to = format!("{}-{to}", names[second]);
     let id = format!("demo-{}-{n}", options.seed);
-    transfer(&id, &ordered, [&from, &to], cents, options.prepare_timeout_ms)
+    let mut request = transfer(&id, &ordered, [&from, &to], cents, options.prepare_timeout_ms);
+    if options.mixed {
+        let kinds = KINDS[usize::try_from(draw(KINDS.len() as u64)).unwrap_or(0)];
+        for (branch, kind) in request.branches.iter_mut().zip(kinds) {
+            branch.kind = kind;
+        }
+        // A deferred credit cannot be refused: the account must be one that exists.
+        if kinds[1] == Kind::Deferred && to.ends_with("nobody") {
+            let payload =
+                serde_json::json!({ "account": format!("{}-1", names[second]), "amount": cents });
+            request.branches[1].payload = Json::from_value(&payload).unwrap_or_default();
+        }
+        request.execute_timeout_ms = Some(options.prepare_timeout_ms);
+    }
+    request
 }
+
+/// The kinds of debit and credit in a mixed load. Every pair conserves money once it has ended.
+const KINDS: [[Kind; 2]; 5] = [
+    [Kind::TwoPhase, Kind::TwoPhase],
+    [Kind::TwoPhase, Kind::Compensable],
+    [Kind::Compensable, Kind::Compensable],
+    [Kind::TwoPhase, Kind::Deferred],
+    [Kind::Compensable, Kind::Deferred],
+];
 
 /// Runs all transfers; returns when each has its outcome.
 pub async fn run(

@@ -60,6 +60,9 @@ pub struct DemoArguments {
         default_value = "vote_no=0.02,error_before=0.02,error_after=0.02,lost_answer=0.02,delay=0.002:1500"
     )]
     pub faults: String,
+    /// Mixes two-phase, compensable and deferred branches, rather than two-phase ones only.
+    #[arg(long)]
+    pub mixed: bool,
     /// Repeats a run's transfers, faults and kills; drawn if left out.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -158,7 +161,8 @@ pub fn fleet_options(
 
 fn introduction(fleet: &Fleet, folder: &Path, arguments: &DemoArguments) -> String {
     let [coordinator, bank_a, bank_b] = &fleet.processes;
-    let kept = if arguments.keep.is_some() { "kept" } else { "removed at the end; --keep DIR keeps them" };
+    let kept =
+        if arguments.keep.is_some() { "kept" } else { "removed at the end; --keep DIR keeps them" };
     format!(
         "{}\n   Three programs run on this machine, each with files of its own:\n   the coordinator \
          at {}, bank A at {} and bank B at {}.\n   A transfer takes money from an account at one bank \
@@ -218,6 +222,7 @@ pub async fn storm(
         seed,
         accounts: 500,
         prepare_timeout_ms: 1_000,
+        mixed: arguments.mixed,
     };
     let chaos = ChaosOptions {
         kills_max: arguments.kills_max,
@@ -237,7 +242,8 @@ pub async fn storm(
         end.send_replace(true);
     };
     let watching = show(&bar, &progress, arguments.transfers, end.subscribe());
-    let ((), (), killed) = tokio::join!(transfers, watching, chaos::rage(fleet, &chaos, &progress, ended));
+    let ((), (), killed) =
+        tokio::join!(transfers, watching, chaos::rage(fleet, &chaos, &progress, ended));
     let took = started.elapsed();
     bar.finish_and_clear();
     let mut killed = killed?;
@@ -267,7 +273,12 @@ fn bar(transfers: usize, quiet: bool) -> ProgressBar {
 }
 
 /// Moves the bar until the transfers are done; without a terminal, a line for every quarter.
-async fn show(bar: &ProgressBar, progress: &Progress, transfers: usize, mut end: watch::Receiver<bool>) {
+async fn show(
+    bar: &ProgressBar,
+    progress: &Progress,
+    transfers: usize,
+    mut end: watch::Receiver<bool>,
+) {
     let mut quarter = 1;
     loop {
         let done = progress.done();
@@ -364,7 +375,10 @@ fn table(run: &Run, seed: u64, arguments: &DemoArguments) -> String {
     let mut latencies = run.acknowledged.latencies_us.clone();
     latencies.sort_unstable();
     let (p50, p99) = (percentile_ms(&latencies, 50), percentile_ms(&latencies, 99));
-    row("time to the outcome, p50 / p99", format!("{p50:.0} ms / {p99:.0} ms (with all the failures)"));
+    row(
+        "time to the outcome, p50 / p99",
+        format!("{p50:.0} ms / {p99:.0} ms (with all the failures)"),
+    );
     let per_second = arguments.transfers as f64 / run.took.as_secs_f64();
     row("transfers a second, likewise", format!("{per_second:.0}"));
     row("money before", cents(run.money_before_cents));

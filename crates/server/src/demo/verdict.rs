@@ -87,7 +87,7 @@ pub async fn judge(
 }
 
 fn count_committed(states: &[String]) -> usize {
-    states.iter().filter(|state| *state == "committed").count()
+    states.iter().filter(|state| matches!(state.as_str(), "committed" | "executed")).count()
 }
 
 fn count(verdict: &mut Verdict, transaction: &Value) {
@@ -126,17 +126,18 @@ fn compare_acknowledged(
 }
 
 /// A branch must have followed its transaction. One that was rolled back before it was known here is
-/// fine; one that is prepared still, or committed alone, is not.
+/// fine; one that is prepared still, or committed or executed alone, is not.
 fn compare_branch(verdict: &mut Verdict, history: &HashMap<String, bool>, line: &BranchLine) {
     let BranchLine { transaction, branch, state, .. } = line;
     let committed = history.get(transaction).copied();
     let fits = match state.as_str() {
-        "committed" => committed == Some(true),
-        "rolled_back" | "voted_no" => committed == Some(false),
+        "committed" | "executed" => committed == Some(true),
+        "rolled_back" | "voted_no" | "compensated" => committed == Some(false),
         _ => false,
     };
     if !fits {
-        let outcome = committed.map_or("is unknown", |yes| if yes { "committed" } else { "rolled back" });
+        let outcome =
+            committed.map_or("is unknown", |yes| if yes { "committed" } else { "rolled back" });
         verdict.wrong.push(format!("{branch} of {transaction} is {state}, the whole {outcome}"));
     }
 }

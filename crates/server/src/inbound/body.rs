@@ -1,5 +1,5 @@
-//! Decides how long a request's body may take and how large it may be, and counts a request until its
-//! answer's body has been taken.
+//! Decides how long a request's body may take and how large it may be, and counts a request until
+//! its answer's body has been taken.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,5 +1,5 @@
-//! Decides when a client of the listening side has been too slow: it owes a header, another request,
-//! or the taking of its answer, each within a limit.
+//! Decides when a client of the listening side has been too slow: it owes a header, another
+//! request, or the taking of its answer, each within a limit.
 
 use std::io;
 use std::pin::Pin;
@@ -69,8 +69,8 @@ impl Activity {
         Some(("no request came", load(&self.idle_since_ms).saturating_add(limits.idle_timeout_ms)))
     }
 
-    /// Ends when the client has not done in time what it owes. Looks again when the debt that it saw is due;
-    /// debts that come up meanwhile are no shorter than the shortest limit.
+    /// Ends when the client has not done in time what it owes. Looks again when the debt that it
+    /// saw is due; debts that come up meanwhile are no shorter than the shortest limit.
     pub(super) async fn overdue(&self, limits: &InboundLimits) -> &'static str {
         let shortest = limits.header_timeout_ms.min(limits.idle_timeout_ms).max(1);
         loop {

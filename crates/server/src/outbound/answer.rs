@@ -1,5 +1,5 @@
-//! Decides what a participant's HTTP answer means (DESIGN section 7). Only answers from a closed set
-//! count as a vote or an acknowledgement; whatever else comes back means that nothing is known.
+//! Decides what a participant's HTTP answer means (DESIGN section 7). Only answers from a closed
+//! set count as a vote or an acknowledgement; whatever else comes back means that nothing is known.
 
 use std::sync::Arc;
 
@@ -155,7 +155,10 @@ fn plain_text(response: Response<'_>) -> Option<String> {
 /// A participant's text as it may be kept and shown: on one line, without control characters
 /// (terminals obey them) and without those that turn the direction of writing, and not too long.
 pub(crate) fn clean(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = |c: char| {
+        let ranges = ['\u{200e}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
+        ranges.iter().any(|range| range.contains(&c))
+    };
     let mut cleaned = String::new();
     for word in text.split_whitespace() {
         let space = usize::from(!cleaned.is_empty());

@@ -1,10 +1,10 @@
 //! The calls to participants over HTTP (DESIGN section 7): `POST {participant}/{operation}`.
 //!
-//! This file decides how one call runs: a permit, a connection, one request, one bounded answer, all
-//! within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a connection
-//! is made `connect`'s, which are kept `pool`'s, and what an answer means `answer`'s. When a
-//! call is tried again is decided in the core. Nothing here reads the environment: there are no
-//! proxies, cookies, redirects or decompression to switch off, because none is there.
+//! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
+//! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
+//! connection is made `connect`'s, which are kept `pool`'s, and what an answer means `answer`'s.
+//! When a call is tried again is decided in the core. Nothing here reads the environment: there
+//! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
 mod answer;
 mod connect;
@@ -15,7 +15,6 @@ mod target;
 mod tests;
 pub mod trace;
 
-use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -206,7 +205,8 @@ impl HttpTransport {
         Ok(Connection::new(sender, driver))
     }
 
-    /// Starts, with the first call, the task that closes idle connections. It ends with the transport.
+    /// Starts, with the first call, the task that closes idle connections. It ends with the
+    /// transport.
     fn start_sweeper(&self) {
         self.sweeper.get_or_init(|| {
             let pool = Arc::downgrade(&self.pool);
@@ -297,8 +297,7 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(error) = cause {
         let more = error.to_string();
         if !text.contains(&more) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, ": {more}");
+            text = format!("{text}: {more}");
         }
         cause = error.source();
     }

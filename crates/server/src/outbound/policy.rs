@@ -14,9 +14,9 @@ use url::Host;
 /// - a name such as `accounts.example.org`, or `*.example.org` for every name below it: allowed
 ///   whatever it resolves to, except link-local, metadata, multicast and unspecified addresses.
 ///
-/// An address and a name may carry a port (`10.1.2.3:8080`, `[fd00::1]:8080`, `accounts:8080`), and then
-/// allow that port only. Link-local, metadata, multicast and unspecified addresses are allowed only by a
-/// network or address that contains them.
+/// An address and a name may carry a port (`10.1.2.3:8080`, `[fd00::1]:8080`, `accounts:8080`),
+/// and then allow that port only. Link-local, metadata, multicast and unspecified addresses are
+/// allowed only by a network or address that contains them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     entries: Vec<Entry>,
@@ -69,8 +69,9 @@ struct Network {
     bits: u8,
 }
 
-/// IPv4 ranges by class; the first that contains an address judges it, and what is in none is public.
-/// The IANA registries of special-purpose addresses, and the metadata services of the large clouds.
+/// IPv4 ranges by class; the first that contains an address judges it, and what is in none is
+/// public. The IANA registries of special-purpose addresses, and the metadata services of the
+/// large clouds.
 const V4_CLASSES: &[([u8; 4], u8, Class)] = &[
     ([0, 0, 0, 0], 8, Class::Guarded),
     ([127, 0, 0, 0], 8, Class::Loopback),
@@ -249,7 +250,8 @@ impl Policy {
             format!("{host} is {address}, which")
         };
         Err(format!(
-            "{shown} is a {} address, and participants.allow = {self} does not allow it on port {port}",
+            "{shown} is a {} address, and participants.allow = {self} does not allow it on port \
+            {port}",
             class.as_str()
         ))
     }

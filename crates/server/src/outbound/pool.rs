@@ -1,9 +1,10 @@
-//! Decides which connections to participants are kept, and for how long. Every participant's origin has
-//! so many permits; whoever holds one takes an idle connection or makes a new one, and gives it
-//! back before the permit. So the permits bound the connections too, idle ones included.
+//! Decides which connections to participants are kept, and for how long. Every participant's
+//! origin has so many permits; whoever holds one takes an idle connection or makes a new one, and
+//! gives it back before the permit. So the permits bound the connections too, idle ones included.
 //!
 //! hyper-util's pooling client is not used because it bounds only idle connections: while a request
-//! waits for an idle one it already opens another, so that under load there are more than were allowed.
+//! waits for an idle one it already opens another, so that under load there are more than were
+//! allowed.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Decides what a participant's address may look like, before anything is resolved or sent, and takes
-//! it apart for the call. Whether the address behind a name may be reached is `policy`'s.
+//! Decides what a participant's address may look like, before anything is resolved or sent, and
+//! takes it apart for the call. Whether the address behind a name may be reached is `policy`'s.
 
 use std::net::IpAddr;
 
@@ -88,9 +88,9 @@ fn port_of(url: &Url) -> Result<u16, AddressError> {
     }
 }
 
-/// Parses an address, stricter than the `url` crate, which mends what a browser's user may have meant:
-/// it drops white space, turns backslashes around and guesses missing slashes. An address that
-/// needs mending may be read differently by the next program, so it is refused here.
+/// Parses an address, stricter than the `url` crate, which mends what a browser's user may have
+/// meant: it drops white space, turns backslashes around and guesses missing slashes. An address
+/// that needs mending may be read differently by the next program, so it is refused here.
 fn parse_url(participant: &str) -> Result<Url, AddressError> {
     let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
     if participant.contains(odd) {

@@ -51,7 +51,8 @@ where
     found
 }
 
-/// A participant that reads a request's head, then says exactly this and waits for the other side to close.
+/// A participant that reads a request's head, then says exactly this and waits for the other side
+/// to close.
 async fn raw(text: impl Into<String>) -> Participant {
     let text: Arc<str> = text.into().into();
     participant(move |mut stream| {

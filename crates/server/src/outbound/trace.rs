@@ -3,7 +3,8 @@
 //! The trace is a pure function of the transaction's id, so that a coordinator that took over or
 //! restarted carries on the same trace, and anybody who knows an id can find its trace:
 //! - trace id: the id itself if it is a UUID, else its version-5 UUID in a namespace of our own;
-//! - parent id: a hash of trace id, branch, operation and attempt, so that each call is a span of its own;
+//! - parent id: a hash of trace id, branch, operation and attempt, so that each call is a span of
+//!   its own;
 //! - flags: sampled, because the coordinator has recorded the call in its timeline.
 
 use unanimity_core::{Call, splitmix64};

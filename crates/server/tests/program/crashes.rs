@@ -48,3 +48,12 @@ async fn two_hundred_kills_lose_nothing() {
                  --pause-max-ms 150";
     check(flags, 20_261_121).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_kills_lose_nothing_with_all_kinds_of_branches_mixed() {
+    // No refusals on demand: a deferred branch that is refused for good can never be complete.
+    let flags = "--transfers 1000 --concurrency 32 --kills-min 200 --pause-min-ms 20 \
+                 --pause-max-ms 150 --mixed \
+                 --faults error_before=0.02,error_after=0.02,lost_answer=0.02,delay=0.002:1500";
+    check(flags, 42).await;
+}

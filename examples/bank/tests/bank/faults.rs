@@ -1,6 +1,8 @@
 //! The faults, on the real program: what is left of the work after each, and that the guard makes
 //! the next attempt harmless.
 
+use std::time::Duration;
+
 use unanimity_bank::{AccountView, FaultsView, Total};
 
 use crate::support::{Folder, Process, payload};
@@ -47,20 +49,23 @@ async fn errors_and_lost_answers_leave_what_their_names_say() {
 #[tokio::test]
 async fn a_delayed_prepare_arrives_although_its_caller_has_gone() {
     let folder = Folder::new();
-    let bank = Process::start(&folder, "delay=1:100");
+    let bank = Process::start(&folder, "delay=1:300");
     let debit = payload("A-1", -100);
-    let caller = tokio::time::timeout(
-        std::time::Duration::from_millis(50),
-        bank.ask("prepare", "t", 1, &debit),
-    );
-    assert!(caller.await.is_err(), "the delay is too short for this test");
-    assert_eq!(bank.set_faults("").await, 200);
-    let settled = async {
+    let struck = async {
+        while bank.get::<FaultsView>("/faults").await.struck["delay"] == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = bank.ask("prepare", "t", 1, &debit) => panic!("not delayed: {answer:?}"),
+        () = struck => {} // And the caller is dropped, with its connection.
+    }
+    let arrived = async {
         while account(&bank).await != (1_000, 100) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), settled).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), arrived).await.unwrap();
 }
 
 #[tokio::test]

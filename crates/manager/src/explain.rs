@@ -1,0 +1,196 @@
+//! What is going on with a transaction, in words: who is awaited, since when, what happens next and
+//! when, and what an operator may do. Decides wording only; every fact is the core's.
+
+use serde::{Deserialize, Serialize};
+use unanimity_core::{
+    Ballot, Branch, Kind, Millis, Observation, Operation, Outcome, Progress, Stage, Transaction,
+    What,
+};
+
+/// A transaction explained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Its name.
+    pub id: String,
+    /// Where it stands, in a sentence.
+    pub summary: String,
+    /// What the coordinator will do by itself, in a sentence. Never empty.
+    pub next: String,
+    /// When it will, in milliseconds since the Unix epoch; now, or on an answer, if there is none.
+    pub next_at_ms: Option<u64>,
+    /// Whom it waits for.
+    pub awaited: Vec<Awaited>,
+    /// What an operator may do.
+    pub choices: Vec<Choice>,
+}
+
+/// A branch that is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Its name.
+    pub branch: String,
+    /// Where its participant is.
+    pub participant: String,
+    /// What it was asked, or will be.
+    pub operation: String,
+    /// Since when, in milliseconds since the Unix epoch, if it was asked.
+    pub since_ms: Option<u64>,
+    /// How often it was asked.
+    pub attempts: u32,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Whether it is parked.
+    pub parked: bool,
+    /// What happens next with it, in a sentence.
+    pub next: String,
+    /// When it is asked again, in milliseconds since the Unix epoch.
+    pub next_at_ms: Option<u64>,
+}
+
+/// Something that an operator may do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The command.
+    pub command: String,
+    /// What it does, and what it would break.
+    pub effect: String,
+}
+
+impl Explanation {
+    /// Explains a transaction as it is now.
+    #[must_use]
+    pub fn of(transaction: &Transaction) -> Self {
+        let awaited: Vec<Awaited> = transaction
+            .numbered()
+            .filter_map(|(number, branch)| Awaited::of(transaction, number, branch))
+            .collect();
+        let (next, next_at_ms) = next(transaction, &awaited);
+        Self {
+            id: transaction.id.to_string(),
+            summary: summary(transaction, awaited.len()),
+            next,
+            next_at_ms,
+            choices: choices(transaction, &awaited),
+            awaited,
+        }
+    }
+}
+
+fn summary(transaction: &Transaction, awaited: usize) -> String {
+    let branches = transaction.branches.len();
+    let overdue = if transaction.overdue { " Its time is over; the decision stands." } else { "" };
+    let stage = match (transaction.stage(), transaction.outcome()) {
+        (Stage::Preparing, _) => {
+            let voted = transaction.branches.iter().filter(|b| b.ballot.is_in_favour()).count();
+            format!(
+                "Undecided: {voted} of {branches} branches have voted yes, {awaited} are awaited."
+            )
+        }
+        (Stage::Executing, _) => {
+            format!("Undecided: every prepare has voted yes, and {awaited} branches execute.")
+        }
+        (Stage::Committing, _) => {
+            format!(
+                "Decided to commit; {awaited} of {branches} branches have not acknowledged it yet."
+            )
+        }
+        (Stage::RollingBack, _) => {
+            format!(
+                "Decided to roll back; {awaited} of {branches} branches have not acknowledged it yet."
+            )
+        }
+        (Stage::Ended, Some(Outcome::Commit)) => "Committed, and complete everywhere.".to_owned(),
+        (Stage::Ended, _) => "Rolled back, and complete everywhere.".to_owned(),
+    };
+    format!("{stage}{overdue}")
+}
+
+/// What happens next by itself: the soonest of a retry, an answer and a deadline.
+fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Millis>) {
+    if transaction.stage() == Stage::Ended {
+        return ("Nothing: it has ended.".to_owned(), None);
+    }
+    let soonest = awaited.iter().filter_map(|one| Some((one.next_at_ms?, one))).min_by_key(|x| x.0);
+    let asked = awaited.iter().find(|one| one.next_at_ms.is_none());
+    if transaction.decision.is_none() {
+        let deadline = transaction.phase_one_deadline();
+        let whole = transaction.whole_deadline().unwrap_or(Millis::MAX);
+        let text = "If the answers are not there by then, it rolls back; if all are yes, it commits at \
+                    once.";
+        return (text.to_owned(), Some(deadline.min(whole)));
+    }
+    match (asked, soonest) {
+        (Some(one), _) => (format!("The answer of {} is awaited.", one.branch), None),
+        (None, Some((at, one))) => {
+            (format!("{} is asked again to {}.", one.branch, one.operation), Some(at))
+        }
+        (None, None) => ("The last record becomes durable, and it ends.".to_owned(), None),
+    }
+}
+
+fn choices(transaction: &Transaction, awaited: &[Awaited]) -> Vec<Choice> {
+    let id = &transaction.id;
+    let mut choices = Vec::new();
+    if transaction.stage() != Stage::Ended && transaction.decision.is_none() {
+        choices.push(Choice {
+            command: format!("unanimity rollback {id}"),
+            effect: "Rolls everything back now. Breaks nothing: it is not decided.".to_owned(),
+        });
+    }
+    if awaited.iter().any(|one| one.next_at_ms.is_some()) {
+        choices.push(Choice {
+            command: format!("unanimity retry {id}"),
+            effect: "Asks every waiting branch again now. Breaks nothing.".to_owned(),
+        });
+    }
+    choices
+}
+
+impl Awaited {
+    fn of(transaction: &Transaction, number: u16, branch: &Branch) -> Option<Self> {
+        let operation = match (branch.progress, branch.ballot) {
+            (Progress::Owes(operation), _) => operation,
+            (Progress::Undecided, Ballot::NotCalled | Ballot::Unanswered) => {
+                branch.phase_one_operation()?
+            }
+            (Progress::Undecided | Progress::Done, _) => return None,
+        };
+        let parks = transaction.options.retry.parks(branch.failures);
+        let parked = parks && matches!(branch.progress, Progress::Owes(_));
+        Some(Self {
+            branch: branch.plan.name.to_string(),
+            participant: branch.plan.participant.to_string(),
+            operation: operation.as_str().to_owned(),
+            since_ms: first_called(transaction, number, operation),
+            attempts: branch.attempt,
+            last_error: branch.last_error.as_ref().map(ToString::to_string),
+            parked,
+            next: next_of(branch, operation, parked),
+            next_at_ms: branch.retry_at,
+        })
+    }
+}
+
+fn next_of(branch: &Branch, operation: Operation, parked: bool) -> String {
+    let word = operation.as_str();
+    match (branch.in_flight, branch.retry_at) {
+        (true, _) => format!("its answer to {word} is awaited"),
+        (false, Some(_)) if parked => format!("parked: {word} is tried again rarely"),
+        (false, Some(_)) => format!("{word} is tried again"),
+        (false, None) => match branch.plan.kind {
+            Kind::Deferred => {
+                "waits until every commit is acknowledged, and for its turn".to_owned()
+            }
+            Kind::TwoPhase | Kind::Compensable => "waits for its turn".to_owned(),
+        },
+    }
+}
+
+/// When the operation that is awaited was first asked for.
+fn first_called(transaction: &Transaction, number: u16, operation: Operation) -> Option<Millis> {
+    let called = |seen: &&Observation| {
+        seen.branch == Some(number)
+            && matches!(seen.what, What::Called { operation: asked, .. } if asked == operation)
+    };
+    transaction.timeline.iter().find(called).map(|seen| seen.at)
+}

@@ -1,0 +1,157 @@
+//! Nobody is told anything before it is durable, and a journal that fails ends the shard with
+//! everybody told.
+
+use std::sync::Arc;
+
+use unanimity::{BeginError, Bounds, ManagerConfig, TransactionManager, Unavailable, Wait};
+use unanimity_journal::AppendFault;
+
+use crate::fake::{Fake, PATIENCE, Wire, begin, ended, id, request, short, soon};
+use crate::gated::Gated;
+
+fn start(gated: &Gated, fake: &Arc<Fake>) -> TransactionManager {
+    let internals = gated.internals(Bounds::default());
+    let wire = Arc::new(Wire(Arc::clone(fake)));
+    TransactionManager::start_with(ManagerConfig::default(), wire, internals).unwrap()
+}
+
+/// Returns once the shard has taken in every command that was sent before.
+async fn taken_in(manager: &TransactionManager) {
+    assert_eq!(manager.get(&id("nobody")).await, Ok(None));
+}
+
+fn failed<T: std::fmt::Debug>(result: &Result<T, BeginError>) -> bool {
+    matches!(result, Err(BeginError::Unavailable(Unavailable::ShardFailed)))
+}
+
+#[tokio::test]
+async fn no_prepare_leaves_before_the_beginning_is_durable() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let manager = start(&gated, &fake);
+    gated.allow(0);
+    let asked = request("T", &["a"], Wait::Completed);
+    let begun = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.begin(asked).await }
+    });
+    gated.started(1).await;
+    taken_in(&manager).await;
+    assert_eq!(fake.calls(), Vec::<String>::new());
+    gated.allow(1);
+    gated.started(2).await;
+    taken_in(&manager).await;
+    assert_eq!(fake.calls(), ["T a prepare 1"]);
+    gated.allow(1);
+    gated.started(3).await;
+    taken_in(&manager).await;
+    assert_eq!(fake.calls(), ["T a prepare 1", "T a commit 1"]);
+    assert!(!begun.is_finished());
+    gated.allow_all();
+    assert_eq!(short(&soon(begun).await.unwrap().unwrap().transaction), "commit all_yes ended");
+}
+
+/// 1. The beginning is being written. 2. A rollback is asked for. 3. The beginning is durable, and
+/// the rollback never will be: whoever waited for the beginning must not hear of it.
+#[tokio::test]
+async fn whoever_waits_for_a_beginning_hears_nothing_that_is_not_durable() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    gated.memory.fail_append(2, AppendFault::Lost);
+    let manager = start(&gated, &fake);
+    gated.allow(0);
+    let asked = request("T", &["a"], Wait::Accepted);
+    let begun = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.begin(asked).await }
+    });
+    gated.started(1).await;
+    let rollback = tokio::spawn({
+        let manager = manager.clone();
+        async move { manager.rollback(&id("T"), "by hand").await }
+    });
+    tokio::task::yield_now().await;
+    taken_in(&manager).await;
+    gated.allow_all();
+    let told = soon(begun).await.unwrap();
+    let undecided = |view: &unanimity::view::TransactionView| view.outcome.is_none();
+    let fine = failed(&told) || told.as_ref().is_ok_and(|told| undecided(&told.transaction));
+    assert!(fine, "{told:?}");
+    assert_eq!(soon(rollback).await.unwrap(), Err(Unavailable::ShardFailed));
+}
+
+/// The end of a transaction is on its way to the disk; its id is asked for meanwhile.
+#[tokio::test]
+async fn an_id_whose_end_is_not_durable_yet_is_used_all_the_same() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let manager = start(&gated, &fake);
+    gated.allow(2);
+    begin(&manager, "T", &["a"], Wait::Outcome).await;
+    gated.started(3).await;
+    let other = soon(manager.begin(request("T", &["b"], Wait::Accepted))).await;
+    assert!(matches!(other, Err(BeginError::IdReused(_))), "{other:?}");
+    let same = tokio::spawn({
+        let manager = manager.clone();
+        async move { begin(&manager, "T", &["a"], Wait::Accepted).await }
+    });
+    tokio::task::yield_now().await;
+    taken_in(&manager).await;
+    assert!(!same.is_finished());
+    gated.allow_all();
+    let same = soon(same).await.unwrap();
+    assert!(same.existed && same.transaction.completed);
+    assert_eq!(fake.calls().len(), 2);
+}
+
+/// Fails the `nth` append, and says what recovery makes of it.
+async fn check_failure(nth: u64, fault: AppendFault, expected: Option<&str>) {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    gated.memory.fail_append(nth, fault);
+    let manager = start(&gated, &fake);
+    let told = soon(manager.begin(request("T", &["a", "b"], Wait::Outcome))).await;
+    assert!(failed(&told), "{told:?}");
+    assert!(soon(manager.failed()).await.starts_with("journal_io"));
+    assert!(!manager.is_ready());
+    assert!(failed(&soon(manager.begin(request("U", &["a"], Wait::Outcome))).await));
+    assert_eq!(manager.get(&id("T")).await, Err(Unavailable::ShardFailed));
+    let calls = fake.calls();
+    assert!(calls.iter().all(|call| call.contains("prepare")), "{calls:?}");
+    manager.stop(PATIENCE).await;
+
+    let fake = Fake::new();
+    let manager = start(&gated, &fake);
+    match expected {
+        None => assert_eq!(manager.get(&id("T")).await, Ok(None)),
+        Some(expected) => assert_eq!(short(&ended(&manager, "T").await), expected),
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_fails_ends_the_shard_and_recovery_repairs_it() {
+    let rolled_back = Some("rollback coordinator_restarted ended");
+    check_failure(1, AppendFault::Lost, None).await;
+    check_failure(1, AppendFault::Durable, rolled_back).await;
+    check_failure(2, AppendFault::Lost, rolled_back).await;
+    check_failure(2, AppendFault::Durable, Some("commit all_yes ended")).await;
+    check_failure(2, AppendFault::Unsynced, Some("commit all_yes ended")).await;
+}
+
+#[tokio::test]
+async fn a_journal_thread_that_panics_ends_the_shard() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    gated.panic_next();
+    let manager = start(&gated, &fake);
+    let told = soon(manager.begin(request("T", &["a"], Wait::Outcome))).await;
+    assert!(failed(&told), "{told:?}");
+    assert!(soon(manager.failed()).await.contains("thread has ended"));
+}
+
+#[tokio::test]
+async fn another_coordinator_that_took_over_ends_the_shard() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let manager = start(&gated, &fake);
+    begin(&manager, "T", &["a"], Wait::Completed).await;
+    gated.memory.fence(0);
+    let told = soon(manager.begin(request("U", &["a"], Wait::Outcome))).await;
+    assert!(failed(&told), "{told:?}");
+    assert!(soon(manager.failed()).await.starts_with("journal_conflict"));
+    assert_eq!(fake.count("U"), 0);
+}

@@ -1,0 +1,14 @@
+//! The manager as a whole, against participants that do as they are told. Nothing here sleeps: a
+//! test waits for what it wants to see, and gates decide what happens in which order.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should panic; helpers are tests too")]
+
+mod beginning;
+mod durability;
+mod fake;
+mod folder;
+mod gated;
+mod listing;
+mod local;
+mod recovering;
+mod stragglers;

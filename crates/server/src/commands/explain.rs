@@ -1,0 +1,184 @@
+//! `unanimity explain ID`, `retry ID`, `rollback ID` and `stuck`: what is going on, and what a person
+//! may do about it.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::Value;
+use unanimity_sdk::TransactionId;
+use unanimity_sdk::api::{TransactionList, TransactionStatus};
+
+use super::{ClientArguments, Ended};
+use crate::draw::{BAD, FAINT, HEADING, WAITING, outcome, paint};
+
+/// How many transactions are asked for at a time.
+const PAGE: usize = 500;
+
+/// What the commands about one transaction take.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OneArguments {
+    /// The transaction's id.
+    id: String,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+/// What `stuck` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StuckArguments {
+    /// Try every branch that is shown again now.
+    #[arg(long)]
+    retry: bool,
+    /// Only those at exactly this participant.
+    #[arg(long)]
+    participant: Option<String>,
+    #[command(flatten)]
+    client: ClientArguments,
+}
+
+fn id(text: &str) -> anyhow::Result<TransactionId> {
+    TransactionId::new(text).with_context(|| format!("{text:?} is no transaction id"))
+}
+
+/// Says in words what is going on.
+pub(crate) async fn explain(arguments: OneArguments) -> Ended {
+    let client = arguments.client.client()?;
+    let path = format!("/v1/transactions/{}/explain", id(&arguments.id)?);
+    let answer: Value =
+        client.get_json(&path).await.map_err(|error| arguments.client.explain(error))?;
+    if arguments.client.json {
+        anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    anstream::println!("{}  {}", paint(HEADING, text(&answer["id"])), text(&answer["summary"]));
+    anstream::println!("  next: {}{}", text(&answer["next"]), when(&answer["next_at_ms"]));
+    for one in answer["awaited"].as_array().into_iter().flatten() {
+        let asked = one["attempts"].as_u64().unwrap_or(0);
+        anstream::println!(
+            "  {} ({}): {}{}",
+            paint(HEADING, text(&one["branch"])),
+            paint(FAINT, text(&one["participant"])),
+            text(&one["next"]),
+            when(&one["next_at_ms"])
+        );
+        let since =
+            one["since_ms"].as_u64().map_or(String::new(), |ms| format!(", first {}", ago(ms)));
+        anstream::println!("    {} asked {asked} times{since}", text(&one["operation"]));
+        if let Some(error) = one["last_error"].as_str() {
+            anstream::println!("    last error: {}", paint(WAITING, error));
+        }
+    }
+    for choice in answer["choices"].as_array().into_iter().flatten() {
+        anstream::println!("  you may: {}", text(&choice["command"]));
+        anstream::println!("    {}", paint(FAINT, text(&choice["effect"])));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn now_ms() -> u64 {
+    unanimity_sdk::now_ms()
+}
+
+fn when(at_ms: &Value) -> String {
+    at_ms
+        .as_u64()
+        .map_or(String::new(), |at_ms| format!(" (in {} ms)", at_ms.saturating_sub(now_ms())))
+}
+
+fn ago(at_ms: u64) -> String {
+    format!("{} ms ago", now_ms().saturating_sub(at_ms))
+}
+
+/// Tries a transaction's waiting branches again now.
+pub(crate) async fn retry(arguments: OneArguments) -> Ended {
+    act(arguments, "retry").await
+}
+
+/// Rolls a transaction back that is not decided.
+pub(crate) async fn rollback(arguments: OneArguments) -> Ended {
+    act(arguments, "rollback").await
+}
+
+async fn act(arguments: OneArguments, action: &str) -> Ended {
+    let client = arguments.client.client()?;
+    let path = format!("/v1/transactions/{}/{action}", id(&arguments.id)?);
+    let shown: TransactionStatus = client
+        .post_json(&path, &serde_json::json!({}))
+        .await
+        .map_err(|error| arguments.client.explain(error))?;
+    if arguments.client.json {
+        anstream::println!("{}", serde_json::to_string_pretty(&shown)?);
+    } else {
+        anstream::println!("{}  {}", shown.id, outcome(&shown));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Parked branches, by participant and cause.
+type Groups = BTreeMap<(String, String), Vec<String>>;
+
+/// Shows parked branches, grouped by participant and cause.
+pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
+    let client = arguments.client.client()?;
+    let mut groups = Groups::new();
+    for state in ["committing", "rolling_back"] {
+        let mut cursor = String::new();
+        loop {
+            let query = format!("state={state}&limit={PAGE}{cursor}");
+            let page: TransactionList =
+                client.list(&query).await.map_err(|error| arguments.client.explain(error))?;
+            for transaction in &page.transactions {
+                group(&mut groups, transaction, arguments.participant.as_deref());
+            }
+            let Some(next) = page.next_cursor else { break };
+            cursor = format!("&cursor={next}");
+        }
+    }
+    if arguments.retry {
+        for transaction in groups.values().flatten() {
+            let path = format!("/v1/transactions/{transaction}/retry");
+            let _: Value = client.post_json(&path, &serde_json::json!({})).await?;
+        }
+    }
+    if arguments.client.json {
+        let rows: Vec<Value> = groups
+            .iter()
+            .map(|((participant, error), transactions)| {
+                serde_json::json!({
+                    "participant": participant, "error": error, "transactions": transactions,
+                    "retried": arguments.retry,
+                })
+            })
+            .collect();
+        anstream::println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if groups.is_empty() {
+        anstream::println!("nothing is parked");
+    }
+    for ((participant, error), transactions) in &groups {
+        let count = paint(BAD, format!("{} parked", transactions.len()));
+        anstream::println!("{count} at {}: {error}", paint(HEADING, participant));
+        let shown: Vec<&str> = transactions.iter().take(5).map(String::as_str).collect();
+        let more = if transactions.len() > shown.len() { ", ..." } else { "" };
+        anstream::println!("  {}{more}", shown.join(", "));
+        let hint =
+            format!("try them all again: unanimity stuck --retry --participant {participant}");
+        let done = if arguments.retry { "tried again now".to_owned() } else { hint };
+        anstream::println!("  {}", paint(FAINT, done));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn group(groups: &mut Groups, transaction: &TransactionStatus, participant: Option<&str>) {
+    for branch in transaction.branches.iter().filter(|branch| branch.parked) {
+        if participant.is_some_and(|only| only != branch.participant) {
+            continue;
+        }
+        let error = branch.last_error.clone().unwrap_or_default();
+        let key = (branch.participant.clone(), error);
+        groups.entry(key).or_default().push(transaction.id.clone());
+    }
+}

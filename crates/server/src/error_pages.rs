@@ -1,0 +1,221 @@
+//! The error reference: a page for every stable code, made from the tables in the code, so that no
+//! page can be missing or stale. `docs/errors/` holds them; `unanimity error-pages DIR` writes them.
+
+use std::fmt::Write;
+
+use crate::problem::{CODES, CodeDoc};
+
+/// Codes that do not come over HTTP: the program prints them when it cannot start, or participants
+/// answer with them.
+const OTHER_CODES: &[(&str, &[(&str, &str, &str, &str)])] = &[
+    ("When the coordinator starts or stops", START_CODES),
+    ("What the SDK's participant answers", PARTICIPANT_CODES),
+];
+
+/// Code, title, meaning, remedy.
+const START_CODES: &[(&str, &str, &str, &str)] = &[
+    (
+        "configuration",
+        "A setting cannot be used",
+        "A value in the configuration has no sense here.",
+        "Correct the setting that the message names; `unanimity serve --help` lists them all.",
+    ),
+    (
+        "data_folder",
+        "The data folder cannot be used",
+        "The folder could not be made, opened or locked. Nothing in it was changed.",
+        "Choose a folder that this user may write to (`data.folder`).",
+    ),
+    (
+        "data_in_use",
+        "Another coordinator uses the data folder",
+        "A data folder belongs to one coordinator at a time. Nothing in it was changed.",
+        "Stop the other one, or choose another folder.",
+    ),
+    (
+        "history",
+        "The history cannot be used",
+        "The file of ended transactions cannot be opened, or was written by a newer version.",
+        "Look at the message for the cause; a newer file needs a newer program.",
+    ),
+    (
+        "shards_changed",
+        "The number of shards is fixed",
+        "The data folder was made with another number of shards, and an id names its shard.",
+        "Set `journal.shards` back to the number that the message names.",
+    ),
+    (
+        "journal_in_use",
+        "Another process has the journal open",
+        "A journal belongs to one process at a time. Nothing in it was changed.",
+        "Stop the other process.",
+    ),
+    (
+        "journal_conflict",
+        "Somebody else has written to the journal",
+        "The position that this coordinator wanted to write is taken: it was replaced. It has stopped.",
+        "Find the other coordinator; only one may own a shard.",
+    ),
+    (
+        "journal_gap",
+        "A batch is missing from the journal",
+        "The journal's batches are numbered, and one is not there. Nothing was skipped.",
+        "Restore the journal from a copy; do not start on what is left.",
+    ),
+    (
+        "journal_corrupt",
+        "The journal is damaged",
+        "A checksum does not match, or a record cannot be what a coordinator wrote. Nothing was skipped.",
+        "Restore the journal from a copy, and have the disk checked.",
+    ),
+    (
+        "journal_newer_version",
+        "The journal was written by a newer version",
+        "This program does not know the journal's format. Nothing in it was changed.",
+        "Start the newer version.",
+    ),
+    (
+        "journal_foreign_file",
+        "The file is no journal",
+        "The file at the journal's place belongs to something else. It was not changed.",
+        "Choose another data folder.",
+    ),
+    (
+        "journal_disk_full",
+        "The disk is full",
+        "The journal could not be made durable. The coordinator has stopped; what it had acknowledged is safe.",
+        "Make room and start it again: it recovers by itself.",
+    ),
+    (
+        "journal_read_only",
+        "The journal cannot be written",
+        "The file or its folder is read-only for this user.",
+        "Give the user the right to write, or choose another data folder.",
+    ),
+    (
+        "journal_io",
+        "The disk failed",
+        "Reading or writing the journal failed. The coordinator has stopped; what it had acknowledged is safe.",
+        "Look at the message and at the system's log; then start it again: it recovers by itself.",
+    ),
+    (
+        "journal_too_large",
+        "A batch is too large for the journal",
+        "One batch of records is larger than the journal takes. Nothing of it was written.",
+        "Report it: limits on requests should have kept this from happening.",
+    ),
+    (
+        "journal_poisoned",
+        "The journal failed before",
+        "After a failed write nothing more is written: whether that write is durable is not known.",
+        "Start the coordinator again: it recovers by itself.",
+    ),
+];
+
+/// Code, title, meaning, remedy.
+const PARTICIPANT_CODES: &[(&str, &str, &str, &str)] = &[
+    (
+        "never_prepared",
+        "A commit for a branch that was never prepared",
+        "This participant has no memory of the branch: it was restored from an older state, or the wrong one was called.",
+        "Find out which. The coordinator goes on asking, and the branch is shown as parked.",
+    ),
+    (
+        "already_rolled_back",
+        "A commit for a branch that is rolled back",
+        "Somebody has rolled the branch back here, and the coordinator's decision is to commit.",
+        "Settle it by hand: the work must be done again, or undone elsewhere.",
+    ),
+    (
+        "already_committed",
+        "A rollback for a branch that is committed",
+        "Somebody has committed the branch here, and the coordinator's decision is to roll back.",
+        "Settle it by hand: the work must be undone here.",
+    ),
+    (
+        "wrong_kind",
+        "An operation of another kind of branch",
+        "A two-phase operation came for a compensable or deferred branch, or the reverse.",
+        "Correct the branch's kind in the request.",
+    ),
+    (
+        "header_missing",
+        "A header of the contract is missing",
+        "A call must say its transaction, branch and attempt.",
+        "Send the three headers Unanimity-Transaction, Unanimity-Branch and Unanimity-Attempt.",
+    ),
+    (
+        "header_invalid",
+        "A header of the contract cannot be read",
+        "A transaction or branch has 1 to 128 of A-Z a-z 0-9 . _ : -, an attempt is a number from 1.",
+        "Correct the header that the detail names.",
+    ),
+    (
+        "service_failed",
+        "The service failed",
+        "The service's own code, or its database, could not do the work now. Nothing of it was kept.",
+        "Look at the service's log. The coordinator calls again.",
+    ),
+];
+
+/// A page of the reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The file's name.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Every page, and the list of them.
+#[must_use]
+pub fn pages() -> Vec<Page> {
+    let mut list = String::from("# Error codes\n\nEvery error has a stable code. ");
+    list.push_str("Over HTTP it comes in a problem document (RFC 9457), in the member `code`.\n");
+    let mut pages = Vec::new();
+    list.push_str("\n## What the coordinator answers over HTTP\n\n");
+    for doc in CODES {
+        let CodeDoc { code, status, title, meaning, remedy } = *doc;
+        let status = format!("\nHTTP status: {status}\n");
+        pages.push(page(&mut list, code, title, &status, meaning, remedy));
+    }
+    for (heading, codes) in OTHER_CODES {
+        // Writing to a String cannot fail.
+        writeln!(list, "\n## {heading}\n").unwrap_or(());
+        for (code, title, meaning, remedy) in *codes {
+            pages.push(page(&mut list, code, title, "", meaning, remedy));
+        }
+    }
+    pages.push(Page { name: "README.md".to_owned(), text: list });
+    pages
+}
+
+fn page(
+    list: &mut String,
+    code: &str,
+    title: &str,
+    status: &str,
+    meaning: &str,
+    remedy: &str,
+) -> Page {
+    writeln!(list, "- [{code}]({code}.md): {title}").unwrap_or(());
+    let text = format!(
+        "# {code}\n\n{title}.\n{status}\n## What has happened\n\n{meaning}\n\n## What to do\n\n{remedy}\n"
+    );
+    Page { name: format!("{code}.md"), text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pages_in_docs_are_those_of_the_code() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/errors");
+        for page in pages() {
+            let found = std::fs::read_to_string(format!("{folder}/{}", page.name));
+            let again = "write them anew with: unanimity error-pages docs/errors";
+            assert_eq!(found.unwrap_or_default(), page.text, "{}: {again}", page.name);
+        }
+    }
+}
