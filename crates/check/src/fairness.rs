@@ -1,7 +1,8 @@
 //! Termination (AC5; Bernstein, Hadzilacos and Goodman 1987, chapter 7), stronger and simpler than
-//! an "eventually" property: from *every* reachable state one deterministic schedule without further
-//! faults leads to rest, and at rest everything is settled. The schedule is fair: what is down comes
-//! back, what is written is synced, what is on its way arrives, what waits for a retry is retried.
+//! an "eventually" property: from *every* reachable state one deterministic schedule without
+//! further faults leads to rest, and at rest everything is settled. The schedule is fair: what is
+//! down comes back, what is written is synced, what is on its way arrives, what waits for a retry
+//! is retried.
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -20,8 +20,8 @@ pub struct Pending {
 ///
 /// Every step is its own batch here. A real journal puts several into one: that is the same as
 /// syncing one after the other with nothing in between, and so already among the schedules tried.
-/// So is a crash after which unsynced records turn out to be on the disk: it is a sync whose effects
-/// are all delayed forever.
+/// So is a crash after which unsynced records turn out to be on the disk: it is a sync whose
+/// effects are all delayed forever.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Journal {
     /// What survives a crash, in order.

@@ -3,7 +3,8 @@
 //!
 //! The model walks in representatives itself instead of asking stateright for its symmetry
 //! reduction: version 0.31 applies that to depth-first searches only, and silently ignores it
-//! breadth-first; depth-first, paths here grow as long as the longest walk without a repeated state.
+//! breadth-first; depth-first, paths here grow as long as the longest walk without a repeated
+//! state.
 
 use std::sync::Arc;
 

@@ -2,8 +2,8 @@
 //! which it shows, the property that catches it, and after how many steps. Without the bug the same
 //! configuration is clean: `configurations` are explored to exhaustion.
 //!
-//! Each is caught by the property that speaks of it, where the wrong has been done. Termination, which
-//! looks ahead, often sees it coming some steps earlier.
+//! Each is caught by the property that speaks of it, where the wrong has been done. Termination,
+//! which looks ahead, often sees it coming some steps earlier.
 
 use unanimity_core::{Mutation, Mutations};
 

@@ -128,9 +128,10 @@ pub fn non_triviality(world: &World) -> Verdict {
 }
 
 /// Nothing that a crash could undo is visible outside: no prepare before the beginning is durable,
-/// no execute before it is announced, no decision before it is decided (Gray and Lamport, "Consensus
-/// on Transaction Commit", ACM TODS 31(1), 2006, section 2; Mohan, Lindsay and Obermarck, "Transaction
-/// Management in the R* Distributed Database Management System", ACM TODS 11(4), 1986, section 3).
+/// no execute before it is announced, no decision before it is decided (Gray and Lamport,
+/// "Consensus on Transaction Commit", ACM TODS 31(1), 2006, section 2; Mohan, Lindsay and
+/// Obermarck, "Transaction Management in the R* Distributed Database Management System", ACM TODS
+/// 11(4), 1986, section 3).
 ///
 /// # Errors
 /// Names what was seen too early.
@@ -203,8 +204,8 @@ pub fn in_order(world: &World) -> Verdict {
     Ok(())
 }
 
-/// Branches work in the order that the plan asks for, compensations in its reverse (Garcia-Molina and
-/// Salem, "Sagas", SIGMOD 1987), and deferred work follows every commit.
+/// Branches work in the order that the plan asks for, compensations in its reverse (Garcia-Molina
+/// and Salem, "Sagas", SIGMOD 1987), and deferred work follows every commit.
 ///
 /// # Errors
 /// Names the branch that was out of its turn.

@@ -1,5 +1,5 @@
-//! Exploring a setup: to exhaustion where it must be clean, and to the shortest counterexample where
-//! it is not.
+//! Exploring a setup: to exhaustion where it must be clean, and to the shortest counterexample
+//! where it is not.
 
 use std::fmt;
 use std::time::{Duration, Instant};

@@ -1,7 +1,6 @@
 //! What a world is made of and which faults it may suffer: the numbers that make the space of its
 //! states finite. Which setups are explored is `configurations`'.
 
-use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -127,7 +126,8 @@ impl Setup {
         }
     }
 
-    /// What the initiator asks for. Every delay is 1 ms, so that jitter tells no branch from another.
+    /// What the initiator asks for. Every delay is 1 ms, so that jitter tells no branch from
+    /// another.
     #[must_use]
     pub fn plan(&self) -> Plan {
         let retry = RetryPolicy {
@@ -144,9 +144,7 @@ impl Setup {
             retry,
         };
         let branches = (0_u8..).zip(self.branches).map(|(number, branch)| {
-            let mut name = String::new();
-            // Writing to a string cannot fail.
-            let _ = write!(name, "{}", char::from(b'a' + number));
+            let name = char::from(b'a' + number).to_string();
             BranchPlan {
                 name: name.as_str().into(),
                 participant: name.as_str().into(),

@@ -1,6 +1,5 @@
 //! A counterexample as a numbered story.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use unanimity_core::{Outcome, TimerPurpose};
@@ -21,33 +20,34 @@ pub fn tell(setup: &Setup, example: &Counterexample) -> String {
     let setup = Setup { symmetry: false, ..setup.clone() };
     let protocol = Protocol::new(setup.clone(), &[]);
     let mut world = World::new(&Arc::new(setup));
-    let mut story = String::new();
+    let mut story = Vec::new();
     for (number, action) in (1..).zip(&example.actions) {
-        let before = world.clone();
-        world.apply(action);
-        // Writing to a string cannot fail.
-        let _ = writeln!(story, "  {number}. {}{}", line(action), consequence(&before, &world));
+        story.push(format!("  {number}. {}", happens(&mut world, action)));
     }
     if example.property == names::TERMINATION {
         tell_fair_schedule(&mut world, &mut story);
     }
     let wrong = protocol.verdict(example.property, &world).and_then(Result::err);
     let wrong = wrong.unwrap_or_else(|| "holds after all".to_owned());
-    let _ = writeln!(story, "  => {}: {wrong}", example.property);
-    story
+    story.push(format!("  => {}: {wrong}\n", example.property));
+    story.join("\n")
+}
+
+/// Makes an action happen, and tells it.
+fn happens(world: &mut World, action: &Action) -> String {
+    let before = world.clone();
+    world.apply(action);
+    format!("{}{}", line(action), consequence(&before, world))
 }
 
 /// Termination looks ahead: what it saw is part of the story.
-fn tell_fair_schedule(world: &mut World, story: &mut String) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(story, "  and then, without any further fault:");
+fn tell_fair_schedule(world: &mut World, story: &mut Vec<String>) {
+    story.push("  and then, without any further fault:".to_owned());
     for _ in 0..FAIR_STEPS_TOLD {
         let Some(action) = fairness::next(world) else { return };
-        let before = world.clone();
-        world.apply(&action);
-        let _ = writeln!(story, "  - {}{}", line(&action), consequence(&before, world));
+        story.push(format!("  - {}", happens(world, &action)));
     }
-    let _ = writeln!(story, "  - and so on");
+    story.push("  - and so on".to_owned());
 }
 
 fn line(action: &Action) -> String {

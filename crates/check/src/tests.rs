@@ -67,9 +67,9 @@ fn symmetry_saves_states_and_changes_no_verdict() {
     // Setup, property, whether it fails, and the states with and without symmetry.
     let cases = [
         (&three, names::TERMINATION, false, 8_251, 41_851),
-        (&checkpoint, names::AGREEMENT, false, 79_857, 0),
-        (&majority, names::COMMIT_VALIDITY, true, 0, 0),
-        (&forgetful, names::NEXT_ACTION, true, 0, 0),
+        (&checkpoint, names::AGREEMENT, false, 79_857, 158_839),
+        (&majority, names::COMMIT_VALIDITY, true, 7_307, 37_315),
+        (&forgetful, names::NEXT_ACTION, true, 7_993, 40_193),
     ];
     let found = cases.map(|(setup, property, ..)| {
         let with = explored(&Setup { symmetry: true, ..setup.clone() }, property);

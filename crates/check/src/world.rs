@@ -457,8 +457,8 @@ impl World {
         }
     }
 
-    /// This world with its branches in another order: `order[place]` is the old number of the branch
-    /// that stands at `place` afterwards.
+    /// This world with its branches in another order: `order[place]` is the old number of the
+    /// branch that stands at `place` afterwards.
     #[must_use]
     pub fn with_branches_permuted(&self, order: &[u16]) -> Self {
         let coordinator = self.coordinator.as_ref();

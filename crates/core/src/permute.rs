@@ -7,8 +7,8 @@
 
 use crate::schedule::Schedule;
 use crate::{
-    Branch, BranchPlan, Coordinator, Durable, Effect, Fact, Observation, Reason, Record, Sealed,
-    Step, Timer, TimerPurpose, Transaction,
+    BranchPlan, Coordinator, Durable, Effect, Fact, Observation, Reason, Record, Sealed, Step,
+    Timer, TimerPurpose, Transaction,
 };
 
 impl Coordinator {
@@ -152,18 +152,5 @@ fn permute_effect(effect: &mut Effect, order: &[u16]) {
             *transaction = permuted_transaction(transaction, order).into();
         }
         Effect::Begun(_) | Effect::Refused(..) | Effect::Decided(..) | Effect::Overdue(_) => {}
-    }
-}
-
-impl Branch {
-    /// What of a branch has nothing to do with its number or name, for the checker's sorting.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn without_name(&self) -> Self {
-        let mut branch = self.clone();
-        branch.plan.name = "".into();
-        branch.plan.participant = "".into();
-        branch.plan.after.clear();
-        branch
     }
 }

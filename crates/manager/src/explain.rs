@@ -96,7 +96,8 @@ fn summary(transaction: &Transaction, awaited: usize) -> String {
         }
         (Stage::RollingBack, _) => {
             format!(
-                "Decided to roll back; {awaited} of {branches} branches have not acknowledged it yet."
+                "Decided to roll back; {awaited} of {branches} branches have not acknowledged it \
+                 yet."
             )
         }
         (Stage::Ended, Some(Outcome::Commit)) => "Committed, and complete everywhere.".to_owned(),
@@ -115,7 +116,8 @@ fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Milli
     if transaction.decision.is_none() {
         let deadline = transaction.phase_one_deadline();
         let whole = transaction.whole_deadline().unwrap_or(Millis::MAX);
-        let text = "If the answers are not there by then, it rolls back; if all are yes, it commits at \
+        let text = "If the answers are not there by then, it rolls back; if all are yes, it \
+            commits at \
                     once.";
         return (text.to_owned(), Some(deadline.min(whole)));
     }

@@ -1,5 +1,5 @@
-//! Measures one participant: prepare and commit of one-row transactions, straight into the guard and
-//! over HTTP on loopback, by the number of callers at a time.
+//! Measures one participant: prepare and commit of one-row transactions, straight into the guard
+//! and over HTTP on loopback, by the number of callers at a time.
 //!
 //! `cargo run --release -p unanimity-sdk --example throughput`
 
@@ -106,7 +106,8 @@ async fn measure(
     let groups = participant.counters().groups - groups;
     let carriage = if url.is_some() { "HTTP" } else { "direct" };
     println!(
-        "{carriage:>6} {callers:>5} callers: {:>8.0} calls/s, {:>6.1} calls per local commit, {:.2} ms a call",
+        "{carriage:>6} {callers:>5} callers: {:>8.0} calls/s, {:>6.1} calls per local commit, \
+         {:.2} ms a call",
         calls as f64 / seconds,
         calls as f64 / groups as f64,
         seconds * 1_000.0 * callers as f64 / calls as f64,

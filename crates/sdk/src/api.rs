@@ -1,7 +1,13 @@
-//! Decides the JSON that the coordinator speaks with initiators and participants. The server and the
-//! client share these very types. Requests refuse unknown fields, so that a misspelt timeout is an
-//! error and not a default; answers tolerate them, so that an old client understands a newer server.
+//! Decides the JSON that the coordinator speaks with initiators and participants. The server and
+//! the client share these very types. Requests refuse unknown fields, so that a misspelt timeout is
+//! an error and not a default; answers tolerate them, so that an old client understands a newer
+//! server.
 
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -68,6 +74,41 @@ impl PartialEq for Json {
     }
 }
 
+/// What is written as a JSON object and as nothing else. serde alone would also take an array that
+/// holds the fields in their order.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+}
+
+fn objects<'de, T, D>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(object)| object).collect())
+}
+
 /// A whole transaction, as an initiator asks for it. All times are in milliseconds; those left out
 /// are the coordinator's defaults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -79,6 +120,7 @@ pub struct TransactionRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Its branches: 1 to 256.
+    #[serde(deserialize_with = "objects")]
     pub branches: Vec<BranchRequest>,
     /// What the answer waits for; `outcome` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -332,7 +374,8 @@ pub struct Timeline {
 pub struct TimelineEvent {
     /// When it was last seen, in milliseconds since the Unix epoch.
     pub at_ms: u64,
-    /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`, `recovered`,
+    /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
+    /// `recovered`,
     /// `overdue`, `decided`, `finished` or `ended`; later versions may add words.
     pub event: String,
     /// On which branch.

@@ -1,6 +1,6 @@
-//! Plays a participant's contract against any service, in any language, and says what holds and what
-//! does not, with the exact exchange that failed. Decides what a participant must stand; it changes
-//! nothing but what the payload's own work changes.
+//! Plays a participant's contract against any service, in any language, and says what holds and
+//! what does not, with the exact exchange that failed. Decides what a participant must stand; it
+//! changes nothing but what the payload's own work changes.
 //!
 //! Each case uses a transaction of its own. What happened inside the service cannot be seen from
 //! outside, so give [`Battery::observe`] an URL whose answer tells it (an account's balance, say):

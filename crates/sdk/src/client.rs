@@ -1,6 +1,6 @@
-//! Decides how an initiator, or a participant in doubt, speaks with the coordinator: plain HTTP/1.1 on
-//! kept connections, every wait and every size bounded, no redirect followed, no proxy taken from
-//! the environment. What is asked and answered is in [`crate::api`].
+//! Decides how an initiator, or a participant in doubt, speaks with the coordinator: plain HTTP/1.1
+//! on kept connections, every wait and every size bounded, no redirect followed, no proxy taken
+//! from the environment. What is asked and answered is in [`crate::api`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -309,7 +309,8 @@ fn check_base_url(base_url: &str) -> Result<Arc<str>, ClientError> {
         Some("http") => {}
         Some("https") => {
             return unusable(
-                "is https, which this client does not speak yet: use http on a network that you trust",
+                "is https, which this client does not speak yet: use http on a network that you \
+                 trust",
             );
         }
         _ => return unusable("must begin with http://"),

@@ -220,10 +220,12 @@ impl Asker {
             };
             match self.participant.call(request).await {
                 Ok(_) => {
-                    tracing::info!(%transaction, %branch, operation = operation.as_str(), "settled");
+                    let operation = operation.as_str();
+                    tracing::info!(%transaction, %branch, operation, "settled");
                     self.progress.send_modify(|progress| progress.settled += 1);
                 }
-                // The coordinator was faster, with another word than it gave us: never to be hidden.
+                // The coordinator was faster, with another word than it gave us: never to be
+                // hidden.
                 Err(CallError::Contradiction(contradiction)) => {
                     let code = contradiction.code();
                     tracing::error!(%transaction, %branch, code, "the decision contradicts");

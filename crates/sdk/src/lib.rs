@@ -37,4 +37,4 @@ pub use sqlite::{
     Counters, GuardCounts, GuardEntry, Moment, MomentHook, OpenError, SqliteOptions,
     SqliteParticipant, SqliteService,
 };
-pub use unanimity_core::{Operation, TransactionId, guard};
+pub use unanimity_core::{Operation, TransactionId, check_id, guard, splitmix64};

@@ -1,6 +1,6 @@
-//! Decides nothing that the guard does not: a guard store in memory, for tests and for services that
-//! have no database. What it remembers is gone after a restart, so a service that makes promises
-//! which outlive its process needs [`crate::SqliteParticipant`] or a store of its own.
+//! Decides nothing that the guard does not: a guard store in memory, for tests and for services
+//! that have no database. What it remembers is gone after a restart, so a service that makes
+//! promises which outlive its process needs [`crate::SqliteParticipant`] or a store of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use crate::service::{BranchContext, ServiceResult, Vote, isolated, unsupported};
 /// How many settled branches are remembered unless the service says otherwise.
 const SETTLED_MAX: usize = 100_000;
 
-/// A service without a database. Calls come one at a time. An error or a panic must leave nothing of
-/// its call behind; so must a no.
+/// A service without a database. Calls come one at a time. An error or a panic must leave nothing
+/// of its call behind; so must a no.
 pub trait MemoryService: Send + Sync + 'static {
     /// Does the work so that it can be committed and can be undone, and votes.
     ///

@@ -1,5 +1,6 @@
-//! Decides what a participant is to the rest of the SDK: something that is called with one operation
-//! and answers. Who calls it (HTTP, an inquiry, a test) and where it keeps its guard is left to others.
+//! Decides what a participant is to the rest of the SDK: something that is called with one
+//! operation and answers. Who calls it (HTTP, an inquiry, a test) and where it keeps its guard is
+//! left to others.
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +20,8 @@ pub struct Request {
     pub branch: Arc<str>,
     /// What is asked for.
     pub operation: Operation,
-    /// The how-manieth time the coordinator asks, from 1; 0 where an inquiry found the decision out.
+    /// The how-manieth time the coordinator asks, from 1; 0 where an inquiry found the decision
+    /// out.
     pub attempt: u32,
     /// What the initiator gave for this branch; empty where the operation carries none.
     pub payload: Bytes,
@@ -50,8 +52,8 @@ pub type Answering<'a, T = Reply> = Pin<Box<dyn Future<Output = Result<T, CallEr
 
 /// The lowest level of the SDK: answers operations, through a guard.
 ///
-/// Most services implement [`crate::SqliteService`] or [`crate::MemoryService`] instead, and get the
-/// guard with it.
+/// Most services implement [`crate::SqliteService`] or [`crate::MemoryService`] instead, and get
+/// the guard with it.
 pub trait Participant: Send + Sync + 'static {
     /// Answers one operation. The answer must be durable before the future is ready, and dropping
     /// the future must not leave half of the work behind.

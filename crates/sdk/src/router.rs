@@ -20,8 +20,8 @@ use crate::participant::{CallError, Participant, Request};
 
 /// Mounts a participant: `POST /prepare`, `/commit`, `/rollback`, `/execute` and `/compensate`.
 ///
-/// Nest it where the service likes (`Router::new().nest("/transactions", router(participant))`); the
-/// URL of that place is what an initiator names as the branch's participant.
+/// Nest it where the service likes (`Router::new().nest("/transactions", router(participant))`);
+/// the URL of that place is what an initiator names as the branch's participant.
 pub fn router(participant: Arc<dyn Participant>) -> Router {
     let mut router = Router::new();
     for operation in Operation::ALL {
@@ -49,7 +49,8 @@ async fn answer(
     let answer = participant.call(request).await;
     match &answer {
         Ok(reply) => {
-            tracing::debug!(%transaction, %branch, operation = operation.as_str(), ?reply, "answered");
+            let operation = operation.as_str();
+            tracing::debug!(%transaction, %branch, operation, ?reply, "answered");
         }
         Err(CallError::Contradiction(contradiction)) => {
             let code = contradiction.code();

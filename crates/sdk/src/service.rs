@@ -26,7 +26,8 @@ pub struct BranchContext {
     pub branch: Arc<str>,
     /// What is asked for.
     pub operation: Operation,
-    /// The how-manieth time the coordinator asks, from 1; 0 where an inquiry found the decision out.
+    /// The how-manieth time the coordinator asks, from 1; 0 where an inquiry found the decision
+    /// out.
     pub attempt: u32,
 }
 

@@ -1,7 +1,8 @@
-//! Decides what a service with a SQLite file sees: its own trait, the participant that puts the guard
-//! before it, and questions about the guard. The guard's rows lie in the same file and are written
-//! in the same local transaction as the service's work, so neither can be there without the other.
-//! Groups, savepoints and the order of things are left to `writer`, the SQL to `guard_table`.
+//! Decides what a service with a SQLite file sees: its own trait, the participant that puts the
+//! guard before it, and questions about the guard. The guard's rows lie in the same file and are
+//! written in the same local transaction as the service's work, so neither can be there without the
+//! other. Groups, savepoints and the order of things are left to `writer`, the SQL to
+//! `guard_table`.
 
 mod guard_table;
 mod writer;
@@ -45,8 +46,8 @@ pub trait SqliteService: Send + 'static {
         payload: &[u8],
     ) -> ServiceResult<Vote>;
 
-    /// Makes the prepared work final. `payload` is empty unless the branch asks for it in phase two,
-    /// and is always empty where an inquiry found the decision out.
+    /// Makes the prepared work final. `payload` is empty unless the branch asks for it in phase
+    /// two, and is always empty where an inquiry found the decision out.
     ///
     /// # Errors
     /// This call is undone, and the coordinator tries again until it succeeds.
@@ -185,8 +186,8 @@ pub struct Counters {
 
 /// A participant whose guard and whose service's data lie in one SQLite file.
 ///
-/// Several processes may open the same file; SQLite's lock puts their groups in a row, and the guard
-/// is read inside the lock.
+/// Several processes may open the same file; SQLite's lock puts their groups in a row, and the
+/// guard is read inside the lock.
 pub struct SqliteParticipant {
     jobs: mpsc::Sender<Job>,
     reader: Arc<Mutex<Connection>>,

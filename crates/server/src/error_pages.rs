@@ -1,5 +1,6 @@
 //! The error reference: a page for every stable code, made from the tables in the code, so that no
-//! page can be missing or stale. `docs/errors/` holds them; `unanimity error-pages DIR` writes them.
+//! page can be missing or stale. `docs/errors/` holds them; `unanimity error-pages DIR` writes
+//! them.
 
 use std::fmt::Write;
 
@@ -53,7 +54,8 @@ const START_CODES: &[(&str, &str, &str, &str)] = &[
     (
         "journal_conflict",
         "Somebody else has written to the journal",
-        "The position that this coordinator wanted to write is taken: it was replaced. It has stopped.",
+        "The position that this coordinator wanted to write is taken: it was replaced. It has \
+         stopped.",
         "Find the other coordinator; only one may own a shard.",
     ),
     (
@@ -65,7 +67,8 @@ const START_CODES: &[(&str, &str, &str, &str)] = &[
     (
         "journal_corrupt",
         "The journal is damaged",
-        "A checksum does not match, or a record cannot be what a coordinator wrote. Nothing was skipped.",
+        "A checksum does not match, or a record cannot be what a coordinator wrote. Nothing was \
+         skipped.",
         "Restore the journal from a copy, and have the disk checked.",
     ),
     (
@@ -83,7 +86,8 @@ const START_CODES: &[(&str, &str, &str, &str)] = &[
     (
         "journal_disk_full",
         "The disk is full",
-        "The journal could not be made durable. The coordinator has stopped; what it had acknowledged is safe.",
+        "The journal could not be made durable. The coordinator has stopped; what it had \
+         acknowledged is safe.",
         "Make room and start it again: it recovers by itself.",
     ),
     (
@@ -95,7 +99,8 @@ const START_CODES: &[(&str, &str, &str, &str)] = &[
     (
         "journal_io",
         "The disk failed",
-        "Reading or writing the journal failed. The coordinator has stopped; what it had acknowledged is safe.",
+        "Reading or writing the journal failed. The coordinator has stopped; what it had \
+         acknowledged is safe.",
         "Look at the message and at the system's log; then start it again: it recovers by itself.",
     ),
     (
@@ -117,7 +122,8 @@ const PARTICIPANT_CODES: &[(&str, &str, &str, &str)] = &[
     (
         "never_prepared",
         "A commit for a branch that was never prepared",
-        "This participant has no memory of the branch: it was restored from an older state, or the wrong one was called.",
+        "This participant has no memory of the branch: it was restored from an older state, or \
+         the wrong one was called.",
         "Find out which. The coordinator goes on asking, and the branch is shown as parked.",
     ),
     (
@@ -147,13 +153,15 @@ const PARTICIPANT_CODES: &[(&str, &str, &str, &str)] = &[
     (
         "header_invalid",
         "A header of the contract cannot be read",
-        "A transaction or branch has 1 to 128 of A-Z a-z 0-9 . _ : -, an attempt is a number from 1.",
+        "A transaction or branch has 1 to 128 of A-Z a-z 0-9 . _ : -, an attempt is a number from \
+         1.",
         "Correct the header that the detail names.",
     ),
     (
         "service_failed",
         "The service failed",
-        "The service's own code, or its database, could not do the work now. Nothing of it was kept.",
+        "The service's own code, or its database, could not do the work now. Nothing of it was \
+         kept.",
         "Look at the service's log. The coordinator calls again.",
     ),
 ];
@@ -200,7 +208,8 @@ fn page(
 ) -> Page {
     writeln!(list, "- [{code}]({code}.md): {title}").unwrap_or(());
     let text = format!(
-        "# {code}\n\n{title}.\n{status}\n## What has happened\n\n{meaning}\n\n## What to do\n\n{remedy}\n"
+        "# {code}\n\n{title}.\n{status}\n## What has happened\n\n{meaning}\n\n## What to \
+         do\n\n{remedy}\n"
     );
     Page { name: format!("{code}.md"), text }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use unanimity_core::PlanError;
+use unanimity_sdk::api::Object;
 
 /// What a code means; a row of the error reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,8 +267,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Reads a request's JSON strictly: at most `depth_max` levels, nothing after it, and whatever the
-/// type demands (`deny_unknown_fields` on the type makes unknown fields a mistake).
+/// Reads a request's JSON, an object, strictly: at most `depth_max` levels, nothing after it, and
+/// whatever the type demands (`deny_unknown_fields` on the type makes unknown fields a mistake).
 ///
 /// # Errors
 /// `json_too_deep`, `malformed_json` with line and column, `unknown_field`, `missing_field`,
@@ -278,7 +279,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result
         return Err(Problem::new(code::JSON_TOO_DEEP, detail));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
+    let Object(value) = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|error| mistake(&error.path().to_string(), error.inner()))?;
     deserializer.end().map_err(|error| mistake(".", &error))?;
     Ok(value)

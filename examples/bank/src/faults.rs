@@ -7,8 +7,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use unanimity_core::splitmix64;
-use unanimity_sdk::{BranchContext, Moment};
+use unanimity_sdk::{BranchContext, Moment, splitmix64};
 
 /// The longest delay that may be asked for, in milliseconds: ten minutes.
 const DELAY_MS_MAX: u64 = 600_000;

@@ -84,7 +84,8 @@ pub struct BranchLine {
     pub transaction: String,
     /// The branch's name.
     pub branch: String,
-    /// `prepared`, `committed`, `rolled_back`, `voted_no`, `read_only`, `executed` or `compensated`.
+    /// `prepared`, `committed`, `rolled_back`, `voted_no`, `read_only`, `executed` or
+    /// `compensated`.
     pub state: String,
     /// The reason of a no.
     pub note: Option<String>,

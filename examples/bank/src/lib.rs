@@ -1,5 +1,6 @@
-//! An account service that takes part in transactions, and the example of how to build one: what the
-//! bank does is in `service`, how it misbehaves on demand in `faults`, what it tells over HTTP in
+//! An account service that takes part in transactions, and the example of how to build one: what
+//! the bank does is in `service`, how it misbehaves on demand in `faults`, what it tells over HTTP
+//! in
 //! `http`. This file decides how it is configured, started and stopped.
 //!
 //! It has no access control, so it listens on loopback addresses only.

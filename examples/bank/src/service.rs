@@ -1,6 +1,6 @@
-//! Decides what the bank does with money. A debit reserves its amount in prepare, takes it in commit
-//! and gives it free in rollback; a credit checks the account in prepare and pays in commit. Execute
-//! moves the money at once, and compensate moves it back.
+//! Decides what the bank does with money. A debit reserves its amount in prepare, takes it in
+//! commit and gives it free in rollback; a credit checks the account in prepare and pays in commit.
+//! Execute moves the money at once, and compensate moves it back.
 //!
 //! What a branch has prepared or executed is kept in a row of its own, so commit, rollback and
 //! compensate need no payload. That each of them runs at most once is the guard's business.
@@ -71,7 +71,7 @@ impl AccountService {
         balance_cents: i64,
         faults: Arc<Faults>,
     ) -> anyhow::Result<Self> {
-        if let Err(error) = unanimity_core::check_id(name) {
+        if let Err(error) = unanimity_sdk::check_id(name) {
             bail!("the bank's name {name:?} {error}");
         }
         if !(0..=BALANCE_MAX_CENTS).contains(&balance_cents) {

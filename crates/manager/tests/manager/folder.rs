@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use unanimity::{ManagerConfig, StartError, Storage, TransactionManager, Wait};
+use unanimity::{Filter, ManagerConfig, StartError, Storage, TransactionManager, Wait};
 
-use crate::fake::{Fake, Folder, PATIENCE, Wire, begin, id, start};
+use crate::fake::{Fake, Folder, PATIENCE, Wire, begin, id, short, soon, start};
 
 fn refused(config: ManagerConfig) -> StartError {
     let started = TransactionManager::start(config, Arc::new(Wire(Fake::new())));
@@ -18,10 +18,10 @@ fn refused(config: ManagerConfig) -> StartError {
 async fn a_folder_has_one_owner_until_it_stops() {
     let (fake, folder) = (Fake::new(), Folder::new());
     let manager = start(folder.config(), &fake);
+    begin(&manager, "T", &["a"], Wait::Completed).await;
     let error = refused(folder.config());
     assert_eq!(error.code(), "data_in_use");
     assert!(error.to_string().contains(&folder.0.display().to_string()), "{error}");
-    begin(&manager, "T", &["a"], Wait::Completed).await;
     manager.stop(PATIENCE).await;
     let next = start(folder.config(), &fake);
     assert!(next.get(&id("T")).await.unwrap().is_some());
@@ -84,4 +84,22 @@ async fn a_history_that_is_no_database_is_told_and_left_as_it_is() {
     assert!(error.to_string().contains("history.db"), "{error}");
     assert!(std::fs::read(&path).unwrap() == text);
     assert!(matches!(folder.config().storage, Storage::Folder(_)));
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_written_ends_the_shard_and_a_restart_makes_up_for_it() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    let manager = start(folder.config(), &fake);
+    let history = rusqlite::Connection::open(folder.0.join("history.db")).unwrap();
+    history.execute_batch("DROP TABLE participants").unwrap();
+    begin(&manager, "T", &["a"], Wait::Completed).await;
+    let message = soon(manager.failed()).await;
+    assert!(message.contains("history"), "{message}");
+    manager.stop(PATIENCE).await;
+
+    let manager = start(folder.config(), &fake);
+    let filter = Filter { participant: Some("a".to_owned()), ..Filter::default() };
+    let page = manager.list(filter, 10).await.unwrap();
+    let shown: Vec<_> = page.transactions.iter().map(|(view, _)| short(view)).collect();
+    assert_eq!(shown, ["commit all_yes ended"]);
 }

@@ -10,10 +10,11 @@ use unanimity_core::guard::{GuardRow, GuardState};
 
 use crate::participant::InDoubt;
 
-/// The table. One row for each branch that this participant has ever heard of; `state` is the number
-/// of a [`GuardState`], `note` the reason of a no or the JSON result of a yes, `at_ms` the time of
-/// the last change in milliseconds since the Unix epoch. The partial index makes the question "what
-/// is in doubt" cost as much as there is in doubt, and a settled row costs it nothing.
+/// The table. One row for each branch that this participant has ever heard of; `state` is the
+/// number of a [`GuardState`], `note` the reason of a no or the JSON result of a yes, `at_ms` the
+/// time of the last change in milliseconds since the Unix epoch. The partial index makes the
+/// question "what is in doubt" cost as much as there is in doubt, and a settled row costs it
+/// nothing.
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS unanimity_guard (
         transaction_id TEXT NOT NULL,
@@ -23,7 +24,8 @@ const CREATE: &str = "
         at_ms INTEGER NOT NULL,
         PRIMARY KEY (transaction_id, branch)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS unanimity_guard_prepared ON unanimity_guard (at_ms) WHERE state = 1;";
+    CREATE INDEX IF NOT EXISTS unanimity_guard_prepared ON unanimity_guard (at_ms)
+        WHERE state = 1;";
 
 /// One row of the guard table, for audits.
 #[derive(Clone, Debug, PartialEq, Eq)]

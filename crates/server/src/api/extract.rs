@@ -1,5 +1,5 @@
-//! Decides how a request's path and query are read, so that whatever is wrong with them is a problem
-//! document that names the place: axum's own extractors answer in plain text.
+//! Decides how a request's path and query are read, so that whatever is wrong with them is a
+//! problem document that names the place: axum's own extractors answer in plain text.
 
 use std::collections::BTreeMap;
 

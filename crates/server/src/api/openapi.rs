@@ -11,7 +11,8 @@ use super::{service, transactions};
 #[openapi(
     info(
         title = "Unanimity",
-        description = "A transaction coordinator: all parts of a business transaction happen, or none.",
+        description = "A transaction coordinator: all parts of a business transaction happen, or \
+            none.",
         license(name = "MIT OR Apache-2.0")
     ),
     paths(

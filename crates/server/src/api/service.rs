@@ -23,7 +23,8 @@ pub(super) async fn live() -> &'static str {
 #[utoipa::path(
     get, path = "/readyz",
     responses(
-        (status = 200, description = "It takes requests", body = String, content_type = "text/plain"),
+        (status = 200, description = "It takes \
+            requests", body = String, content_type = "text/plain"),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]

@@ -45,14 +45,16 @@ const LIST_PARAMETERS: [&str; 8] = [
         description = "Names the transaction: the same key and body give the same transaction")),
     responses(
         (status = 200, description = "What was waited for has come", body = TransactionStatus),
-        (status = 202, description = "Begun; what was waited for has not come yet", body = TransactionStatus),
+        (status = 202, description = "Begun; what was waited for has not come \
+            yet", body = TransactionStatus),
         (status = 400, description = "Not acceptable; nothing was begun", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 408, description = "The body came too slowly", body = ProblemDocument),
         (status = 413, description = "The body is too large", body = ProblemDocument),
         (status = 415, description = "The body is not JSON", body = ProblemDocument),
-        (status = 422, description = "The id or key was used with another body", body = ProblemDocument),
-        (status = 429, description = "Too many live transactions; try later", body = ProblemDocument),
+        (status = 422, description = "The id or key was used with another \
+            body", body = ProblemDocument),
+        (status = 429, description = "Too many are live; try later", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]
@@ -138,8 +140,8 @@ pub(super) async fn events(State(api): State<Api>, Id(id): Id) -> Result<Respons
     Ok(Json(found(timeline, &id)?).into_response())
 }
 
-/// Explains a transaction in words: who is awaited, what happens next and when, and what an operator
-/// may do.
+/// Explains a transaction in words: who is awaited, what happens next and when, and what an
+/// operator may do.
 #[utoipa::path(
     get, path = "/v1/transactions/{id}/explain", params(("id" = String, Path)),
     responses(
@@ -170,8 +172,8 @@ pub(super) async fn explain(
     }))
 }
 
-/// Tells a participant in doubt what was decided. A transaction that nobody has a record of is rolled
-/// back (presumed abort).
+/// Tells a participant in doubt what was decided. A transaction that nobody has a record of is
+/// rolled back (presumed abort).
 #[utoipa::path(
     get, path = "/v1/transactions/{id}/decision", params(("id" = String, Path)),
     responses(
@@ -234,11 +236,14 @@ struct ListedDescription {
 #[utoipa::path(
     get, path = "/v1/transactions",
     params(
-        ("state" = Option<String>, Query, description = "preparing, executing, committing, rolling_back or ended"),
+        ("state" = Option<String>, Query, description = "preparing, executing, committing, \
+            rolling_back or ended"),
         ("outcome" = Option<String>, Query, description = "commit or rollback"),
         ("participant" = Option<String>, Query, description = "An exact participant address"),
-        ("begun_from_ms" = Option<u64>, Query, description = "Begun at or after, in ms since the Unix epoch"),
-        ("begun_until_ms" = Option<u64>, Query, description = "Begun before, in ms since the Unix epoch"),
+        ("begun_from_ms" = Option<u64>, Query, description = "Begun at or after, in ms since the \
+            Unix epoch"),
+        ("begun_until_ms" = Option<u64>, Query, description = "Begun before, in ms since the Unix \
+            epoch"),
         ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
         ("limit" = Option<usize>, Query, description = "1 to 1000; 50 if left out"),
         ("events" = Option<bool>, Query, description = "Whether each comes with its events"),
@@ -338,9 +343,11 @@ fn found<T>(transaction: Option<T>, id: &TransactionId) -> Result<T, Problem> {
 fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let encoded = encodings.any(|encoding| encoding != "identity");
+    if essence.eq_ignore_ascii_case("application/json") && !encoded {
         return Ok(());
     }
-    let detail = "send JSON with the header Content-Type: application/json";
+    let detail = "send JSON with the header Content-Type: application/json, and not compressed";
     Err(Problem::new(code::CONTENT_TYPE_INVALID, detail))
 }

@@ -1,11 +1,11 @@
-//! `unanimity bench`: how many transactions a second this machine commits over HTTP, beside what bare
-//! round trips through the same client and server libraries reach in the same run.
+//! `unanimity bench`: how many transactions a second this machine commits over HTTP, beside what
+//! bare round trips through the same client and server libraries reach in the same run.
 //!
-//! Everything runs on this machine as processes of their own: this load generator, a coordinator with
-//! its journal and history on disk, and two participants that vote yes and keep nothing. The load is
-//! a closed loop: each of N initiators begins its next transaction when it has the outcome of the
-//! last. A transaction with two branches is five round trips (one from the initiator, two prepares,
-//! two commits), so the ceiling is a fifth of the bare round trips.
+//! Everything runs on this machine as processes of their own: this load generator, a coordinator
+//! with its journal and history on disk, and two participants that vote yes and keep nothing. The
+//! load is a closed loop: each of N initiators begins its next transaction when it has the outcome
+//! of the last. A transaction with two branches is five round trips (one from the initiator, two
+//! prepares, two commits), so the ceiling is a fifth of the bare round trips.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -115,7 +115,8 @@ async fn measure(arguments: &BenchArguments, folder: &std::path::Path) -> Ended 
         anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         let note = format!(
-            "{cores} cores for all processes; the coordinator's memory: {:.1} MB idle, {:.1} MB after \
+            "{cores} cores for all processes; the coordinator's memory: {:.1} MB idle, {:.1} MB \
+             after \
              the load; every commit is on disk before it is told",
             idle_kib as f64 / 1024.0,
             loaded_kib as f64 / 1024.0

@@ -1,5 +1,5 @@
-//! `unanimity explain ID`, `retry ID`, `rollback ID` and `stuck`: what is going on, and what a person
-//! may do about it.
+//! `unanimity explain ID`, `retry ID`, `rollback ID` and `stuck`: what is going on, and what a
+//! person may do about it.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -139,7 +139,7 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
     if arguments.retry {
         for transaction in groups.values().flatten() {
             let path = format!("/v1/transactions/{transaction}/retry");
-            let _: Value = client.post_json(&path, &serde_json::json!({})).await?;
+            client.post_json::<Value>(&path, &serde_json::json!({})).await?;
         }
     }
     if arguments.client.json {

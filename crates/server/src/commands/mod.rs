@@ -19,11 +19,11 @@ use unanimity_sdk::{Client, ClientError, ClientOptions};
 
 use crate::demo;
 
-const ABOUT: &str = "Unanimity makes work that is spread over several services happen everywhere or \
-     nowhere.";
+const ABOUT: &str = "Unanimity makes work that is spread over several services happen everywhere \
+     or nowhere.";
 
 const EXIT_HELP: &str = "Exit status: 0 done, 1 failed, 2 wrong usage. For `run`: 0 committed, \
-     1 rolled back, 2 nothing was begun, because the command line, the file or the request is wrong, \
+     1 rolled back, 2 nothing was begun (the command line, the file or the request is wrong), \
      3 the outcome is not known (yet).";
 
 /// What every command that talks to a coordinator takes.
@@ -77,73 +77,47 @@ fn cli() -> Command {
         .after_help(EXIT_HELP)
         .subcommand_required(true)
         .arg_required_else_help(true);
-    let subcommand = |name: &'static str, about: &'static str| Command::new(name).about(about);
+    let audit = about("audit", "Take the audit trail out")
+        .subcommand_required(true)
+        .subcommand(with::<audit::ExportArguments>("export", AUDIT_EXPORT));
+    let pages = about("error-pages", "Write the error reference into a folder")
+        .arg(clap::Arg::new("folder").required(true));
     command
         .subcommand(serve::command())
-        .subcommand(run::RunArguments::augment_args(subcommand(
-            "run",
-            "Run a transaction from a JSON file; the exit status is its outcome",
-        )))
-        .subcommand(list::ListArguments::augment_args(subcommand(
-            "list",
-            "List transactions, latest first",
-        )))
-        .subcommand(show::ShowArguments::augment_args(subcommand(
-            "show",
-            "Show a transaction and draw its timeline",
-        )))
-        .subcommand(check::CheckArguments::augment_args(subcommand(
-            "check",
-            "Play a participant's contract against a service, and say what holds",
-        )))
-        .subcommand(explain::OneArguments::augment_args(subcommand(
-            "explain",
-            "Say in words what a transaction waits for, what happens next, and what you may do",
-        )))
-        .subcommand(explain::StuckArguments::augment_args(subcommand(
-            "stuck",
-            "Show parked branches, grouped by participant and cause",
-        )))
-        .subcommand(explain::OneArguments::augment_args(subcommand(
-            "retry",
-            "Try a transaction's waiting branches again now",
-        )))
-        .subcommand(explain::OneArguments::augment_args(subcommand(
-            "rollback",
-            "Roll a transaction back that is not decided yet",
-        )))
-        .subcommand(
-            subcommand("audit", "Take the audit trail out").subcommand_required(true).subcommand(
-                audit::ExportArguments::augment_args(subcommand(
-                    "export",
-                    "Every transaction as one line of JSON, with every event",
-                )),
-            ),
-        )
-        .subcommand(demo::DemoArguments::augment_args(subcommand(
-            "demo",
-            "Watch thousands of transfers commit or roll back as one while everything is killed",
-        )))
-        .subcommand(bench::BenchArguments::augment_args(subcommand(
-            "bench",
-            "Measure throughput and latency beside the ceiling of this machine",
-        )))
-        .subcommand(
-            subcommand("error-pages", "Write the error reference into a folder")
-                .arg(clap::Arg::new("folder").required(true))
-                .hide(true),
-        )
-        .subcommand(
-            bench::ParticipantArguments::augment_args(subcommand(
-                "bench-participant",
-                "A participant of the bench",
-            ))
-            .hide(true),
-        )
-        .subcommand(
-            unanimity_bank::BankArguments::augment_args(subcommand("bank", "The demo's bank"))
-                .hide(true),
-        )
+        .subcommand(with::<run::RunArguments>("run", RUN))
+        .subcommand(with::<list::ListArguments>("list", "List transactions, latest first"))
+        .subcommand(with::<show::ShowArguments>("show", "Show a transaction, its timeline drawn"))
+        .subcommand(with::<explain::OneArguments>("explain", EXPLAIN))
+        .subcommand(with::<explain::StuckArguments>("stuck", STUCK))
+        .subcommand(with::<explain::OneArguments>("retry", RETRY))
+        .subcommand(with::<explain::OneArguments>("rollback", ROLLBACK))
+        .subcommand(audit)
+        .subcommand(with::<check::CheckArguments>("check", CHECK))
+        .subcommand(with::<demo::DemoArguments>("demo", DEMO))
+        .subcommand(with::<bench::BenchArguments>("bench", BENCH))
+        .subcommand(pages.hide(true))
+        .subcommand(with::<bench::ParticipantArguments>("bench-participant", "").hide(true))
+        .subcommand(with::<unanimity_bank::BankArguments>("bank", "The demo's bank").hide(true))
+}
+
+const RUN: &str = "Run a transaction from a JSON file; the exit status is its outcome";
+const EXPLAIN: &str =
+    "Say in words what a transaction waits for, what happens next, and what you may do";
+const STUCK: &str = "Show parked branches, grouped by participant and cause";
+const RETRY: &str = "Try a transaction's waiting branches again now";
+const ROLLBACK: &str = "Roll a transaction back that is not decided yet";
+const AUDIT_EXPORT: &str = "Every transaction as one line of JSON, with every event";
+const CHECK: &str = "Play a participant's contract against a service, and say what holds";
+const DEMO: &str =
+    "Watch thousands of transfers commit or roll back as one while everything is killed";
+const BENCH: &str = "Measure throughput and latency beside the ceiling of this machine";
+
+fn about(name: &'static str, about: &'static str) -> Command {
+    Command::new(name).about(about)
+}
+
+fn with<A: Args>(name: &'static str, text: &'static str) -> Command {
+    A::augment_args(about(name, text))
 }
 
 /// Runs the program; gives back its exit status.

@@ -1,5 +1,5 @@
-//! `unanimity serve`: puts the coordinator together from its configuration, and takes it apart again
-//! when told to stop. Killing it is just as right: recovery is the same either way.
+//! `unanimity serve`: puts the coordinator together from its configuration, and takes it apart
+//! again when told to stop. Killing it is just as right: recovery is the same either way.
 
 use std::io::Write;
 use std::path::PathBuf;

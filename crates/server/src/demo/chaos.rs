@@ -46,8 +46,8 @@ impl Killed {
     }
 }
 
-/// Kills and restarts until told to end or until there were enough kills. Everything runs again when
-/// it returns.
+/// Kills and restarts until told to end or until there were enough kills. Everything runs again
+/// when it returns.
 ///
 /// # Errors
 /// If a process does not come back.

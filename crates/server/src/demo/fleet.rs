@@ -1,5 +1,5 @@
-//! The processes of the demo: a coordinator and two banks, each started, killed and restarted on the
-//! same port and the same files. Nothing of it outlives the demo.
+//! The processes of the demo: a coordinator and two banks, each started, killed and restarted on
+//! the same port and the same files. Nothing of it outlives the demo.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

@@ -33,6 +33,10 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often is looked whether they have.
 const SETTLE_LOOK: Duration = Duration::from_millis(100);
 
+/// The banks' faults unless somebody says otherwise.
+const FAULTS: &str = "vote_no=0.02,error_before=0.02,error_after=0.02,lost_answer=0.02,\
+                      delay=0.002:1500";
+
 /// What `demo` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArguments {
@@ -55,10 +59,7 @@ pub struct DemoArguments {
     #[arg(long, default_value_t = 900)]
     pub pause_max_ms: u64,
     /// The banks' faults, each with its probability.
-    #[arg(
-        long,
-        default_value = "vote_no=0.02,error_before=0.02,error_after=0.02,lost_answer=0.02,delay=0.002:1500"
-    )]
+    #[arg(long, default_value = FAULTS)]
     pub faults: String,
     /// Mixes two-phase, compensable and deferred branches, rather than two-phase ones only.
     #[arg(long)]
@@ -124,9 +125,9 @@ async fn told(arguments: &DemoArguments, seed: u64, folder: &Path) -> Ended {
         arguments.transfers, arguments.concurrency
     );
     say(paint(HEADING, heading));
-    say("   The banks refuse, err, answer late or not at all, and each of the three programs is \
-         killed (SIGKILL)\n   at random moments and started again. Whoever lost an answer asks again \
-         under the same id."
+    say("   The banks refuse, err, answer late or not at all, and each of the three programs is\n   \
+         killed (SIGKILL) at random moments and started again. Whoever lost an answer asks\n   \
+         again under the same id."
         .to_owned());
     let run = storm(&mut fleet, arguments, seed, quiet).await?;
     fleet.stop().await?;
@@ -164,9 +165,10 @@ fn introduction(fleet: &Fleet, folder: &Path, arguments: &DemoArguments) -> Stri
     let kept =
         if arguments.keep.is_some() { "kept" } else { "removed at the end; --keep DIR keeps them" };
     format!(
-        "{}\n   Three programs run on this machine, each with files of its own:\n   the coordinator \
-         at {}, bank A at {} and bank B at {}.\n   A transfer takes money from an account at one bank \
-         and gives it to an account at the other:\n   both must happen, or neither.\n   {}",
+        "{}\n   Three programs run on this machine, each with files of its own:\n   the \
+         coordinator at {}, bank A at {} and bank B at {}.\n   A transfer takes money from an \
+         account at one bank and gives it to an account at the other:\n   both must happen, or \
+         neither.\n   {}",
         paint(HEADING, "Unanimity: all parts of a transaction happen, or none"),
         coordinator.url(),
         bank_a.url(),
@@ -385,7 +387,8 @@ fn table(run: &Run, seed: u64, arguments: &DemoArguments) -> String {
     row("money after", cents(verdict.money_cents));
     row("transactions left open", verdict.open.to_string());
     if verdict.wrong.is_empty() {
-        let all_well = "every transaction ended, both banks agree with the coordinator on each, and \
+        let all_well = "every transaction ended, both banks agree with the coordinator on each, \
+            and \
                         not a cent is missing";
         writeln!(text, "\n   {}: {all_well}.", paint(GOOD, "All is well")).unwrap_or(());
     } else {

@@ -1,5 +1,5 @@
-//! The last word on a run: every transaction ended, no acknowledged outcome contradicted, every bank
-//! in agreement with the coordinator's history, and not a cent lost or made.
+//! The last word on a run: every transaction ended, no acknowledged outcome contradicted, every
+//! bank in agreement with the coordinator's history, and not a cent lost or made.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -125,8 +125,8 @@ fn compare_acknowledged(
     verdict.wrong.extend(acknowledged.refused.iter().map(|refused| format!("refused: {refused}")));
 }
 
-/// A branch must have followed its transaction. One that was rolled back before it was known here is
-/// fine; one that is prepared still, or committed or executed alone, is not.
+/// A branch must have followed its transaction. One that was rolled back before it was known here
+/// is fine; one that is prepared still, or committed or executed alone, is not.
 fn compare_branch(verdict: &mut Verdict, history: &HashMap<String, bool>, line: &BranchLine) {
     let BranchLine { transaction, branch, state, .. } = line;
     let committed = history.get(transaction).copied();

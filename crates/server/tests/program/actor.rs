@@ -57,9 +57,8 @@ impl Actor {
             phase_two: AtomicU16::new(200),
             seen: Mutex::default(),
         });
-        let router = Router::new()
-            .route("/{name}/{operation}", post(act))
-            .with_state(Arc::clone(&mind));
+        let router =
+            Router::new().route("/{name}/{operation}", post(act)).with_state(Arc::clone(&mind));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

@@ -1,7 +1,7 @@
 //! How the tests ask: a plain HTTP client, every answer of which is held against the API's own
 //! description; the coordinator as a process with a folder of its own; and commands that end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -265,6 +265,8 @@ impl Running {
 pub struct Coordinator {
     running: Option<Running>,
     arguments: Vec<String>,
+    /// What a shell does before it turns into the program; empty for no shell.
+    pub before: String,
     pub url: String,
     pub ask: Ask,
     folder: Folder,
@@ -273,12 +275,19 @@ pub struct Coordinator {
 impl Coordinator {
     pub async fn start(flags: &[&str]) -> Self {
         let folder = Folder::new();
-        let data = folder.path().join("data").display().to_string();
+        let data = folder.path().join("data");
+        Self::start_in(folder, &data, "", flags).await
+    }
+
+    /// One with a data folder of the test's choice, after something that a shell does.
+    pub async fn start_in(folder: Folder, data: &Path, before: &str, flags: &[&str]) -> Self {
+        let data = data.display().to_string();
         let mut arguments = vec!["serve".to_owned(), "--data-folder".to_owned(), data];
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let (running, url) = serve(&arguments, "127.0.0.1:0").await;
+        let (running, url) = serve(&arguments, before, "127.0.0.1:0").await;
         let ask = Ask::coordinator(&url).await;
-        Self { running: Some(running), arguments, url, ask, folder }
+        let (running, before) = (Some(running), before.to_owned());
+        Self { running, arguments, before, url, ask, folder }
     }
 
     pub fn client(&self) -> Client {
@@ -291,7 +300,7 @@ impl Coordinator {
 
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        PathBuf::from(&self.arguments[2])
     }
 
     /// A file beside its data, with this content.
@@ -316,7 +325,15 @@ impl Coordinator {
     /// Starts it again at the same address.
     pub async fn start_again(&mut self) {
         let address = self.url.trim_start_matches("http://").to_owned();
-        self.running = Some(serve(&self.arguments, &address).await.0);
+        self.running = Some(serve(&self.arguments, &self.before, &address).await.0);
+    }
+
+    /// Starts it again although it cannot; gives back how it ended.
+    pub async fn start_in_vain(&self, flags: &[&str]) -> Ended {
+        let arguments = self.arguments.iter().map(String::as_str);
+        let address = ["--listen-address", "127.0.0.1:0"];
+        let all: Vec<&str> = arguments.chain(address).chain(flags.iter().copied()).collect();
+        run(&all).await
     }
 
     /// Asks it to stop, and gives back how it ended.
@@ -327,8 +344,14 @@ impl Coordinator {
     }
 }
 
-async fn serve(arguments: &[String], address: &str) -> (Running, String) {
-    let mut command = Command::new(program());
+async fn serve(arguments: &[String], before: &str, address: &str) -> (Running, String) {
+    let mut command = if before.is_empty() {
+        Command::new(program())
+    } else {
+        let mut shell = Command::new("bash");
+        shell.arg("-c").arg(format!("{before}; exec \"$0\" \"$@\"")).arg(program());
+        shell
+    };
     command.args(arguments).args(["--listen-address", address]);
     let mut running = Running::spawn(command);
     let url = running.listens().await;

@@ -54,7 +54,10 @@ async fn what_is_no_request_is_refused() {
         (r#"{"branches":[],}"#, malformed),
         ("\u{feff}{}", malformed),
         ("\u{0}", malformed),
-        (r#"{"branches":[{"name":"a","participant":"http://127.0.0.1","payload":{,}}]}"#, malformed),
+        (
+            r#"{"branches":[{"name":"a","participant":"http://127.0.0.1","payload":{,}}]}"#,
+            malformed,
+        ),
         ("null", wrong("")),
         ("5", wrong("")),
         ("[]", wrong("")),
@@ -257,16 +260,22 @@ async fn times_that_make_no_sense_are_refused() {
 async fn ids_that_are_no_names_are_refused() {
     let long = "x".repeat(129);
     let mut cases = Vec::new();
-    for id in ["", "a/b", "../x", "..", ".", "ä", "a b", "a\nb", "a\u{0}", "😀", "a%2fb", &long] {
+    for id in ["", "a/b", "../x", "..", ".", "ä", "a b", "a\nb", "a\u{0}", "😀", "a%2fb", &long]
+    {
         let body = json!({"id": id, "branches": [branch("name", json!("a"))]}).to_string();
         cases.push((body, (400, "transaction_id_invalid", "id")));
     }
     refused(&[], &cases).await;
     let coordinator = Coordinator::start(&[]).await;
-    for id in ["%20", "a%2Fb", "..%2fx", "%2e%2e", "..", ".", "%ff", "a+b", "%00", "%C3%A4", &long] {
-        for (method, rest) in
-            [("GET", ""), ("GET", "/events"), ("GET", "/decision"), ("POST", "/rollback"), ("POST", "/retry")]
-        {
+    for id in ["%20", "a%2Fb", "..%2fx", "%2e%2e", "..", ".", "%ff", "a+b", "%00", "%C3%A4", &long]
+    {
+        for (method, rest) in [
+            ("GET", ""),
+            ("GET", "/events"),
+            ("GET", "/decision"),
+            ("POST", "/rollback"),
+            ("POST", "/retry"),
+        ] {
             let path = format!("/v1/transactions/{id}{rest}");
             let answer = coordinator.ask.send(method, &path, &[], "").await;
             check(&path, &answer, (400, "transaction_id_invalid", "id"));
@@ -282,8 +291,7 @@ async fn keys_that_cannot_name_a_transaction_are_refused() {
     let long = "k".repeat(256);
     for key in [&b""[..], b"two words", b"\xc3\xa4", b"a\tb", long.as_bytes()] {
         let headers = [JSON[0], ("Idempotency-Key", key)];
-        let answer =
-            coordinator.ask.send("POST", "/v1/transactions", &headers, body.clone()).await;
+        let answer = coordinator.ask.send("POST", "/v1/transactions", &headers, body.clone()).await;
         check(&String::from_utf8_lossy(key), &answer, invalid);
     }
     let twice = [JSON[0], ("Idempotency-Key", &b"a"[..]), ("Idempotency-Key", &b"a"[..])];
@@ -300,7 +308,8 @@ async fn what_is_too_large_or_too_deep_is_refused() {
     };
     let deep = |levels: usize| {
         let payload = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-        let branch = format!(r#"{{"name":"a","participant":"http://8.8.8.8","payload":{payload}}}"#);
+        let branch =
+            format!(r#"{{"name":"a","participant":"http://8.8.8.8","payload":{payload}}}"#);
         format!(r#"{{"branches":[{branch}]}}"#)
     };
     let cases = [
@@ -402,7 +411,8 @@ async fn queries_that_are_not_understood_are_refused() {
         let answer = coordinator.ask.get(&format!("/v1/transactions?{query}")).await;
         check(query, &answer, (400, "filter_invalid", field));
     }
-    for cursor in ["", "x", ".", "1.", ".a", "abc.id", "1.a%2Fb", "-1.a", "99999999999999999999.a"] {
+    for cursor in ["", "x", ".", "1.", ".a", "abc.id", "1.a%2Fb", "-1.a", "99999999999999999999.a"]
+    {
         let answer = coordinator.ask.get(&format!("/v1/transactions?cursor={cursor}")).await;
         check(cursor, &answer, (400, "cursor_invalid", "cursor"));
     }
@@ -418,9 +428,18 @@ async fn queries_that_are_not_understood_are_refused() {
 #[tokio::test]
 async fn paths_and_methods_that_do_not_exist_are_refused() {
     let coordinator = Coordinator::start(&[]).await;
-    for path in ["/", "/v1", "/v1/", "/v1/transactions/", "/v2/transactions", "/v1/transactions/a/b",
-        "/v1/transactions/a/events/b", "/favicon.ico", "//v1/transactions", "/%2e%2e/etc/passwd"]
-    {
+    for path in [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v1/transactions/",
+        "/v2/transactions",
+        "/v1/transactions/a/b",
+        "/v1/transactions/a/events/b",
+        "/favicon.ico",
+        "//v1/transactions",
+        "/%2e%2e/etc/passwd",
+    ] {
         let answer = coordinator.ask.get(path).await;
         check(path, &answer, (404, "not_found", ""));
     }

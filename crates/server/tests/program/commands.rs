@@ -159,14 +159,13 @@ async fn the_audit_trail_has_every_transaction_as_one_line() {
         assert!(lines[2].to_string().contains(part), "{}", lines[2]);
     }
     let file = coordinator.file("taken", "precious");
-    let refused =
-        run(&["audit", "export", "--output", &file, "--url", &coordinator.url]).await;
+    let refused = run(&["audit", "export", "--output", &file, "--url", &coordinator.url]).await;
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.stderr.contains("cannot create"), "{refused:?}");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
     let new = format!("{file}-2");
-    let written = run(&["audit", "export", "--json", "--output", &new, "--url", &coordinator.url]);
-    assert_eq!(json_of(&written.await), json!({"written": 6}));
+    let arguments = ["audit", "export", "--json", "--output", &new, "--url", &coordinator.url];
+    assert_eq!(json_of(&run(&arguments).await), json!({"written": 6}));
     assert_eq!(std::fs::read_to_string(&new).unwrap().lines().count(), 6);
     actor.hold(Hold::Nobody);
 }

@@ -71,11 +71,10 @@ async fn the_sdk_reads_every_field_that_is_sent_and_no_other() {
     for id in ["committed", "refused", "committing", "preparing"] {
         let shown = ask.shown(id).await;
         same::<TransactionStatus>(&shown);
-        assert_eq!(shown["branches"][0]["result"], if id.starts_with("commit") {
-            json!({"seat": 7})
-        } else {
-            Value::Null
-        });
+        assert_eq!(
+            shown["branches"][0]["result"],
+            if id.starts_with("commit") { json!({"seat": 7}) } else { Value::Null }
+        );
         same::<Timeline>(&ask.get(&format!("/v1/transactions/{id}/events")).await.json());
         same::<DecisionAnswer>(&ask.get(&format!("/v1/transactions/{id}/decision")).await.json());
     }

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use unanimity_core::splitmix64;
 use unanimity_sdk::guard::Reply;
+use unanimity_sdk::splitmix64;
 use unanimity_sdk::{CallError, Operation, SqliteParticipant};
 
 use crate::support::{Folder, call, open, payload};
