@@ -32,6 +32,7 @@ const STEP: BranchSetup = branch(Kind::Compensable, Says::Yes, &[]);
 const LATER_STEP: BranchSetup = branch(Kind::Compensable, Says::Yes, &[0]);
 const LATER_REFUSAL: BranchSetup = branch(Kind::Compensable, Says::No, &[0]);
 const MESSAGE: BranchSetup = branch(Kind::Deferred, Says::Yes, &[]);
+const LATE_MESSAGE: BranchSetup = branch(Kind::Deferred, Says::NoFirst, &[]);
 const LATER_MESSAGE: BranchSetup = branch(Kind::Deferred, Says::Yes, &[1]);
 
 const ONE: &[BranchSetup] = &[YES];
@@ -70,6 +71,8 @@ pub const SAGA: &str = "saga";
 pub const SAGA_REFUSED: &str = "saga refused";
 /// Deferred branches, one after the other, behind a prepared one.
 pub const DEFERRED: &str = "deferred";
+/// A deferred branch that is refused at first.
+pub const DEFERRED_REFUSED: &str = "deferred refused";
 /// A branch of each kind.
 pub const MIXED: &str = "mixed";
 /// One branch with two attempts, and every fault but a checkpoint.
@@ -165,6 +168,11 @@ fn other_kinds() -> Vec<Configuration> {
             stormy(DEFERRED, &[YES, MESSAGE, LATER_MESSAGE], 2),
             &[Committed, RolledBack, DeferredDone, DownWhileCommitting],
             493,
+        ),
+        row(
+            stormy(DEFERRED_REFUSED, &[YES, LATE_MESSAGE], 2),
+            &[Committed, DeferredDone, DownWhileCommitting],
+            492,
         ),
         row(
             stormy(MIXED, &[YES, STEP, MESSAGE], 2),

@@ -97,7 +97,7 @@ impl Participant {
         match judge(self.row.as_ref(), operation, mutations) {
             Verdict::Apply => self.work(operation, says),
             Verdict::Remember(row, reply) => {
-                self.write(row);
+                self.write(operation, row);
                 Said::from_reply(&reply)
             }
             Verdict::Repeat(reply) => Said::from_reply(&reply),
@@ -109,14 +109,17 @@ impl Participant {
         let may_refuse = matches!(operation, Operation::Prepare | Operation::Execute);
         let work = match says {
             Says::No if may_refuse => Work::No(REFUSED.to_owned()),
+            Says::NoFirst if may_refuse && self.state() != Some(GuardState::VotedNo) => {
+                Work::No(REFUSED.to_owned())
+            }
             Says::ReadOnly if operation == Operation::Prepare => Work::ReadOnly,
-            Says::Yes | Says::No | Says::ReadOnly => Work::Done(None),
+            Says::Yes | Says::No | Says::NoFirst | Says::ReadOnly => Work::Done(None),
         };
         if matches!(work, Work::Done(_)) {
             self.count(operation);
         }
         let (row, reply) = settle(operation, work);
-        self.write(row);
+        self.write(operation, row);
         Said::from_reply(&reply)
     }
 
@@ -130,8 +133,10 @@ impl Participant {
         *count = (*count + 1).min(APPLIED_MAX);
     }
 
-    fn write(&mut self, row: GuardRow) {
-        if self.settled.is_none() && is_final(row.state) {
+    fn write(&mut self, operation: Operation, row: GuardRow) {
+        // A refused execute is asked again; only a refused prepare is the last word.
+        let asked_again = operation == Operation::Execute && row.state == GuardState::VotedNo;
+        if self.settled.is_none() && is_final(row.state) && !asked_again {
             self.settled = Some(row.state);
         }
         self.row = Some(row);

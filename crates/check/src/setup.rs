@@ -15,6 +15,8 @@ pub enum Says {
     Yes,
     /// It refuses.
     No,
+    /// It refuses the first time, and does the work when it is asked again.
+    NoFirst,
     /// It finds nothing to commit.
     ReadOnly,
 }

@@ -1,5 +1,5 @@
-//! What can be decided about a transaction, and for which reasons. Who decides when is `phase_one`'s
-//! and `timers`'.
+//! What can be decided about a transaction, and for which reasons. Who decides when is
+//! `phase_one`'s and `timers`'.
 
 use crate::Millis;
 

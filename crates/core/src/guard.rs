@@ -7,7 +7,10 @@
 //! database.
 //!
 //! The rules, told as stories:
-//! 1. A repeated operation answers as the first time did and does nothing.
+//! 1. A repeated operation answers as the first time did and does nothing. One exception: an execute
+//!    that was refused asks the service again. A deferred branch is called until it succeeds, and a
+//!    no that were repeated for ever would keep it from that; a compensable branch that said no is
+//!    compensated, and that ends it.
 //! 2. The rollback overtakes the prepare: it is acknowledged and remembered, nothing is undone, and
 //!    the prepare that arrives later is refused. (An "empty rollback" and a "late prepare".)
 //! 3. A commit for a branch that was never prepared is an error that is reported, never
@@ -233,7 +236,8 @@ fn judge_rollback(row: &GuardRow) -> Verdict {
 fn judge_execute(row: &GuardRow) -> Verdict {
     match row.state {
         GuardState::Executed => Verdict::Repeat(Reply::Yes(row.note.clone())),
-        GuardState::VotedNo | GuardState::Compensated => Verdict::Repeat(no(row)),
+        GuardState::VotedNo => Verdict::Apply,
+        GuardState::Compensated => Verdict::Repeat(no(row)),
         GuardState::Prepared
         | GuardState::Committed
         | GuardState::RolledBack
@@ -244,7 +248,12 @@ fn judge_execute(row: &GuardRow) -> Verdict {
 fn judge_compensate(row: &GuardRow) -> Verdict {
     match row.state {
         GuardState::Executed => Verdict::Apply,
-        GuardState::Compensated | GuardState::VotedNo => Verdict::Repeat(Reply::Acknowledged),
+        GuardState::Compensated => Verdict::Repeat(Reply::Acknowledged),
+        // Nothing is to be undone, but an execute that arrives later must be refused.
+        GuardState::VotedNo => {
+            let row = GuardRow { state: GuardState::Compensated, note: row.note.clone() };
+            Verdict::Remember(row, Reply::Acknowledged)
+        }
         GuardState::Prepared
         | GuardState::Committed
         | GuardState::RolledBack
@@ -319,6 +328,13 @@ mod tests {
         let no = Work::No("overdrawn".to_owned());
         check(&no, &[Prepare, Prepare, Rollback], "no(overdrawn) no(overdrawn) ack", 1);
         check(&no, &[Execute, Compensate, Execute], "no(overdrawn) ack no(overdrawn)", 1);
+    }
+
+    #[test]
+    fn a_refused_execute_asks_the_service_again_until_it_is_compensated() {
+        let no = Work::No("closed".to_owned());
+        check(&no, &[Execute, Execute, Execute], "no(closed) no(closed) no(closed)", 3);
+        check(&no, &[Execute, Compensate, Compensate, Execute], "no(closed) ack ack no(closed)", 1);
     }
 
     #[test]

@@ -456,3 +456,28 @@ fn page(mut found: Vec<(TransactionView, Option<TimelineView>)>, limit: usize) -
     let next = last.map(|(view, _)| Cursor { begun_at_ms: view.begun_at_ms, id: view.id.clone() });
     Page { transactions: found, next }
 }
+
+#[cfg(test)]
+mod tests {
+    use unanimity_core::{BranchPlan, Kind, Options};
+
+    use super::*;
+
+    /// Both are in data folders: were they to change, ids would be looked for in the wrong shard,
+    /// and requests that are made again after an upgrade would be refused.
+    #[test]
+    fn what_names_shards_and_requests_never_changes() {
+        let shard = |name: &str| shard_of(&TransactionId::new(name).unwrap(), 64);
+        assert_eq!(["a", "b", "order-4711"].map(shard), [49, 21, 21]);
+        let branch = BranchPlan {
+            name: "accounts".into(),
+            participant: "http://127.0.0.1:7001/".into(),
+            kind: Kind::TwoPhase,
+            after: Vec::new(),
+            payload: b"{}".as_slice().into(),
+            payload_in_phase_two: false,
+        };
+        let plan = Plan { branches: vec![branch], options: Options::default() };
+        assert_eq!(format!("{:x}", fingerprint(&plan)), "c74d13f07339534c99c83b443dd9244b");
+    }
+}

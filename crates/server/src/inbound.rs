@@ -253,7 +253,10 @@ async fn answer(
 ) -> Result<Response<CountedBody>, std::convert::Infallible> {
     let counted = Counted::new(activity, request.version());
     let deadline = Instant::now() + body_timeout;
-    let mut request = request.map(|inner| Body::new(TimedBody::new(inner, deadline)));
+    let takes_rest = request.version() < http::Version::HTTP_2
+        && !request.headers().contains_key(http::header::EXPECT);
+    let body = |inner| Body::new(TimedBody::new(inner, deadline, takes_rest));
+    let mut request = request.map(body);
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = router.oneshot(request).await?;
     Ok(response.map(|body| CountedBody { body, _counted: counted }))

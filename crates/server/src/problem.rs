@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use unanimity_core::PlanError;
 use unanimity_sdk::api::Object;
@@ -280,16 +280,18 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let Object(value) = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|error| mistake(&error.path().to_string(), error.inner()))?;
-    deserializer.end().map_err(|error| mistake(".", &error))?;
+        .map_err(|error| mistake(bytes, &error.path().to_string(), error.inner()))?;
+    deserializer.end().map_err(|error| mistake(bytes, ".", &error))?;
     Ok(value)
 }
 
 /// Names a mistake. serde tells the kinds apart only in their messages, whose beginnings are fixed
 /// in `serde::de::Error`; the tests below hold them to it.
-fn mistake(path: &str, error: &serde_json::Error) -> Problem {
+fn mistake(bytes: &[u8], path: &str, error: &serde_json::Error) -> Problem {
     let detail = error.to_string();
-    if matches!(error.classify(), Category::Syntax | Category::Eof | Category::Io) {
+    let syntax = matches!(error.classify(), Category::Syntax | Category::Eof | Category::Io);
+    // A number where one of some words must stand is a syntax error to serde_json.
+    if syntax && serde_json::from_slice::<IgnoredAny>(bytes).is_err() {
         return Problem::new(code::MALFORMED_JSON, detail);
     }
     let name = detail.split('`').nth(1).unwrap_or_default();
@@ -422,6 +424,8 @@ mod tests {
             "duplicate field",
         );
         check(r#"{"branches":[],"kind":"saga"}"#, "wrong_type", Some("kind"), "unknown variant");
+        check(r#"{"branches":[],"kind":5}"#, "wrong_type", Some("kind"), "expected value");
+        check(r#"[[{"name":"a"}]]"#, "wrong_type", None, "invalid type: sequence");
         let deep = format!(r#"{{"branches":{}"#, "[".repeat(100_000));
         check(&deep, "json_too_deep", None, "deeper than 8 levels");
     }

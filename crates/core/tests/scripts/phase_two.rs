@@ -137,7 +137,8 @@ fn only_what_was_called_is_compensated() {
 #[test]
 fn compensable_work_is_done_once_all_have_voted() {
     check(
-        "begin x:compensable y:compensable => [begun] [executing x y] tell-begun execute(x) execute(y)
+        "begin x:compensable y:compensable \
+         => [begun] [executing x y] tell-begun execute(x) execute(y)
          y yes =>
          x yes => [commit all_yes] [ended] tell-commit tell-ended",
     );

@@ -103,7 +103,8 @@ fn visible_work_goes_on_where_it_was() {
 #[test]
 fn an_answer_that_was_not_durable_is_asked_for_again() {
     check(
-        "begin x:compensable y:compensable => [begun] [executing x y] tell-begun execute(x) execute(y)
+        "begin x:compensable y:compensable \
+         => [begun] [executing x y] tell-begun execute(x) execute(y)
          x yes =>
          crash => execute(x) execute(y)
          y no => [rollback voted_no] tell-rollback compensate(x) compensate(y)",
@@ -181,7 +182,8 @@ fn a_rewritten_transaction_goes_on_in_every_state() {
          crash => rollback(a)",
     );
     check(
-        "begin x:compensable y:compensable<x d:deferred => [begun] [executing x] tell-begun execute(x)
+        "begin x:compensable y:compensable<x d:deferred \
+         => [begun] [executing x] tell-begun execute(x)
          x yes => [executing y] execute(y)
          rewrite => [snapshot]
          crash => execute(y)

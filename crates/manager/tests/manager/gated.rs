@@ -40,9 +40,14 @@ impl Gated {
         self.change(|gate| gate.panics = true);
     }
 
+    /// How many appends have begun.
+    pub fn count(&self) -> u64 {
+        self.gate.0.lock().unwrap().started
+    }
+
     /// Waits until so many appends have begun, in all.
     pub async fn started(&self, appends: u64) {
-        until(|| self.gate.0.lock().unwrap().started >= appends).await;
+        until(|| self.count() >= appends).await;
     }
 
     /// Whom a crash right after a truncation would have lost, and how many truncations there were.

@@ -1,7 +1,11 @@
 //! The manager as a whole, against participants that do as they are told. Nothing here sleeps: a
 //! test waits for what it wants to see, and gates decide what happens in which order.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails should panic; helpers are tests too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that fails should panic; helpers are tests too"
+)]
 
 mod beginning;
 mod durability;

@@ -3,11 +3,12 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::watch::Counted;
@@ -39,17 +40,48 @@ impl hyper::body::Body for CountedBody {
     }
 }
 
-/// A request's body that must be complete by a deadline.
+/// How long, and how far, the rest of a body is read that nobody wants.
+const REST_TIMEOUT: Duration = Duration::from_secs(2);
+const REST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request's body that must be complete by a deadline. What is left of it when it is dropped is
+/// read and thrown away for a while, because of this:
+/// 1. A client sends a body that is too large. After the first part it is refused.
+/// 2. With bytes unread, closing the connection resets it.
+/// 3. The client, still writing, sees its connection broken, and may never read why.
 pub(super) struct TimedBody {
-    inner: Incoming,
+    /// Always there until this is dropped.
+    inner: Option<Incoming>,
     deadline: Instant,
     /// Made only when the body has to be waited for, which most need not.
     timer: Option<Pin<Box<Sleep>>>,
+    takes_rest: bool,
 }
 
 impl TimedBody {
-    pub(super) const fn new(inner: Incoming, deadline: Instant) -> Self {
-        Self { inner, deadline, timer: None }
+    /// `takes_rest`: whether the client would be broken off by an answer before its body's end. Not
+    /// on HTTP/2, where a stream ends alone, and not where the client waits to be asked for it.
+    pub(super) const fn new(inner: Incoming, deadline: Instant, takes_rest: bool) -> Self {
+        Self { inner: Some(inner), deadline, timer: None, takes_rest }
+    }
+}
+
+impl Drop for TimedBody {
+    fn drop(&mut self) {
+        let Some(rest) = self.inner.take().filter(|rest| !rest.is_end_stream()) else { return };
+        if self.takes_rest {
+            tokio::spawn(tokio::time::timeout(REST_TIMEOUT, take_rest(rest)));
+        }
+    }
+}
+
+async fn take_rest(mut rest: Incoming) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = rest.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > REST_BYTES_MAX {
+            return;
+        }
     }
 }
 
@@ -69,7 +101,8 @@ impl hyper::body::Body for TimedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let deadline = self.deadline;
-        if let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(context) {
             // Also for a client that always has one more byte.
             if self.timer.is_some() && Instant::now() >= deadline && frame.is_some() {
                 return Poll::Ready(Some(Err(BodyTimeout.into())));
@@ -81,11 +114,11 @@ impl hyper::body::Body for TimedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map(Incoming::size_hint).unwrap_or_default()
     }
 }
 

@@ -208,6 +208,25 @@ async fn large_bodies_and_headers_are_refused() {
 }
 
 #[tokio::test]
+async fn a_client_that_writes_a_body_that_is_refused_reads_why() {
+    let server = start(patient()).await;
+    // Much more than the buffers on the way can hold, so that it is written only if it is read.
+    let body = "x".repeat(16 * 1024 * 1024);
+    let size = body.len();
+    for head in [format!("content-length: {size}\r\n\r\n"), chunked(size)] {
+        let mut stream = server.connect().await;
+        let request = format!("POST /echo HTTP/1.1\r\nhost: h\r\n{head}{body}\r\n0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_some(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+}
+
+fn chunked(size: usize) -> String {
+    format!("transfer-encoding: chunked\r\n\r\n{size:x}\r\n")
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_take_its_answer_is_cut_off() {
     let server = start(InboundLimits { idle_timeout_ms: 50, ..patient() }).await;
     let mut stream = server.connect().await;

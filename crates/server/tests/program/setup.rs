@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use unanimity_sdk::Client;
-use unanimity_sdk::api::{TransactionList, TransactionStatus};
-use unanimity_server::demo::fleet::{Fleet, FleetOptions, Process};
+use unanimity_sdk::api::TransactionStatus;
+use unanimity_server::demo::fleet::{Fleet, FleetOptions};
 
 /// The longest that anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,30 +56,6 @@ pub fn fleet_options(folder: &Folder) -> FleetOptions {
 
 pub async fn fleet(folder: &Folder) -> Fleet {
     Fleet::start(&fleet_options(folder)).await.unwrap()
-}
-
-/// A coordinator alone.
-pub async fn coordinator(folder: &Folder, flags: &[&str]) -> Process {
-    let mut arguments = vec!["serve".to_owned(), "--data-folder".to_owned()];
-    arguments.push(folder.path().join("coordinator").display().to_string());
-    arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-    let mut process = Process::new("coordinator", program(), folder.path(), arguments);
-    process.start().await.unwrap();
-    process
-}
-
-/// Returns when no transaction is open.
-pub async fn all_ended(client: &Client) {
-    until("every transaction to end", async || {
-        let mut open = 0;
-        for state in ["preparing", "executing", "committing", "rolling_back"] {
-            let page: TransactionList =
-                client.list(&format!("state={state}&limit=1")).await.unwrap();
-            open += page.transactions.len();
-        }
-        (open == 0).then_some(())
-    })
-    .await;
 }
 
 /// Looks again and again until there is what is waited for.
