@@ -7,10 +7,10 @@
 //! database.
 //!
 //! The rules, told as stories:
-//! 1. A repeated operation answers as the first time did and does nothing. One exception: an execute
-//!    that was refused asks the service again. A deferred branch is called until it succeeds, and a
-//!    no that were repeated for ever would keep it from that; a compensable branch that said no is
-//!    compensated, and that ends it.
+//! 1. A repeated operation answers as the first time did and does nothing. One exception: an
+//!    execute that was refused asks the service again. A deferred branch is called until it
+//!    succeeds, and a no that were repeated for ever would keep it from that; a compensable branch
+//!    that said no is compensated, and that ends it.
 //! 2. The rollback overtakes the prepare: it is acknowledged and remembered, nothing is undone, and
 //!    the prepare that arrives later is refused. (An "empty rollback" and a "late prepare".)
 //! 3. A commit for a branch that was never prepared is an error that is reported, never

@@ -37,6 +37,11 @@ const SETTLE_LOOK: Duration = Duration::from_millis(100);
 const FAULTS: &str = "vote_no=0.02,error_before=0.02,error_after=0.02,lost_answer=0.02,\
                       delay=0.002:1500";
 
+const STORM: &str =
+    "   The banks refuse, err, answer late or not at all, and each of the three programs is
+   killed (SIGKILL) at random moments and started again. Whoever lost an answer asks
+   again under the same id.";
+
 /// What `demo` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArguments {
@@ -125,10 +130,7 @@ async fn told(arguments: &DemoArguments, seed: u64, folder: &Path) -> Ended {
         arguments.transfers, arguments.concurrency
     );
     say(paint(HEADING, heading));
-    say("   The banks refuse, err, answer late or not at all, and each of the three programs is\n   \
-         killed (SIGKILL) at random moments and started again. Whoever lost an answer asks\n   \
-         again under the same id."
-        .to_owned());
+    say(STORM.to_owned());
     let run = storm(&mut fleet, arguments, seed, quiet).await?;
     fleet.stop().await?;
     if quiet {

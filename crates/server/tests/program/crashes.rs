@@ -24,7 +24,8 @@ async fn check(flags: &str, seed: u64) {
     fleet.stop().await.unwrap();
     let verdict = &run.verdict;
     println!(
-        "seed {seed}: {} kills {:?}, {} transactions, {} committed, rolled back {:?}, {} recovered, \
+        "seed {seed}: {} kills {:?}, {} transactions, {} committed, rolled back {:?}, {} \
+         recovered, \
          {} duplicates absorbed",
         run.killed.total(),
         run.killed.kills,
