@@ -123,7 +123,8 @@ pub struct Options {
     /// From the beginning until everything is complete. Undecided by then: it rolls back. Decided
     /// by then: the decision stands, and the transaction is shown as overdue. 0: no such limit.
     pub timeout_ms: u64,
-    /// How long one call to a participant may take.
+    /// How long one call after the decision may take. A call before it may take what is left of
+    /// its phase.
     pub attempt_timeout_ms: u64,
     /// When a call that got no decisive answer is tried again.
     pub retry: RetryPolicy,

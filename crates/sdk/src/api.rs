@@ -135,7 +135,7 @@ pub struct TransactionRequest {
     /// it is shown as overdue. 0: no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    /// How long one call to a participant may take.
+    /// How long one call after the decision may take; one before it has what is left of its phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt_timeout_ms: Option<u64>,
     /// The first delay before a call is tried again.

@@ -103,7 +103,7 @@ pub const KEYS: &[Key] = &[
         "From the beginning until everything is complete. Undecided by then, it rolls back; \
         decided, it is shown as overdue. 0: no such limit."),
     time("timeouts", "attempt_timeout_ms", 1, |c| &mut c.timeouts.attempt_timeout_ms,
-        "How long one call to a participant may take."),
+        "How long one call after the decision may take; before it, what is left of the phase."),
     time("retry", "retry_delay_ms", 1, |c| &mut c.retry.retry_delay_ms,
         "The first delay before a call that got no decisive answer is tried again; it doubles \
         each time."),

@@ -448,7 +448,7 @@ async fn a_token_that_is_set_is_asked_for_everywhere_but_where_probes_look() {
 
 #[tokio::test]
 async fn timeouts_of_a_request_win_over_the_configuration() {
-    let flags = ["--prepare-timeout-ms", "600000", "--attempt-timeout-ms", "600000"];
+    let flags = ["--prepare-timeout-ms", "600000"];
     let (actor, coordinator) = (Actor::start().await, Coordinator::start(&flags).await);
     actor.hold(Hold::Everybody);
     let cases =
@@ -463,13 +463,6 @@ async fn timeouts_of_a_request_win_over_the_configuration() {
         );
         coordinator.ask.ended(id).await;
     }
-    // One attempt is given up, and the next has its vote.
-    let attempt = with(request("attempt", &actor.two()), &[("attempt_timeout_ms", json!(50))]);
-    let waiting = meanwhile(&coordinator.ask, &attempt);
-    until("a second attempt", async || (actor.count("prepare", "attempt") >= 4).then_some(()))
-        .await;
-    actor.hold(Hold::Nobody);
-    assert_eq!(soon(waiting).await.unwrap().json()["outcome"], "commit");
 }
 
 #[tokio::test]
@@ -484,10 +477,7 @@ async fn a_commit_is_never_turned_back_by_a_timeout() {
     let shown = check(&ask.begin(&asked).await, 202, json!("commit"), false);
     assert_eq!(shown["overdue"], true);
     actor.phase_two(204);
-    let ended = until("completion", async || {
-        Some(ask.shown("t").await).filter(|shown| shown["completed"] == true)
-    })
-    .await;
+    let ended = ask.ended("t").await;
     assert_eq!((&ended["outcome"], &ended["overdue"]), (&json!("commit"), &json!(true)));
     assert_eq!(actor.count("rollback", "t"), 0);
 }

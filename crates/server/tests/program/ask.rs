@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use unanimity_sdk::Client;
 
 use crate::described;
-use crate::setup::{Folder, PATIENCE, program};
+use crate::setup::{Folder, PATIENCE, program, until};
 
 /// An answer as it came.
 #[derive(Clone, Debug)]
@@ -140,9 +140,13 @@ impl Ask {
 
     /// A transaction once it is complete.
     pub async fn ended(&self, id: &str) -> Value {
-        let answer = self.get(&format!("/v1/transactions/{id}?wait=50s")).await.json();
-        assert_eq!(answer["completed"], true, "{answer}");
-        answer
+        until("the transaction to complete", async || {
+            // One that is overdue is answered at once, complete or not.
+            let answer = self.get(&format!("/v1/transactions/{id}?wait=20s")).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            Some(answer.json()).filter(|shown| shown["completed"] == true)
+        })
+        .await
     }
 
     /// The ids on one page of a list, and the whole page.
