@@ -8,13 +8,15 @@ use crate::problem::{CODES, CodeDoc};
 
 /// Codes that do not come over HTTP: the program prints them when it cannot start, or participants
 /// answer with them.
-const OTHER_CODES: &[(&str, &[(&str, &str, &str, &str)])] = &[
+const OTHER_CODES: &[(&str, &[Row])] = &[
     ("When the coordinator starts or stops", START_CODES),
     ("What the SDK's participant answers", PARTICIPANT_CODES),
 ];
 
 /// Code, title, meaning, remedy.
-const START_CODES: &[(&str, &str, &str, &str)] = &[
+type Row = (&'static str, &'static str, &'static str, &'static str);
+
+const START_CODES: &[Row] = &[
     (
         "configuration",
         "A setting cannot be used",
@@ -117,8 +119,7 @@ const START_CODES: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
-/// Code, title, meaning, remedy.
-const PARTICIPANT_CODES: &[(&str, &str, &str, &str)] = &[
+const PARTICIPANT_CODES: &[Row] = &[
     (
         "never_prepared",
         "A commit for a branch that was never prepared",

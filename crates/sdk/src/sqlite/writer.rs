@@ -4,9 +4,8 @@
 //! One group is one `BEGIN IMMEDIATE`, a savepoint for each call that does work, and one `COMMIT`.
 //! 1. Whatever has queued up while the last group was being synced becomes the next group.
 //! 2. A call that fails or panics is rolled back to its savepoint; its neighbours do not notice.
-//! 3. No answer leaves before the `COMMIT` has returned. If it fails, every answer of the group is
-//! a
-//!    failure, also those that only repeated a row: that row may stem from the same group.
+//! 3. No answer leaves before the `COMMIT` has returned. If it fails, every answer of the group
+//!    is a failure, also those that only repeated a row: that row may stem from the same group.
 //! 4. After an error of the disk no group is tried again. A later sync could succeed without the
 //!    pages that the failed one has dropped, so only a restart, which reads the file anew, is safe.
 

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::{Arg, ArgMatches, Command};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use unanimity::core::Call;
 use unanimity::{CallFuture, ManagerConfig, Storage, TransactionManager, Transport};
@@ -72,6 +72,8 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}; is another program using it? (listen.address)")
     })?;
+    // Before anybody is told that it listens: whoever is, may tell it to stop at once.
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let manager = start_manager(&config)?;
     let limits = ApiLimits {
         body_bytes_max: to_usize(config.limits.body_bytes_max),
@@ -81,7 +83,7 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let token = config.security.token.clone();
     let api = Api::new(manager.clone(), config.options(), limits, token, metrics);
     announce(&listener)?;
-    let failure = run(listener, api, &config, &manager).await?;
+    let failure = run(listener, api, &config, &manager, signals).await?;
     match failure {
         None => Ok(ExitCode::SUCCESS),
         Some(message) => {
@@ -125,9 +127,9 @@ async fn run(
     api: Api,
     config: &Config,
     manager: &TransactionManager,
+    signals: (Signal, Signal),
 ) -> anyhow::Result<Option<String>> {
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) = signals;
     let (told, mut failed) = tokio::sync::watch::channel(None);
     let watched = manager.clone();
     let shutdown = async move {

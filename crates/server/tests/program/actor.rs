@@ -12,13 +12,16 @@ use axum::routing::post;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// Whose votes are held back.
+/// Whose answers are held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hold {
     Nobody,
+    /// Every vote.
     Everybody,
-    /// One transaction's.
+    /// One transaction's votes.
     Only(String),
+    /// Every answer to a commit or rollback.
+    PhaseTwo,
 }
 
 /// A call as the participant saw it.
@@ -133,20 +136,21 @@ async fn act(
     };
     let transaction = seen.transaction.clone();
     mind.seen.lock().unwrap().push(seen);
-    if operation != "prepare" {
+    let prepares = operation == "prepare";
+    let mine = |hold: &Hold| match hold {
+        Hold::Nobody => false,
+        Hold::Everybody => prepares,
+        Hold::Only(only) => prepares && *only == transaction,
+        Hold::PhaseTwo => !prepares,
+    };
+    mind.held.fetch_add(usize::from(prepares), Ordering::SeqCst);
+    let held = prepares.then(|| Held(Arc::clone(&mind)));
+    mind.hold.subscribe().wait_for(|hold| !mine(hold)).await.unwrap();
+    drop(held);
+    if !prepares {
         let status = StatusCode::from_u16(mind.phase_two.load(Ordering::SeqCst)).unwrap();
         return (status, "told so by the test").into_response();
     }
-    mind.held.fetch_add(1, Ordering::SeqCst);
-    let held = Held(Arc::clone(&mind));
-    let mut hold = mind.hold.subscribe();
-    let mine = |hold: &Hold| match hold {
-        Hold::Nobody => false,
-        Hold::Everybody => true,
-        Hold::Only(only) => *only == transaction,
-    };
-    hold.wait_for(|hold| !mine(hold)).await.unwrap();
-    drop(held);
     let vote = mind.vote.load(Ordering::SeqCst);
     let answer = serde_json::json!({"result": {"seat": 7}, "reason": "not today"});
     (StatusCode::from_u16(vote).unwrap(), axum::Json(answer)).into_response()

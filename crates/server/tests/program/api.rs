@@ -463,6 +463,19 @@ async fn timeouts_of_a_request_win_over_the_configuration() {
         );
         coordinator.ask.ended(id).await;
     }
+    // A commit that is not answered is given up and sent again.
+    actor.hold(Hold::PhaseTwo);
+    let attempt = with(request("attempt", &actor.two()), &[("attempt_timeout_ms", json!(50))]);
+    assert_eq!(coordinator.ask.begin(&attempt).await.json()["outcome"], "commit");
+    until("a second attempt", async || (actor.count("commit", "attempt") >= 4).then_some(())).await;
+    until("the first attempt's error", async || {
+        let shown = coordinator.ask.shown("attempt").await;
+        let error = shown["branches"][0]["last_error"].as_str().map(str::to_owned);
+        error.filter(|error| error.contains("no answer within 50 ms"))
+    })
+    .await;
+    actor.hold(Hold::Nobody);
+    coordinator.ask.ended("attempt").await;
 }
 
 #[tokio::test]

@@ -25,10 +25,10 @@ pub fn check(description: &Value, method: &str, path: &str, answer: &Answer) {
     let Some(content) = response["content"].get(media) else {
         panic!("the type {media} is not described: {place}");
     };
-    if media.ends_with("json") {
-        if let Some(mistake) = mistake(description, &content["schema"], &answer.json(), "") {
-            panic!("{mistake}: {place}");
-        }
+    if media.ends_with("json")
+        && let Some(mistake) = mistake(description, &content["schema"], &answer.json(), "")
+    {
+        panic!("{mistake}: {place}");
     }
 }
 

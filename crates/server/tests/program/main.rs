@@ -1,6 +1,8 @@
 //! The program as its users meet it: real processes, real sockets, real files. One binary, because
 //! linking is what takes long.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop where it stands")]
+
 mod actor;
 mod api;
 mod ask;
