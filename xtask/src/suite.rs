@@ -32,7 +32,10 @@ const STEPS: [Step; 7] = [
     Step { name: "documentation", run: documentation },
 ];
 
-const LONG_STEPS: [Step; 1] = [Step { name: "model checker, deep", run: deep }];
+const LONG_STEPS: [Step; 2] = [
+    Step { name: "journal, every bit", run: every_bit },
+    Step { name: "model checker, deep", run: deep },
+];
 
 /// Runs all steps and ends with the line `N passed, M failed`.
 pub fn run_all(long: bool) -> Result<(), Failure> {
@@ -110,6 +113,11 @@ fn documentation(_: &mut Tally) -> Result<(), Failure> {
 
 fn deep(tally: &mut Tally) -> Result<(), Failure> {
     let arguments = ["run", "--release", "-p", "unanimity-check", "--", "--deep"];
+    run_reading(&mut cargo(&arguments), &mut |line| tally.read(line))
+}
+
+fn every_bit(tally: &mut Tally) -> Result<(), Failure> {
+    let arguments = ["test", "--release", "-p", "unanimity-journal", "--features", "long"];
     run_reading(&mut cargo(&arguments), &mut |line| tally.read(line))
 }
 

@@ -146,13 +146,13 @@ async fn the_audit_trail_has_every_transaction_as_one_line() {
         ask.begin(&with(request(&format!("t-{number}"), &actor.two()), &completed)).await;
     }
     actor.hold(Hold::Everybody);
-    ask.begin(&with(request("live", &actor.two()), &[("wait", json!("accepted"))])).await;
+    ask.begin(&with(request("t-5", &actor.two()), &[("wait", json!("accepted"))])).await;
     let exported = run(&["audit", "export", "--url", &coordinator.url]).await;
     assert_eq!(exported.status, 0, "{exported:?}");
     let lines: Vec<Value> =
         exported.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ids: Vec<&str> = lines.iter().map(|line| line["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["live", "t-4", "t-3", "t-2", "t-1", "t-0"]);
+    assert_eq!(ids, ["t-5", "t-4", "t-3", "t-2", "t-1", "t-0"]);
     let page = ask.get("/v1/transactions?events=true").await.json();
     assert_eq!(page["transactions"].as_array().unwrap()[1..], lines[1..]);
     for part in ["participant", "vote", "reason", "begun_at_ms", "decided_at_ms", "not today"] {
