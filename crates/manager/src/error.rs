@@ -38,6 +38,15 @@ pub enum StartError {
         /// How many the configuration asks for.
         wanted: u16,
     },
+    /// The journal is gone although the folder was used before.
+    #[error(
+        "journal {path} is missing or empty, but the folder was used before: transactions that \
+         were committed would be taken for unknown; restore it from a copy, or use a new folder"
+    )]
+    JournalMissing {
+        /// Which file.
+        path: String,
+    },
     /// The journal cannot be opened or read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -65,6 +74,7 @@ impl StartError {
             Self::InUse { .. } => "data_in_use",
             Self::Configuration(_) => "configuration",
             Self::Shards { .. } => "shards_changed",
+            Self::JournalMissing { .. } => "journal_missing",
             Self::Journal(error) => error.code(),
             Self::Records { .. } => "journal_corrupt",
             Self::History(_) => "history",

@@ -154,16 +154,17 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
     Ok(())
 }
 
-/// The number of shards that this data folder was made with; remembers `wanted` the first time.
-pub(crate) fn settle_shards(connection: &Connection, wanted: u16) -> Result<u16, rusqlite::Error> {
-    let found: Option<u16> = connection
-        .query_row("SELECT value FROM meta WHERE name = 'shards'", [], |row| row.get(0))
-        .optional()?;
-    if let Some(found) = found {
-        return Ok(found);
-    }
-    connection.execute("INSERT INTO meta (name, value) VALUES ('shards', ?1)", [wanted])?;
-    Ok(wanted)
+/// The number of shards that this data folder was made with; `None` for one that was never used.
+pub(crate) fn known_shards(connection: &Connection) -> Result<Option<u16>, rusqlite::Error> {
+    let sql = "SELECT value FROM meta WHERE name = 'shards'";
+    connection.query_row(sql, [], |row| row.get(0)).optional()
+}
+
+/// Remembers the number of shards, once their journals are there: from then on a missing journal is
+/// a loss and not a beginning.
+pub(crate) fn remember_shards(connection: &Connection, shards: u16) -> Result<(), rusqlite::Error> {
+    let sql = "INSERT OR IGNORE INTO meta (name, value) VALUES ('shards', ?1)";
+    connection.execute(sql, [shards]).map(drop)
 }
 
 /// A batch of ended transactions to write, and whom to tell when they are durable.

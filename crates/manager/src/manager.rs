@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{
-    Event, Fact, Outcome, Plan, PlanError, Record, TransactionId, encode_record, splitmix64,
+    Event, Fact, Options, Outcome, Plan, PlanError, Record, TransactionId, encode_record,
+    splitmix64,
 };
 
 use crate::error::{BeginError, StartError, Unavailable};
@@ -32,25 +33,34 @@ pub struct BeginRequest {
     pub wait: Wait,
     /// Whether the id was made up just now, so that nobody can have used it.
     fresh: bool,
+    /// The options as the caller asked for them, if the plan's were filled up from elsewhere.
+    asked: Option<Options>,
 }
 
 impl BeginRequest {
     /// A request under an id of the manager's choice.
     #[must_use]
     pub const fn new(plan: Plan, wait: Wait) -> Self {
-        Self { id: None, plan, wait, fresh: true }
+        Self { id: None, plan, wait, fresh: true, asked: None }
     }
 
     /// A request under an id of the caller's choice: making it again gives the same transaction.
     #[must_use]
     pub const fn with_id(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: false }
+        Self { id: Some(id), plan, wait, fresh: false, asked: None }
     }
 
     /// A request under an id from [`TransactionManager::generate_id`], used for nothing before.
     #[must_use]
     pub const fn fresh(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: true }
+        Self { id: Some(id), plan, wait, fresh: true, asked: None }
+    }
+
+    /// The options that the caller asked for, where the plan's own were filled up from a
+    /// configuration: so that the same request is the same also after that has changed.
+    #[must_use]
+    pub fn asking(self, options: Options) -> Self {
+        Self { asked: Some(options), ..self }
     }
 }
 
@@ -155,7 +165,13 @@ impl TransactionManager {
         request.plan.check()?;
         self.check_participants(&request.plan)?;
         let may_be_used = !request.fresh;
-        let fingerprint = if may_be_used { fingerprint(&request.plan) } else { 0 };
+        let fingerprint = match request.asked {
+            _ if !may_be_used => 0,
+            None => fingerprint(&request.plan),
+            Some(options) => {
+                fingerprint(&Plan { branches: request.plan.branches.clone(), options })
+            }
+        };
         let id = request.id.unwrap_or_else(Self::generate_id);
         let (reply, replied) = oneshot::channel();
         let command = BeginCommand {

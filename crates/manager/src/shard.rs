@@ -405,7 +405,7 @@ impl Shard {
 
     fn ended(&mut self, transaction: Shown) {
         metrics::counter!("unanimity_transactions_ended_total").increment(1);
-        let duration_ms = transaction.ended_at.unwrap_or_default() - transaction.begun_at;
+        let duration_ms = transaction.ended_at.unwrap_or(0).saturating_sub(transaction.begun_at);
         metrics::histogram!("unanimity_transaction_seconds").record(duration_ms as f64 / 1_000.0);
         self.watchers.ended(&transaction);
         self.to_archive.push(transaction);

@@ -13,7 +13,8 @@ use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 use crate::clock::Clock;
 use crate::error::{StartError, Unavailable};
 use crate::history::{
-    ArchiveRequest, HistoryPlace, HistoryReader, open_history, settle_shards, write_history,
+    ArchiveRequest, HistoryPlace, HistoryReader, known_shards, open_history, remember_shards,
+    write_history,
 };
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
@@ -88,11 +89,16 @@ pub(crate) fn start(
         Storage::Memory => (None, HistoryPlace::Memory(uuid::Uuid::new_v4().simple().to_string())),
     };
     let (reader, writer) = open_history(place.clone())?;
-    let found = settle_shards(&writer, config.shards).map_err(|source| place.error(source))?;
-    if found != config.shards {
-        return Err(StartError::Shards { found, wanted: config.shards });
+    let found = known_shards(&writer).map_err(|source| place.error(source))?;
+    match found {
+        Some(found) if found != config.shards => {
+            return Err(StartError::Shards { found, wanted: config.shards });
+        }
+        Some(_) if internals.open_engine.is_none() => check_journals(&config)?,
+        Some(_) | None => {}
     }
     let recovered = recover_all(&config, &internals)?;
+    remember_shards(&writer, config.shards).map_err(|source| place.error(source))?;
     let starting = Starting {
         transport,
         history: Arc::new(reader),
@@ -240,11 +246,30 @@ fn was_used(history: &Arc<HistoryReader>) -> WasUsed {
     })
 }
 
+/// Refuses a folder whose journal is gone although it was used before. A journal that began anew
+/// would know of no transaction, and would tell participants in doubt to roll back what was
+/// committed.
+fn check_journals(config: &ManagerConfig) -> Result<(), StartError> {
+    let Storage::Folder(folder) = &config.storage else { return Ok(()) };
+    for shard in 0..config.shards {
+        let path = journal_path(folder, shard);
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
+        let mut log = path.clone().into_os_string();
+        log.push("-wal");
+        if bytes(&path) == 0 && bytes(Path::new(&log)) == 0 {
+            return Err(StartError::JournalMissing { path: path.display().to_string() });
+        }
+    }
+    Ok(())
+}
+
+fn journal_path(folder: &Path, shard: u16) -> PathBuf {
+    folder.join(format!("journal-{shard}.db"))
+}
+
 fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartError> {
     Ok(match storage {
-        Storage::Folder(folder) => {
-            Box::new(SqliteEngine::open(&folder.join(format!("journal-{shard}.db")))?)
-        }
+        Storage::Folder(folder) => Box::new(SqliteEngine::open(&journal_path(folder, shard))?),
         Storage::Memory => Box::new(MemoryEngine::new()),
     })
 }

@@ -48,6 +48,13 @@ const START_CODES: &[Row] = &[
         "Set `journal.shards` back to the number that the message names.",
     ),
     (
+        "journal_missing",
+        "The journal is gone",
+        "The data folder was used before, and a journal in it is missing or empty. Nothing in it \
+         was changed. Beginning anew would forget transactions that were committed.",
+        "Restore the journal from a copy, or use a new data folder.",
+    ),
+    (
         "journal_in_use",
         "Another process has the journal open",
         "A journal belongs to one process at a time. Nothing in it was changed.",

@@ -39,6 +39,28 @@ async fn the_number_of_shards_is_fixed() {
 }
 
 #[tokio::test]
+async fn a_used_folder_without_its_journal_is_refused_and_forgets_nothing() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    let manager = start(folder.config(), &fake);
+    begin(&manager, "T", &["a"], Wait::Completed).await;
+    manager.stop(PATIENCE).await;
+    let journal = folder.0.join("journal-0.db");
+    let kept = std::fs::read(&journal).unwrap();
+    for blank in [true, false] {
+        std::fs::remove_file(&journal).unwrap();
+        if blank {
+            std::fs::write(&journal, b"").unwrap();
+        }
+        assert_eq!(refused(folder.config()).code(), "journal_missing", "blank: {blank}");
+        assert_eq!(journal.exists(), blank, "nothing may be made in its place");
+        std::fs::write(&journal, &kept).unwrap();
+    }
+    let next = start(folder.config(), &fake);
+    assert!(next.get(&id("T")).await.unwrap().is_some());
+    next.stop(PATIENCE).await;
+}
+
+#[tokio::test]
 async fn absurd_configurations_are_refused() {
     for shards in [0, 65] {
         let error = refused(ManagerConfig { shards, ..ManagerConfig::default() });

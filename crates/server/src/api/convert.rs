@@ -57,6 +57,12 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
     Ok(plan)
 }
 
+/// The options that a request names, whatever the configuration says about the others: what makes
+/// two requests the same.
+pub(super) fn asked_options(request: &TransactionRequest) -> Options {
+    options(&Options::default(), request)
+}
+
 fn options(defaults: &Options, request: &TransactionRequest) -> Options {
     let mut options = defaults.clone();
     let asked = [

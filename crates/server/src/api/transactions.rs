@@ -76,7 +76,7 @@ pub(super) async fn begin(
     let begin = if fresh {
         BeginRequest::fresh(id.clone(), plan, wait)
     } else {
-        BeginRequest::with_id(id.clone(), plan, wait)
+        BeginRequest::with_id(id.clone(), plan, wait).asking(convert::asked_options(&request))
     };
     let begun = tokio::time::timeout(WAIT_MAX, shared.manager.begin(begin)).await;
     let transaction = match begun {

@@ -192,6 +192,8 @@ async fn the_same_request_under_the_same_id_is_the_same_transaction() {
     check(&ask.begin(&asked).await, 200, json!("commit"), true);
     reused(&ask.begin(&other).await, "id");
     coordinator.kill().await;
+    // What the configuration fills up is no part of what was asked for.
+    coordinator.add_flags(&["--prepare-timeout-ms", "7777"]);
     coordinator.start_again().await;
     let again = check(&ask.begin(&asked).await, 200, json!("commit"), true);
     assert_eq!(again, ended);

@@ -332,6 +332,11 @@ impl Coordinator {
         self.running = Some(serve(&self.arguments, &self.before, &address).await.0);
     }
 
+    /// Changes the configuration of its next starts.
+    pub fn add_flags(&mut self, flags: &[&str]) {
+        self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    }
+
     /// Starts it again although it cannot; gives back how it ended.
     pub async fn start_in_vain(&self, flags: &[&str]) -> Ended {
         let arguments = self.arguments.iter().map(String::as_str);
