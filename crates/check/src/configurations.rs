@@ -22,8 +22,17 @@ pub struct Configuration {
 }
 
 const fn branch(kind: Kind, says: Says, after: &'static [u16]) -> BranchSetup {
-    BranchSetup { kind, says, after }
+    BranchSetup { kind, says, after, by_initiator: matches!(kind, Kind::Local), notice: false }
 }
+
+const fn by_initiator(branch: BranchSetup) -> BranchSetup {
+    BranchSetup { by_initiator: true, ..branch }
+}
+
+const LOCAL: BranchSetup = branch(Kind::Local, Says::Yes, &[]);
+const TRIED: BranchSetup = by_initiator(YES);
+const TRIED_STEP: BranchSetup = by_initiator(STEP);
+const NOTICE: BranchSetup = BranchSetup { notice: true, ..branch(Kind::Deferred, Says::Yes, &[]) };
 
 const YES: BranchSetup = branch(Kind::TwoPhase, Says::Yes, &[]);
 const NO: BranchSetup = branch(Kind::TwoPhase, Says::No, &[]);
@@ -75,6 +84,26 @@ pub const DEFERRED: &str = "deferred";
 pub const DEFERRED_REFUSED: &str = "deferred refused";
 /// A branch of each kind.
 pub const MIXED: &str = "mixed";
+/// A single branch that commits in one phase, and copies of its service that do not know how.
+pub const ONE_PHASE: &str = "one phase";
+/// The same, and it refuses.
+pub const ONE_PHASE_REFUSED: &str = "one phase refused";
+/// Two votes before visible work.
+pub const VISIBLE: &str = "visible work";
+/// An interactive transaction: one branch is there, one is enlisted and tried by the initiator.
+pub const INTERACTIVE: &str = "interactive";
+/// An interactive one with visible work of the initiator and of the coordinator.
+pub const INTERACTIVE_MIXED: &str = "interactive mixed";
+/// A message that goes out if the initiator's own database has committed.
+pub const INQUIRY: &str = "inquiry";
+/// A deferred branch that waits a while, and also tells of a rollback.
+pub const NOTICE_SENT: &str = "notice";
+/// An operator settles a branch.
+pub const RESOLVED: &str = "resolved";
+/// An operator settles a branch of a rollback that is told of.
+pub const RESOLVED_NOTICE: &str = "resolved notice";
+/// An operator settles the branch that alone decides.
+pub const RESOLVED_ALONE: &str = "resolved alone";
 /// One branch with two attempts, and every fault but a checkpoint.
 pub const ALONE: &str = "alone in the storm";
 
@@ -98,7 +127,43 @@ pub fn all() -> Vec<Configuration> {
     let mut all = two_phase();
     all.extend(with_faults());
     all.extend(other_kinds());
+    all.extend(other_ways());
     all
+}
+
+/// Interactive transactions, one participant that alone decides, and operators.
+fn other_ways() -> Vec<Configuration> {
+    let one = Setup { one_phase: true, old_copies: true, cancels: 1, ..stormy(ONE_PHASE, ONE, 1) };
+    let one = Setup { participant_restarts: 1, refuses: true, ..one };
+    let refused = Setup { one_phase: true, ..stormy(ONE_PHASE_REFUSED, &[NO], 2) };
+    let open = |setup: Setup| Setup { open: true, commit_requests: 2, symmetry: false, ..setup };
+    let quiet = |setup: Setup| Setup { gives_up: false, ..setup };
+    let interactive = quiet(open(stormy(INTERACTIVE, &[YES, TRIED], 1)));
+    let interactive = Setup { begun_with: 1, ..interactive };
+    let mixed = quiet(open(stormy(INTERACTIVE_MIXED, &[TRIED_STEP, STEP], 1)));
+    let mixed = Setup { begun_with: 1, ..mixed };
+    let inquiry =
+        Setup { begun_with: 1, cancels: 1, ..open(stormy(INQUIRY, &[LOCAL, MESSAGE], 1)) };
+    let resolved = Setup { resolutions: 1, ..quiet(stormy(RESOLVED_NOTICE, &[NO, NOTICE], 1)) };
+    let by_hand = Setup { resolutions: 1, ..quiet(stormy(RESOLVED, TWO, 0)) };
+    let by_hand = Setup { symmetry: false, ..by_hand };
+    let alone = quiet(open(stormy(RESOLVED_ALONE, &[LOCAL, MESSAGE], 0)));
+    vec![
+        row(one, &[Committed, RolledBack, SettledByCommit, Declined], 0),
+        row(refused, &[RolledBack, RollbackByVote, RollbackByRecovery], 0),
+        row(quiet(stormy(VISIBLE, &[YES, YES, STEP], 1)), &[Committed, Compensated], 0),
+        row(interactive, &[Committed, RolledBack, Abandoned, DownWhileOpen, WorkRefused], 0),
+        row(mixed, &[Committed, RolledBack, Compensated, DownWhileOpen, WorkRefused], 0),
+        row(inquiry, &[Committed, RolledBack, Abandoned, SettledByCommit, WorkRefused], 0),
+        row(
+            quiet(stormy(NOTICE_SENT, &[YES, STEP, NOTICE], 1)),
+            &[ToldOfRollback, DeferredDone],
+            0,
+        ),
+        row(by_hand, &[Mixed, Committed, RolledBack], 0),
+        row(resolved, &[RolledBack], 0),
+        row(Setup { resolutions: 1, ..alone }, &[Committed, RolledBack, SettledByCommit], 0),
+    ]
 }
 
 /// Two-phase branches, an unreliable network and deadlines.

@@ -93,7 +93,9 @@ pub fn settled(world: &World) -> Result<(), String> {
     if let Some(transaction) = world.live() {
         return Err(format!("nothing more can happen, and it is still {:?}", transaction.stage()));
     }
-    let in_doubt = world.participants.iter().position(|participant| participant.is_in_doubt());
+    let mut numbered = (0..).zip(&world.participants);
+    let in_doubt =
+        numbered.position(|(number, p)| p.is_in_doubt() && !world.resolved.contains(&number));
     if let Some(number) = in_doubt {
         return Err(format!("branch {number} stays in doubt, and nobody will ever tell it"));
     }

@@ -120,6 +120,18 @@ impl Journal {
         self.facts().any(is_beginning)
     }
 
+    /// How many branches the transaction has on durable record.
+    #[must_use]
+    pub fn durable_branches(&self) -> usize {
+        self.durable_facts().fold(0, count_branches)
+    }
+
+    /// How many branches the transaction has on record, durable or not.
+    #[must_use]
+    pub fn branches(&self) -> usize {
+        self.facts().fold(0, count_branches)
+    }
+
     /// Whether the transaction's end is on record, durable or not.
     #[must_use]
     pub fn has_end(&self) -> bool {
@@ -137,12 +149,30 @@ fn is_beginning(fact: &Fact) -> bool {
     matches!(fact, Fact::Begun { .. } | Fact::Snapshot(_))
 }
 
+fn count_branches(count: usize, fact: &Fact) -> usize {
+    match fact {
+        Fact::Begun { plan, .. } => plan.branches.len(),
+        Fact::Snapshot(transaction) => transaction.branches.len(),
+        Fact::Enlisted { .. } => count + 1,
+        Fact::Executing { .. }
+        | Fact::Decided { .. }
+        | Fact::Finished { .. }
+        | Fact::Resolved { .. }
+        | Fact::Ended => count,
+    }
+}
+
 /// The decision that a fact holds.
 #[must_use]
 pub fn decision(fact: &Fact) -> Option<Outcome> {
     match fact {
         Fact::Decided { outcome, .. } => Some(*outcome),
         Fact::Snapshot(transaction) => transaction.outcome(),
-        Fact::Begun { .. } | Fact::Executing { .. } | Fact::Finished { .. } | Fact::Ended => None,
+        Fact::Begun { .. }
+        | Fact::Enlisted { .. }
+        | Fact::Executing { .. }
+        | Fact::Finished { .. }
+        | Fact::Resolved { .. }
+        | Fact::Ended => None,
     }
 }

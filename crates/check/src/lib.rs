@@ -13,6 +13,7 @@
 pub mod configurations;
 pub mod digest;
 pub mod fairness;
+pub mod initiator;
 pub mod journal;
 pub mod milestones;
 pub mod model;

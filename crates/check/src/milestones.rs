@@ -54,6 +54,20 @@ pub enum Milestone {
     Compensated,
     /// Deferred work was done.
     DeferredDone,
+    /// An interactive one was left, and rolled back.
+    Abandoned,
+    /// The participant that alone decides was asked, and had committed.
+    SettledByCommit,
+    /// A participant that knows no commit in one phase was asked to prepare.
+    Declined,
+    /// The coordinator was down while it was open.
+    DownWhileOpen,
+    /// A deferred branch told of a rollback.
+    ToldOfRollback,
+    /// An operator settled a branch against the decision.
+    Mixed,
+    /// The initiator's own work was refused, because it came too late.
+    WorkRefused,
 }
 
 impl Milestone {
@@ -83,6 +97,13 @@ impl Milestone {
             Self::Checkpointed => "reaches a checkpoint",
             Self::Compensated => "reaches a compensation",
             Self::DeferredDone => "reaches deferred work done",
+            Self::Abandoned => "reaches rollback of an abandoned one",
+            Self::SettledByCommit => "reaches commit by asking the one that decides",
+            Self::Declined => "reaches a prepare instead of one phase",
+            Self::DownWhileOpen => "reaches a crash while open",
+            Self::ToldOfRollback => "reaches a notice of a rollback",
+            Self::Mixed => "reaches a mixed outcome",
+            Self::WorkRefused => "reaches an initiator's late work refused",
         }
     }
 
@@ -125,6 +146,18 @@ impl Milestone {
                 any_applied(world, Operation::Execute)
                     && world.journal.durable_decision() == Some(Outcome::Commit)
             }
+            Self::Abandoned => decided_by(world, |r| *r == Reason::Abandoned),
+            Self::SettledByCommit => decided_by(world, |r| *r == Reason::Settled),
+            Self::Declined => world.setup().one_phase && any_applied(world, Operation::Prepare),
+            Self::DownWhileOpen => down_in(world, Stage::Open),
+            Self::ToldOfRollback => {
+                let told = |number: usize| world.setup().branches[number].notice;
+                let rolled_back = world.journal.durable_decision() == Some(Outcome::Rollback);
+                let mut numbered = world.participants.iter().enumerate();
+                rolled_back && numbered.any(|(n, p)| told(n) && p.applied(Operation::Execute) > 0)
+            }
+            Self::Mixed => world.told.mixed,
+            Self::WorkRefused => world.initiator.refused,
         }
     }
 }
@@ -133,6 +166,8 @@ fn decided_by(world: &World, which: impl Fn(&Reason) -> bool) -> bool {
     world.journal.durable_facts().any(|fact| match fact {
         Fact::Decided { reason, .. } => which(reason),
         Fact::Begun { .. }
+        | Fact::Enlisted { .. }
+        | Fact::Resolved { .. }
         | Fact::Executing { .. }
         | Fact::Finished { .. }
         | Fact::Ended

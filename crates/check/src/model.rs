@@ -108,7 +108,8 @@ fn sometimes(milestone: Milestone) -> Property<Protocol> {
         Committed RolledBack RollbackByVote RollbackByDeadline RollbackByLimit RollbackByRecovery
         RollbackByRequest LatePrepareRefused RepeatedCommitAnswered DownWhilePreparing
         DownWhileExecuting DownWhileCommitting DownWhileRollingBack DownAfterTheEnd Parked Overdue
-        ToldToCommit ToldToRollBack AmnesiaReported Checkpointed Compensated DeferredDone
+        ToldToCommit ToldToRollBack AmnesiaReported Checkpointed Compensated DeferredDone Abandoned
+        SettledByCommit Declined DownWhileOpen ToldOfRollback Mixed WorkRefused
     }
 }
 

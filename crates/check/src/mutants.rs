@@ -47,6 +47,21 @@ pub const ALL: [Mutant; Mutation::ALL.len()] = [
     caught(Mutation::UnansweredLeftOutOfRollback, worlds::LIMITS, names::FORGOTTEN_LAST, 4),
     caught(Mutation::TimeoutInPhaseTwoRollsBack, worlds::LIMITS, names::STABILITY, 7),
     caught(Mutation::CommitWithoutPrepareAcknowledged, worlds::AMNESIA, names::FORGOTTEN_LAST, 12),
+    caught(Mutation::InquiryNotRemembered, worlds::INQUIRY, names::FORGOTTEN_LAST, 0),
+    caught(Mutation::AbandonedWithoutInquiry, worlds::INQUIRY, names::AGREEMENT, 0),
+    caught(Mutation::OnePhaseTimeoutRollsBack, worlds::ONE_PHASE, names::AGREEMENT, 0),
+    caught(
+        Mutation::InitiatorsWorkLeftOutOfRollback,
+        worlds::INTERACTIVE,
+        names::FORGOTTEN_LAST,
+        0,
+    ),
+    caught(Mutation::EnlistmentNotRecorded, worlds::INTERACTIVE, names::DURABLE_FIRST, 0),
+    caught(Mutation::UnsupportedBelieved, worlds::ONE_PHASE, names::AGREEMENT, 0),
+    caught(Mutation::ExecutesBeforeVotes, worlds::VISIBLE, names::PLAN_ORDER, 0),
+    caught(Mutation::CompensationOrderIgnored, worlds::SAGA, names::PLAN_ORDER, 0),
+    caught(Mutation::DeferredBeforeCommits, worlds::MIXED, names::PLAN_ORDER, 0),
+    caught(Mutation::LateAnswerEndsTheCall, worlds::LOSSY, names::ONE_CALL, 0),
 ];
 
 impl Mutant {

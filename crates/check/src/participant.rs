@@ -28,6 +28,8 @@ pub enum Said {
     Acknowledged,
     /// A contradiction, reported as an error.
     Error(Contradiction),
+    /// There is no such operation here.
+    Unsupported,
 }
 
 impl Said {
@@ -40,7 +42,8 @@ impl Said {
             Self::No => Answer::No(REFUSED.into()),
             Self::TooLate => Answer::No(LATE_REASON.into()),
             Self::Acknowledged => Answer::Acknowledged,
-            Self::Error(contradiction) => Answer::Unknown(contradiction.code().into()),
+            Self::Error(contradiction) => Answer::Contradiction(contradiction),
+            Self::Unsupported => Answer::Unsupported,
         }
     }
 
@@ -61,7 +64,7 @@ pub struct Participant {
     /// What the guard remembers, durably.
     pub row: Option<GuardRow>,
     /// How often the business effect of each operation was applied, by the operation's number.
-    applied: [u8; 6],
+    applied: [u8; 8],
     /// Whether it has restarted, and so asks about a branch that it finds in doubt.
     pub asks: bool,
     /// Whether it lost its memory while it was prepared.
@@ -106,13 +109,16 @@ impl Participant {
     }
 
     fn work(&mut self, operation: Operation, says: Says) -> Said {
-        let may_refuse = matches!(operation, Operation::Prepare | Operation::Execute);
+        let may_refuse = matches!(
+            operation,
+            Operation::Prepare | Operation::Execute | Operation::CommitOnePhase
+        );
         let work = match says {
             Says::No if may_refuse => Work::No(REFUSED.to_owned()),
             Says::NoFirst if may_refuse && self.state() != Some(GuardState::VotedNo) => {
                 Work::No(REFUSED.to_owned())
             }
-            Says::ReadOnly if operation == Operation::Prepare => Work::ReadOnly,
+            Says::ReadOnly if may_refuse && operation != Operation::Execute => Work::ReadOnly,
             Says::Yes | Says::No | Says::NoFirst | Says::ReadOnly => Work::Done(None),
         };
         if matches!(work, Work::Done(_)) {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use unanimity_core::guard::GuardState;
+use unanimity_core::guard::{Contradiction, GuardState};
 use unanimity_core::{Fact, Kind, Operation, Outcome, TimerPurpose, Transaction};
 
 use crate::participant::{Participant, Said};
@@ -51,6 +51,14 @@ fn decided_here(participant: &Participant) -> Option<Outcome> {
     }
 }
 
+/// The branches that no operator has settled, with their numbers: properties speak of no others.
+fn ordinary(world: &World) -> impl Iterator<Item = (usize, &Participant)> {
+    let settled_by_hand =
+        |number: usize| u16::try_from(number).is_ok_and(|number| world.resolved.contains(&number));
+    let all = world.participants.iter().enumerate();
+    all.filter(move |(number, _)| !settled_by_hand(*number))
+}
+
 /// AC1: all processes that reach a decision reach the same one: participants, coordinator, journal,
 /// initiator.
 ///
@@ -61,7 +69,7 @@ pub fn agreement(world: &World) -> Verdict {
     outcomes.extend(&world.told.completed);
     outcomes.extend(world.journal.decisions());
     outcomes.extend(world.live().and_then(Transaction::outcome));
-    outcomes.extend(world.participants.iter().filter_map(decided_here));
+    outcomes.extend(ordinary(world).filter_map(|(_, participant)| decided_here(participant)));
     check(outcomes.len() <= 1, || format!("both decisions are in force: {outcomes:?}"))
 }
 
@@ -99,9 +107,10 @@ pub fn commit_validity(world: &World) -> Verdict {
     if !world.journal.decisions().any(|outcome| outcome == Outcome::Commit) {
         return Ok(());
     }
-    for (number, participant) in world.participants.iter().enumerate() {
+    for (number, participant) in ordinary(world).take(world.journal.branches()) {
         let voted_yes = match (world.setup().branches[number].kind, participant.state()) {
             (Kind::Deferred, _) => true,
+            (Kind::Local, state) => state == Some(GuardState::Committed),
             (Kind::TwoPhase, Some(state)) => {
                 matches!(state, GuardState::Prepared | GuardState::Committed | GuardState::ReadOnly)
             }
@@ -139,6 +148,12 @@ pub fn durable_before_visible(world: &World) -> Verdict {
     let durable = world.journal.durable_decision();
     let begun = world.journal.has_durable_beginning();
     check(begun || !world.told.begun, || "the beginning was told, and is not durable".to_owned())?;
+    let on_record = world.journal.durable_branches();
+    for number in &world.initiator.enlisted {
+        check(usize::from(*number) < on_record || world.journal.has_end(), || {
+            format!("branch {number} was told to be enlisted, and is not on durable record")
+        })?;
+    }
     let told = world.told.outcomes.iter().chain(&world.told.completed).chain(&world.sent);
     for outcome in told {
         check(durable == Some(*outcome) || presumed(world, *outcome), || {
@@ -168,7 +183,12 @@ fn may_execute(world: &World, call: CallMessage) -> bool {
     world.journal.durable_facts().any(|fact| match fact {
         Fact::Executing { branches, .. } => branches.contains(&call.branch),
         Fact::Snapshot(transaction) => transaction.executing_since.is_some(),
-        Fact::Begun { .. } | Fact::Decided { .. } | Fact::Finished { .. } | Fact::Ended => false,
+        Fact::Begun { .. }
+        | Fact::Enlisted { .. }
+        | Fact::Resolved { .. }
+        | Fact::Decided { .. }
+        | Fact::Finished { .. }
+        | Fact::Ended => false,
     })
 }
 
@@ -205,38 +225,56 @@ pub fn in_order(world: &World) -> Verdict {
 }
 
 /// Branches work in the order that the plan asks for, compensations in its reverse (Garcia-Molina
-/// and Salem, "Sagas", SIGMOD 1987), and deferred work follows every commit.
+/// and Salem, "Sagas", SIGMOD 1987). Visible work follows every vote, and deferred work everything
+/// else.
 ///
 /// # Errors
 /// Names the branch that was out of its turn.
 pub fn plan_order(world: &World) -> Verdict {
-    for (number, branch) in world.setup().branches.iter().enumerate() {
-        let participant = &world.participants[number];
+    for (number, participant) in ordinary(world) {
+        let branch = &world.setup().branches[number];
         let has_worked = participant.applied(forward(branch.kind)) > 0;
         for before in branch.after {
             let earlier = &world.participants[usize::from(*before)];
             check(!has_worked || earlier.row.is_some(), || {
                 format!("branch {number} worked before branch {before}")
             })?;
-            let stands = participant.state() == Some(GuardState::Executed);
+            let stands = participant.state() == Some(GuardState::Executed)
+                && branch.kind == Kind::Compensable;
             check(!stands || earlier.applied(Operation::Compensate) == 0, || {
                 format!("branch {before} was compensated before branch {number}")
             })?;
         }
+        let shows = branch.kind == Kind::Compensable && !branch.by_initiator && has_worked;
+        check(!shows || has_every_vote(world), || {
+            format!("branch {number} worked visibly before every prepare had voted")
+        })?;
         let deferred = branch.kind == Kind::Deferred && has_worked;
-        check(!deferred || are_commits_done(world), || {
-            format!("deferred branch {number} worked before every commit was done")
+        check(!deferred || is_everything_else_done(world), || {
+            format!("deferred branch {number} worked before everything else was done")
         })?;
     }
     Ok(())
 }
 
-fn are_commits_done(world: &World) -> bool {
-    let mut branches = world.setup().branches.iter().zip(&world.participants);
-    branches.all(|(branch, participant)| {
+fn has_every_vote(world: &World) -> bool {
+    let two_phase = |number: usize| world.setup().branches[number].kind == Kind::TwoPhase;
+    ordinary(world).all(|(number, participant)| !two_phase(number) || participant.row.is_some())
+}
+
+/// Everything that is not deferred is final: committed, or undone.
+fn is_everything_else_done(world: &World) -> bool {
+    let rolled_back = world.journal.decisions().any(|outcome| outcome == Outcome::Rollback);
+    ordinary(world).all(|(number, participant)| {
         let state = participant.state();
-        branch.kind != Kind::TwoPhase
-            || matches!(state, Some(GuardState::Committed | GuardState::ReadOnly))
+        match world.setup().branches[number].kind {
+            Kind::Deferred | Kind::Local => true,
+            Kind::TwoPhase if rolled_back => !participant.is_in_doubt(),
+            Kind::Compensable => !rolled_back || state != Some(GuardState::Executed),
+            Kind::TwoPhase => {
+                matches!(state, Some(GuardState::Committed | GuardState::ReadOnly))
+            }
+        }
     })
 }
 
@@ -246,6 +284,7 @@ pub const fn forward(kind: Kind) -> Operation {
     match kind {
         Kind::TwoPhase => Operation::Prepare,
         Kind::Compensable | Kind::Deferred => Operation::Execute,
+        Kind::Local => Operation::CommitOnePhase,
     }
 }
 
@@ -260,7 +299,9 @@ pub fn next_action(world: &World) -> Verdict {
     };
     let armed = coordinator.timers().any(|timer| match timer.purpose {
         TimerPurpose::Retry(_) => true,
-        TimerPurpose::PhaseOneDeadline | TimerPurpose::Overdue => transaction.decision.is_none(),
+        TimerPurpose::PhaseOneDeadline | TimerPurpose::Overdue => {
+            transaction.decision.is_none() && transaction.settling.is_none()
+        }
     });
     let moves = armed || !world.open.is_empty() || !world.journal.pending.is_empty();
     check(moves, || format!("nothing will ever move it on: {:?}", transaction.stage()))
@@ -276,7 +317,7 @@ pub fn forgotten_last(world: &World) -> Verdict {
         return Ok(());
     }
     let Some(outcome) = world.journal.decisions().next() else { return Ok(()) };
-    for (number, participant) in world.participants.iter().enumerate() {
+    for (number, participant) in ordinary(world) {
         check(!participant.is_in_doubt(), || format!("it ended with branch {number} in doubt"))?;
         exactly_matched(world, number, outcome)?;
     }
@@ -289,10 +330,18 @@ pub fn forgotten_last(world: &World) -> Verdict {
 /// Names the branch and the effect that does not match.
 pub fn exactly_matched(world: &World, number: usize, outcome: Outcome) -> Result<(), String> {
     let participant = &world.participants[number];
+    let by_hand = u16::try_from(number).is_ok_and(|number| world.resolved.contains(&number));
+    if by_hand || number >= world.journal.branches() {
+        return Ok(());
+    }
     let applied = |operation| participant.applied(operation);
-    let kind = world.setup().branches[number].kind;
-    let forward = forward(kind);
+    let branch = &world.setup().branches[number];
+    let kind = branch.kind;
+    let in_one = kind == Kind::TwoPhase && applied(Operation::CommitOnePhase) > 0;
+    let forward = if in_one { Operation::CommitOnePhase } else { forward(kind) };
     let (finishes, undoes) = match kind {
+        Kind::TwoPhase if in_one => (None, Some(Operation::Rollback)),
+        Kind::Local => (None, None),
         Kind::TwoPhase => (Some(Operation::Commit), Some(Operation::Rollback)),
         Kind::Compensable => (None, Some(Operation::Compensate)),
         Kind::Deferred => (None, None),
@@ -304,6 +353,7 @@ pub fn exactly_matched(world: &World, number: usize, outcome: Outcome) -> Result
         Outcome::Commit => {
             reads_only || (done == 1 && finished.unwrap_or(1) == 1 && undone.unwrap_or(0) == 0)
         }
+        Outcome::Rollback if branch.notice => done == 1,
         Outcome::Rollback => finished.unwrap_or(0) == 0 && undone.unwrap_or(0) == done,
     };
     if right {
@@ -323,6 +373,15 @@ pub fn exactly_matched(world: &World, number: usize, outcome: Outcome) -> Result
 pub fn no_contradiction(world: &World) -> Verdict {
     for answer in &world.answers {
         let forgot = world.participants[usize::from(answer.call.branch)].forgot;
+        // A rollback that asks what is final, and a late copy of the call before it.
+        let expected = match answer.call.operation {
+            Operation::Rollback => answer.said == Said::Error(Contradiction::AlreadyCommitted),
+            Operation::CommitOnePhase => answer.said == Said::Error(Contradiction::WrongKind),
+            _ => false, // Nothing else is ever asked in doubt.
+        };
+        if world.setup().one_phase && expected || world.resolved.contains(&answer.call.branch) {
+            continue;
+        }
         if let Said::Error(contradiction) = answer.said {
             check(forgot, || format!("branch {}: {}", answer.call.branch, contradiction.code()))?;
         }
@@ -347,7 +406,10 @@ pub fn recovery_restores(world: &World) -> Verdict {
             && live.decision == found.decision
             && live.executing_since == found.executing_since
             && live.fingerprint == found.fingerprint
-            && live.options == found.options;
+            && live.options == found.options
+            && live.open == found.open
+            && live.branches.len() == found.branches.len()
+            && live.heuristic() == found.heuristic();
         check(same, || format!("recovery would find {found:?}"))?;
     }
     Ok(())

@@ -30,6 +30,10 @@ pub struct BranchSetup {
     pub says: Says,
     /// The branches that must come before it.
     pub after: &'static [u16],
+    /// Whether its initiator does the phase-one work.
+    pub by_initiator: bool,
+    /// Whether it is deferred work that waits for a while, and is done after a rollback too.
+    pub notice: bool,
 }
 
 /// How a network treats what is on its way. Loss, delay and reordering are free in either.
@@ -48,6 +52,20 @@ pub struct Setup {
     pub name: &'static str,
     /// The transaction's branches.
     pub branches: &'static [BranchSetup],
+    /// Whether it is interactive.
+    pub open: bool,
+    /// With how many of the branches it begins; the others are enlisted.
+    pub begun_with: usize,
+    /// How often the initiator of an interactive one may ask to commit.
+    pub commit_requests: u8,
+    /// Whether a single two-phase branch commits in one phase.
+    pub one_phase: bool,
+    /// Whether a copy of the service that knows no commit in one phase may get the call.
+    pub old_copies: bool,
+    /// Whether a call may be known to have never been sent.
+    pub refuses: bool,
+    /// How often an operator may say how a branch was settled.
+    pub resolutions: u8,
     /// How messages travel.
     pub network: Network,
     /// Whether the driver may give up a call that could still be answered.
@@ -83,6 +101,13 @@ impl Setup {
         Self {
             name,
             branches,
+            open: false,
+            begun_with: branches.len(),
+            commit_requests: 0,
+            one_phase: false,
+            old_copies: false,
+            refuses: false,
+            resolutions: 0,
             network: Network::Once,
             gives_up: false,
             deadlines: false,
@@ -108,6 +133,7 @@ impl Setup {
             && self.coordinator_crashes == 0
             && self.participant_restarts == 0
             && self.amnesia == 0
+            && self.resolutions == 0
     }
 
     /// Whether no service refuses.
@@ -141,22 +167,30 @@ impl Setup {
         let options = Options {
             prepare_timeout_ms: 10,
             execute_timeout_ms: 20,
+            open_timeout_ms: 15,
+            one_phase: self.one_phase,
             timeout_ms: if self.limit_for_the_whole { 30 } else { 0 },
             attempt_timeout_ms: 5,
             retry,
         };
-        let branches = (0_u8..).zip(self.branches).map(|(number, branch)| {
-            let name = char::from(b'a' + number).to_string();
-            BranchPlan {
-                name: name.as_str().into(),
-                participant: name.as_str().into(),
-                kind: branch.kind,
-                after: branch.after.to_vec(),
-                payload: Arc::from(&[][..]),
-                payload_in_phase_two: false,
-            }
-        });
-        Plan { branches: branches.collect(), options }
+        let numbers = 0..u16::try_from(self.begun_with).unwrap_or(u16::MAX);
+        let branches = numbers.map(|number| self.branch_plan(number)).collect();
+        Plan { open: self.open, branches, options }
+    }
+
+    /// One branch of what the initiator asks for.
+    #[must_use]
+    pub fn branch_plan(&self, number: u16) -> BranchPlan {
+        let branch = &self.branches[usize::from(number)];
+        let letter = u8::try_from(number).map_or('?', |number| char::from(b'a' + number));
+        let name = letter.to_string();
+        BranchPlan {
+            after: branch.after.to_vec(),
+            by_initiator: branch.by_initiator,
+            also_on_rollback: branch.notice,
+            delay_ms: u64::from(branch.notice),
+            ..BranchPlan::new(name.as_str(), name.as_str(), branch.kind)
+        }
     }
 
     /// The coordinator's own bounds.

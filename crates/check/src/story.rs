@@ -72,6 +72,20 @@ fn line(action: &Action) -> String {
             TimerPurpose::Overdue => "the limit for the whole passes".to_owned(),
             TimerPurpose::Retry(number) => format!("branch {number} is due to be tried again"),
         },
+        Action::DeliverToOldCopy(call) => format!(
+            "an old copy of branch {}'s service gets {:?} number {}, which it does not know",
+            call.branch, call.operation, call.attempt
+        ),
+        Action::Refuse(call) => format!(
+            "branch {} cannot be connected to: {:?} number {} was never sent",
+            call.branch, call.operation, call.attempt
+        ),
+        Action::Enlist(number) => format!("the initiator enlists branch {number}"),
+        Action::Work(number) => format!("the initiator does the work of branch {number} itself"),
+        Action::RequestCommit => "the initiator asks to commit".to_owned(),
+        Action::Resolve(number, outcome) => {
+            format!("an operator says that branch {number} is settled: {}", outcome.as_str())
+        }
         Action::RequestRollback => "somebody asks to roll back".to_owned(),
         Action::Checkpoint => "the coordinator writes a checkpoint".to_owned(),
         Action::RestartParticipant(number) => {

@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use unanimity_core::{
-    Answer, Call, Coordinator, Effect, Event, Fact, Mutation, Operation, Outcome, Step, Timer,
-    TimerPurpose, TransactionId,
+    Answer, Call, Coordinator, Effect, Event, Fact, Heuristic, Kind, Mutation, Operation, Outcome,
+    Step, Timer, TimerPurpose, TransactionId,
 };
 
+use crate::initiator::Initiator;
 use crate::journal::Journal;
 use crate::participant::{Participant, Said};
 use crate::setup::{Network, Rules, Setup};
@@ -69,11 +70,15 @@ pub struct Told {
     pub outcomes: BTreeSet<Outcome>,
     /// Each outcome that it was told to be complete.
     pub completed: BTreeSet<Outcome>,
+    /// Whether it was told that a branch was settled against the decision.
+    pub mixed: bool,
 }
 
 /// What is left of the setup's budget of faults.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
+    pub(crate) commit_requests: u8,
+    resolutions: u8,
     cancels: u8,
     coordinator_crashes: u8,
     participant_restarts: u8,
@@ -98,6 +103,18 @@ pub enum Action {
     DeliverAnswer(AnswerMessage),
     /// The driver gives a call up and reports that no answer came.
     GiveUp(CallMessage),
+    /// A copy of the service that does not know the operation receives the call.
+    DeliverToOldCopy(CallMessage),
+    /// The driver could not connect, and knows that the call was never sent.
+    Refuse(CallMessage),
+    /// The initiator of an interactive transaction enlists a branch.
+    Enlist(u16),
+    /// It does the phase-one work of a branch itself.
+    Work(u16),
+    /// It asks to commit.
+    RequestCommit,
+    /// An operator says how a branch was settled without the coordinator.
+    Resolve(u16, Outcome),
     /// A timer is due.
     Fire(Timer),
     /// Somebody asks to roll back.
@@ -127,6 +144,8 @@ pub struct World {
     pub open: BTreeSet<CallMessage>,
     /// Calls on their way.
     pub calls: BTreeSet<CallMessage>,
+    /// Calls that have arrived somewhere, where it matters whether one has.
+    pub arrived: BTreeSet<CallMessage>,
     /// Answers on their way.
     pub answers: BTreeSet<AnswerMessage>,
     /// The coordinator's words to those who asked, on their way.
@@ -135,6 +154,10 @@ pub struct World {
     pub participants: Vec<Participant>,
     /// What the initiator was told.
     pub told: Told,
+    /// What it has done of an interactive transaction.
+    pub initiator: Initiator,
+    /// The branches that an operator has settled: no property speaks of them any more.
+    pub resolved: BTreeSet<u16>,
     /// Which decisions any participant was ever told.
     pub sent: BTreeSet<Outcome>,
     /// Whether a branch was called while a call for the same was under way.
@@ -142,7 +165,7 @@ pub struct World {
     /// What went wrong inside: a journal that its own coordinator could not read.
     pub broken: Option<String>,
     pub(crate) budget: Budget,
-    transaction: TransactionId,
+    pub(crate) transaction: TransactionId,
 }
 
 impl World {
@@ -155,14 +178,19 @@ impl World {
             journal: Journal::default(),
             open: BTreeSet::new(),
             calls: BTreeSet::new(),
+            arrived: BTreeSet::new(),
             answers: BTreeSet::new(),
             words: BTreeSet::new(),
             participants: vec![Participant::default(); setup.branches.len()],
             told: Told::default(),
+            initiator: Initiator::default(),
+            resolved: BTreeSet::new(),
             sent: BTreeSet::new(),
             doubled: false,
             broken: None,
             budget: Budget {
+                commit_requests: setup.commit_requests,
+                resolutions: setup.resolutions,
                 cancels: setup.cancels,
                 coordinator_crashes: setup.coordinator_crashes,
                 participant_restarts: setup.participant_restarts,
@@ -197,6 +225,12 @@ impl World {
             Some(coordinator) => self.enabled_at_the_coordinator(coordinator, &mut actions),
         }
         actions.extend(self.calls.iter().copied().map(Action::DeliverCall));
+        let one_phase = |call: &CallMessage| call.operation == Operation::CommitOnePhase;
+        if self.setup().old_copies {
+            let calls = self.calls.iter().copied().filter(one_phase);
+            actions.extend(calls.map(Action::DeliverToOldCopy));
+        }
+        self.enabled_at_the_initiator(&mut actions);
         actions.extend(self.words.iter().copied().map(Action::DeliverWord));
         self.enabled_at_participants(&mut actions);
         actions
@@ -216,13 +250,31 @@ impl World {
         actions.extend(self.answers.iter().copied().map(Action::DeliverAnswer));
         let given_up = self.open.iter().copied().filter(|call| self.may_give_up(*call));
         actions.extend(given_up.map(Action::GiveUp));
+        if self.setup().refuses {
+            let unsent = self.open.intersection(&self.calls).copied();
+            let unsent = unsent.filter(|call| !self.arrived.contains(call));
+            actions.extend(unsent.map(Action::Refuse));
+        }
         let firing = coordinator.timers().filter(|timer| self.may_fire(timer));
         actions.extend(firing.cloned().map(Action::Fire));
         if self.budget.cancels > 0 && live.is_some_and(|t| t.decision.is_none()) {
             actions.push(Action::RequestRollback);
         }
+        if self.budget.resolutions > 0 && live.is_some() {
+            self.enabled_resolutions(coordinator, actions);
+        }
         if self.budget.checkpoints > 0 && live.is_some() {
             actions.push(Action::Checkpoint);
+        }
+    }
+
+    fn enabled_resolutions(&self, coordinator: &Coordinator, actions: &mut Vec<Action>) {
+        for (number, _) in (0..).zip(&self.participants) {
+            for outcome in [Outcome::Commit, Outcome::Rollback] {
+                if coordinator.check_resolve(&self.transaction, number, outcome, true).is_ok() {
+                    actions.push(Action::Resolve(number, outcome));
+                }
+            }
         }
     }
 
@@ -290,6 +342,22 @@ impl World {
                 self.open.remove(call);
                 self.answered(*call, Answer::Unknown("no answer".into()));
             }
+            Action::Refuse(call) => {
+                self.open.remove(call);
+                self.calls.remove(call);
+                self.answered(*call, Answer::Unsent("refused".into()));
+            }
+            Action::DeliverToOldCopy(call) => {
+                self.arrive(*call);
+                if self.setup().network == Network::Once {
+                    self.calls.remove(call);
+                }
+                self.answers.insert(AnswerMessage { call: *call, said: Said::Unsupported });
+            }
+            Action::Enlist(number) => self.enlist(*number),
+            Action::Work(number) => self.initiator_works(*number),
+            Action::RequestCommit => self.request_commit(),
+            Action::Resolve(branch, outcome) => self.resolve(*branch, *outcome),
             Action::Fire(timer) => self.happened(Event::Timer(timer.clone())),
             Action::RequestRollback => {
                 self.budget.cancels -= 1;
@@ -312,6 +380,14 @@ impl World {
         }
     }
 
+    fn resolve(&mut self, branch: u16, outcome: Outcome) {
+        self.budget.resolutions -= 1;
+        self.resolved.insert(branch);
+        let transaction = self.transaction.clone();
+        let (by, reason) = ("ann".into(), "seen".into());
+        self.happened(Event::ResolveRequested { transaction, branch, outcome, by, reason });
+    }
+
     fn begin(&mut self) {
         let plan = self.setup().plan();
         let transaction = self.transaction.clone();
@@ -323,6 +399,7 @@ impl World {
         self.coordinator = None;
         self.journal.pending.clear();
         self.open.clear();
+        self.initiator.asking = false;
     }
 
     fn recover(&mut self) {
@@ -348,7 +425,14 @@ impl World {
         Ok(coordinator)
     }
 
+    fn arrive(&mut self, call: CallMessage) {
+        if self.setup().refuses {
+            self.arrived.insert(call);
+        }
+    }
+
     fn deliver_call(&mut self, call: CallMessage) {
+        self.arrive(call);
         if self.setup().network == Network::Once {
             self.calls.remove(&call);
         }
@@ -367,7 +451,7 @@ impl World {
         self.participant_handles(word.branch, operation);
     }
 
-    fn participant_handles(&mut self, branch: u16, operation: Operation) -> Said {
+    pub(crate) fn participant_handles(&mut self, branch: u16, operation: Operation) -> Said {
         let number = usize::from(branch);
         let (says, mutations) = (self.setup().branches[number].says, self.setup().mutations);
         self.participants[number].handle(operation, says, mutations)
@@ -401,7 +485,7 @@ impl World {
         self.participants[usize::from(number)].asks = true;
     }
 
-    fn happened(&mut self, event: Event) {
+    pub(crate) fn happened(&mut self, event: Event) {
         let Some(coordinator) = &mut self.coordinator else { return };
         let step = Arc::make_mut(coordinator).handle(0, event);
         self.accept(step);
@@ -425,12 +509,20 @@ impl World {
                 }
                 Effect::Ended(transaction) => {
                     self.told.completed.extend(transaction.outcome());
+                    self.told.mixed |= transaction.heuristic() == Some(Heuristic::Mixed);
+                }
+                Effect::Enlisted(_, number) => {
+                    self.initiator.enlisted.insert(number);
+                    self.initiator.asking = false;
                 }
                 Effect::Refused(_, refusal) => {
                     self.broken = Some(format!("the beginning was refused: {refusal:?}"));
                 }
                 // What they show is part of the transaction already.
-                Effect::Overdue(_) | Effect::Parked(..) => {}
+                Effect::Overdue(_)
+                | Effect::Settling(_)
+                | Effect::Parked(..)
+                | Effect::Resolved(..) => {}
             }
         }
     }
@@ -445,15 +537,22 @@ impl World {
         self.calls.insert(call);
     }
 
-    /// The decision that a call gives away.
+    /// The decision that a call gives away, if it gives one away: a rollback that only asks the
+    /// participant which alone decides does not.
     #[must_use]
     pub fn reveals(&self, call: CallMessage) -> Option<Outcome> {
-        let kind = self.setup().branches[usize::from(call.branch)].kind;
+        let branch = &self.setup().branches[usize::from(call.branch)];
         match call.operation {
             Operation::Commit => Some(Outcome::Commit),
+            Operation::Rollback if self.setup().one_phase => None,
             Operation::Rollback | Operation::Compensate => Some(Outcome::Rollback),
-            Operation::Execute if kind == unanimity_core::Kind::Deferred => Some(Outcome::Commit),
-            Operation::Prepare | Operation::Execute => None,
+            Operation::Execute if branch.kind == Kind::Deferred && !branch.notice => {
+                Some(Outcome::Commit)
+            }
+            Operation::Prepare
+            | Operation::Execute
+            | Operation::CommitOnePhase
+            | Operation::Inquire => None,
         }
     }
 
@@ -491,11 +590,14 @@ impl World {
             journal,
             open: self.open.iter().map(new_call).collect(),
             calls: self.calls.iter().map(new_call).collect(),
+            arrived: self.arrived.iter().map(new_call).collect(),
             answers: self.answers.iter().map(new_answer).collect(),
             words: self.words.iter().map(new_word).collect(),
             participants: participants.collect(),
             rules: self.rules.clone(),
             told: self.told.clone(),
+            initiator: self.initiator.clone(),
+            resolved: self.resolved.clone(),
             sent: self.sent.clone(),
             doubled: self.doubled,
             broken: self.broken.clone(),

@@ -1,6 +1,7 @@
 //! Decides what an answer means: a vote, a finished branch, a failure to try again, or something
 //! late that changes nothing.
 
+use crate::guard::Contradiction;
 use crate::transaction::{Ballot, Progress};
 use crate::{
     Answer, Coordinator, Effect, Fact, Millis, Mutation, Operation, Outcome, REASON_BYTES_MAX,
@@ -26,11 +27,14 @@ impl Coordinator {
     ) {
         // Late or duplicate answers of a transaction that has ended are of no interest.
         let Some(transaction) = self.transactions.get_mut(id) else { return };
-        let Some(branch) = transaction.branches.get_mut(usize::from(about.branch)) else { return };
+        if !transaction.has(Some(about.branch)) {
+            return;
+        }
+        let asked = transaction.phase_one_operation(about.branch);
+        let settles = transaction.settling.is_some();
+        let branch = transaction.branch_mut(about.branch);
         let expected = match branch.progress {
-            Progress::Undecided if branch.ballot == Ballot::Unanswered => {
-                branch.phase_one_operation()
-            }
+            Progress::Undecided if branch.ballot == Ballot::Unanswered => asked,
             Progress::Owes(operation) => Some(operation),
             Progress::Undecided | Progress::Done => None,
         };
@@ -41,20 +45,130 @@ impl Coordinator {
         if branch.attempt == about.attempt {
             branch.in_flight = false;
         }
-        match (answer, transaction.decision.is_some()) {
-            (Answer::Unknown(error), _) => self.failed(now, id, about, &error, step),
-            (Answer::Acknowledged, false) => {
+        branch.reached |= !matches!(answer, Answer::Unsent(_));
+        if transaction.decision.is_some() {
+            self.answered_in_phase_two(now, id, about, answer, step);
+        } else if settles {
+            self.answered_in_settling(now, id, about, answer, step);
+        } else {
+            self.answered_in_phase_one(now, id, about, answer, step);
+        }
+    }
+
+    fn answered_in_phase_one(
+        &mut self,
+        now: Millis,
+        id: &TransactionId,
+        about: Attempt,
+        answer: Answer,
+        step: &mut Step,
+    ) {
+        match answer {
+            Answer::Yes(_) | Answer::ReadOnly | Answer::No(_) => {
+                self.voted(now, id, about, answer, step);
+            }
+            Answer::Unsupported if about.operation == Operation::CommitOnePhase => {
+                self.declined(now, id, about, step);
+            }
+            Answer::Unsupported => self.failed(now, id, about, UNSUPPORTED, step),
+            Answer::Acknowledged => {
                 self.failed(now, id, about, "acknowledged, but did not vote", step);
             }
-            (answer, false) => self.voted(now, id, about, answer, step),
-            (Answer::No(error), true) => self.failed(now, id, about, &error, step),
-            (Answer::Yes(_) | Answer::ReadOnly | Answer::Acknowledged, true) => {
-                self.finished(now, id, about, step);
+            Answer::Contradiction(claim) => self.contradicted(now, id, about, claim, step),
+            Answer::Unsent(error) | Answer::Unknown(error) => {
+                self.failed(now, id, about, &error, step);
             }
         }
     }
 
-    /// A late or duplicate answer changes nothing, but for two deliberate bugs.
+    /// The participant does not know how to commit in one phase, and is asked to prepare.
+    fn declined(&mut self, now: Millis, id: &TransactionId, about: Attempt, step: &mut Step) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        let branch = transaction.branch_mut(about.branch);
+        branch.declines_one_phase = true;
+        branch.in_flight = false;
+        let retry_at = branch.retry_at.take();
+        self.disarm_retry(id, about.branch, retry_at);
+        self.observe(now, id, Some(about.branch), What::Unsupported(about.operation));
+        self.call(now, id, about.branch, step);
+    }
+
+    /// The participant that alone decides says what is final.
+    fn answered_in_settling(
+        &mut self,
+        now: Millis,
+        id: &TransactionId,
+        about: Attempt,
+        answer: Answer,
+        step: &mut Step,
+    ) {
+        let committed = Answer::Contradiction(Contradiction::AlreadyCommitted);
+        let ballot = match (about.operation, answer) {
+            (Operation::Inquire, Answer::Yes(_)) => Ballot::Committed,
+            (Operation::Inquire, Answer::No(_)) => Ballot::RolledBack,
+            (Operation::Rollback, Answer::Acknowledged) => Ballot::RolledBack,
+            (Operation::Rollback, answer) if answer == committed => Ballot::Committed,
+            (_, Answer::Unsent(error) | Answer::Unknown(error)) => {
+                return self.failed(now, id, about, &error, step);
+            }
+            (_, Answer::Contradiction(claim)) => {
+                return self.contradicted(now, id, about, claim, step);
+            }
+            (_, Answer::Unsupported) => return self.failed(now, id, about, UNSUPPORTED, step),
+            (_, Answer::Yes(_) | Answer::ReadOnly | Answer::No(_) | Answer::Acknowledged) => {
+                return self.failed(now, id, about, "answered something else than asked", step);
+            }
+        };
+        let what = match ballot {
+            Ballot::Committed => What::Yes(about.operation),
+            _ => What::Acknowledged(about.operation), // Only RolledBack is left.
+        };
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        let branch = transaction.branch_mut(about.branch);
+        branch.ballot = ballot;
+        branch.failures = 0;
+        branch.in_flight = false;
+        let retry_at = branch.retry_at.take();
+        self.disarm_retry(id, about.branch, retry_at);
+        self.observe(now, id, Some(about.branch), what);
+        self.advance(now, id, step);
+    }
+
+    fn answered_in_phase_two(
+        &mut self,
+        now: Millis,
+        id: &TransactionId,
+        about: Attempt,
+        answer: Answer,
+        step: &mut Step,
+    ) {
+        match answer {
+            Answer::Yes(_) | Answer::ReadOnly | Answer::Acknowledged => {
+                self.finished(now, id, about, step);
+            }
+            Answer::No(error) | Answer::Unsent(error) | Answer::Unknown(error) => {
+                self.failed(now, id, about, &error, step);
+            }
+            Answer::Unsupported => self.failed(now, id, about, UNSUPPORTED, step),
+            Answer::Contradiction(claim) => self.contradicted(now, id, about, claim, step),
+        }
+    }
+
+    /// A contradiction is never taken for an answer; it is kept for the people who must look.
+    fn contradicted(
+        &mut self,
+        now: Millis,
+        id: &TransactionId,
+        about: Attempt,
+        claim: Contradiction,
+        step: &mut Step,
+    ) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        transaction.branch_mut(about.branch).contradiction = Some(claim);
+        self.failed(now, id, about, claim.code(), step);
+    }
+
+    /// A late or duplicate answer changes nothing, but for deliberate bugs.
     pub(crate) fn late(
         &mut self,
         now: Millis,
@@ -65,6 +179,11 @@ impl Coordinator {
     ) {
         let mutations = self.config.mutations;
         let Some(transaction) = self.transactions.get_mut(id) else { return };
+        if mutations.has(Mutation::LateAnswerEndsTheCall) {
+            transaction.branch_mut(about.branch).in_flight = false;
+            self.advance(now, id, step);
+            return;
+        }
         if mutations.has(Mutation::DecisionChangedByLateVote)
             && about.operation == Operation::Prepare
             && matches!(answer, Answer::Yes(_))
@@ -101,7 +220,7 @@ impl Coordinator {
         branch.in_flight = false;
         let retry_at = branch.retry_at.take();
         let what = match answer {
-            Answer::ReadOnly if about.operation == Operation::Prepare => {
+            Answer::ReadOnly if about.operation != Operation::Execute => {
                 branch.ballot = Ballot::ReadOnly;
                 What::ReadOnly
             }
@@ -113,13 +232,18 @@ impl Coordinator {
             }
             Answer::Yes(result) => {
                 let result = result.filter(|result| result.len() <= RESULT_BYTES_MAX);
-                branch.ballot = Ballot::Yes;
+                branch.ballot = in_favour(about.operation);
                 branch.result_unsaved = result.is_some();
                 branch.result = result;
                 What::Yes(about.operation)
             }
-            Answer::ReadOnly | Answer::Acknowledged | Answer::Unknown(_) => {
-                branch.ballot = Ballot::Yes;
+            Answer::ReadOnly
+            | Answer::Acknowledged
+            | Answer::Unsent(_)
+            | Answer::Unknown(_)
+            | Answer::Unsupported
+            | Answer::Contradiction(_) => {
+                branch.ballot = in_favour(about.operation);
                 What::Yes(about.operation)
             }
         };
@@ -164,7 +288,8 @@ impl Coordinator {
         let random = self.random(id, about);
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         let policy = transaction.options.retry.clone();
-        let decided = transaction.decision.is_some();
+        // Where nothing can be decided without this participant, it is as in phase two.
+        let patient = transaction.decision.is_some() || transaction.settling.is_some();
         let branch = transaction.branch_mut(about.branch);
         branch.last_error = Some(error);
         if branch.in_flight || branch.retry_at.is_some() {
@@ -172,8 +297,8 @@ impl Coordinator {
         }
         let was_parked = policy.parks(branch.failures);
         branch.failures = branch.failures.saturating_add(1).min(policy.park_after_attempts);
-        let parks = decided && !was_parked && policy.parks(branch.failures);
-        let delay_ms = if decided {
+        let parks = patient && !was_parked && policy.parks(branch.failures);
+        let delay_ms = if patient {
             policy.delay_after(branch.failures, random)
         } else {
             policy.delay_unparked(branch.failures, random)
@@ -185,6 +310,17 @@ impl Coordinator {
             self.observe(now, id, Some(about.branch), What::Parked);
             step.effects.push(Effect::Parked(id.clone(), about.branch));
         }
+    }
+}
+
+/// What people read where a participant answers that there is no such operation.
+const UNSUPPORTED: &str = "the participant does not know this operation";
+
+/// Where a branch stands whose participant said yes to this.
+const fn in_favour(operation: Operation) -> Ballot {
+    match operation {
+        Operation::CommitOnePhase => Ballot::Committed,
+        _ => Ballot::Yes, // Prepare and execute; nothing else is voted on.
     }
 }
 

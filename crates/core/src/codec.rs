@@ -5,19 +5,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::codec::observation::{get_observation, put_observation};
 use crate::transaction::Ballot;
 use crate::wire::{Reader, Writer};
 use crate::{
-    BranchPlan, Fact, Kind, Observation, Operation, Options, Outcome, Plan, Reason, Record,
-    RetryPolicy, TransactionId, What,
+    BranchPlan, Fact, Kind, Operation, Options, Outcome, Plan, Reason, Record, Resolution,
+    RetryPolicy, TransactionId,
 };
 
+mod observation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 /// The version that is written; also the newest that is understood.
-pub const RECORD_VERSION: u8 = 1;
+pub const RECORD_VERSION: u8 = 2;
 
 /// Why bytes are not a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let mut reader = Reader::new(bytes);
     let version = reader.byte("version")?;
+    reader.version = version;
     if version > RECORD_VERSION {
         return Err(DecodeError::NewerVersion(version));
     }
@@ -85,6 +88,7 @@ fn put_fact(writer: &mut Writer<'_>, fact: &Fact) {
             writer.fixed(&fingerprint.to_le_bytes());
             put_options(writer, &plan.options);
             writer.list(&plan.branches, put_branch_plan);
+            writer.flag(plan.open);
         }
         Fact::Executing { branches, ballots, results } => {
             writer.byte(2);
@@ -106,6 +110,15 @@ fn put_fact(writer: &mut Writer<'_>, fact: &Fact) {
             writer.byte(6);
             snapshot::put(writer, transaction);
         }
+        Fact::Enlisted { branch } => {
+            writer.byte(7);
+            put_branch_plan(writer, branch);
+        }
+        Fact::Resolved { branch, resolution } => {
+            writer.byte(8);
+            writer.number(u64::from(*branch));
+            put_resolution(writer, resolution);
+        }
     }
 }
 
@@ -115,8 +128,9 @@ fn get_fact(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
             let fingerprint = u128::from_le_bytes(reader.fixed("fingerprint")?);
             let options = get_options(reader)?;
             let branches = reader.list("branches", get_branch_plan)?;
-            check_branches(branches.iter())?;
-            Fact::Begun { fingerprint, plan: Plan { branches, options } }
+            let open = reader.since(2) && reader.flag("open")?;
+            check_branches(branches.iter(), open)?;
+            Fact::Begun { fingerprint, plan: Plan { open, branches, options } }
         }
         2 => {
             let branches = reader.list("branch numbers", |reader| reader.small("branch"))?;
@@ -132,6 +146,10 @@ fn get_fact(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
         4 => Fact::Finished { branch: reader.small("branch")? },
         5 => Fact::Ended,
         6 => Fact::Snapshot(Box::new(snapshot::get(reader)?)),
+        7 => Fact::Enlisted { branch: get_branch_plan(reader)? },
+        8 => {
+            Fact::Resolved { branch: reader.small("branch")?, resolution: get_resolution(reader)? }
+        }
         _ => return Err(DecodeError::Malformed("fact")),
     })
 }
@@ -139,13 +157,14 @@ fn get_fact(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
 /// What the core relies on wherever it follows a branch's number.
 fn check_branches<'a>(
     branches: impl ExactSizeIterator<Item = &'a BranchPlan>,
+    open: bool,
 ) -> Result<(), DecodeError> {
     let count = branches.len();
-    if count == 0 || count > usize::from(u16::MAX) {
+    if count == 0 && !open || count > usize::from(u16::MAX) {
         return Err(DecodeError::Malformed("branches"));
     }
     for branch in branches {
-        if branch.after.iter().any(|number| usize::from(*number) >= count) {
+        if branch.after.iter().chain(&branch.refers).any(|number| usize::from(*number) >= count) {
             return Err(DecodeError::Malformed("after"));
         }
     }
@@ -177,6 +196,8 @@ fn get_ballot(reader: &mut Reader<'_>) -> Result<Ballot, DecodeError> {
         2 => Ballot::Yes,
         3 => Ballot::ReadOnly,
         4 => Ballot::No,
+        5 => Ballot::Committed,
+        6 => Ballot::RolledBack,
         _ => return Err(DecodeError::Malformed("ballot")),
     })
 }
@@ -205,6 +226,8 @@ fn put_reason(writer: &mut Writer<'_>, reason: &Reason) {
             writer.byte(7);
             writer.text(text);
         }
+        Reason::Abandoned => writer.byte(8),
+        Reason::Settled => writer.byte(9),
     }
 }
 
@@ -219,6 +242,8 @@ fn get_reason(reader: &mut Reader<'_>) -> Result<Reason, DecodeError> {
         5 => Reason::Timeout,
         6 => Reason::Restarted,
         7 => Reason::Requested(reader.text("reason text")?.into()),
+        8 => Reason::Abandoned,
+        9 => Reason::Settled,
         _ => return Err(DecodeError::Malformed("reason")),
     })
 }
@@ -232,10 +257,12 @@ fn put_options(writer: &mut Writer<'_>, options: &Options) {
     writer.number(options.retry.delay_max_ms);
     writer.number(u64::from(options.retry.park_after_attempts));
     writer.number(options.retry.parked_delay_ms);
+    writer.number(options.open_timeout_ms);
+    writer.flag(options.one_phase);
 }
 
 fn get_options(reader: &mut Reader<'_>) -> Result<Options, DecodeError> {
-    Ok(Options {
+    let mut options = Options {
         prepare_timeout_ms: reader.number("prepare_timeout_ms")?,
         execute_timeout_ms: reader.number("execute_timeout_ms")?,
         timeout_ms: reader.number("timeout_ms")?,
@@ -246,7 +273,15 @@ fn get_options(reader: &mut Reader<'_>) -> Result<Options, DecodeError> {
             park_after_attempts: reader.small("park_after_attempts")?,
             parked_delay_ms: reader.number("parked_retry_delay_ms")?,
         },
-    })
+        // What version 1 began was whole, and was promised two phases.
+        open_timeout_ms: Options::default().open_timeout_ms,
+        one_phase: false,
+    };
+    if reader.since(2) {
+        options.open_timeout_ms = reader.number("open_timeout_ms")?;
+        options.one_phase = reader.flag("one_phase")?;
+    }
+    Ok(options)
 }
 
 fn put_branch_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
@@ -256,91 +291,61 @@ fn put_branch_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
     writer.list(&plan.after, |writer, number| writer.number(u64::from(*number)));
     writer.bytes(&plan.payload);
     writer.flag(plan.payload_in_phase_two);
+    writer.flag(plan.by_initiator);
+    writer.number(plan.delay_ms);
+    writer.flag(plan.also_on_rollback);
+    writer.list(&plan.refers, |writer, number| writer.number(u64::from(*number)));
 }
 
 fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
-    Ok(BranchPlan {
+    let mut plan = BranchPlan {
         name: reader.text("branch name")?.into(),
         participant: reader.text("participant")?.into(),
         kind: match reader.byte("kind")? {
             1 => Kind::TwoPhase,
             2 => Kind::Compensable,
             3 => Kind::Deferred,
+            4 => Kind::Local,
             _ => return Err(DecodeError::Malformed("kind")),
         },
         after: reader.list("after", |reader| reader.small("branch"))?,
         payload: reader.bytes("payload")?.into(),
         payload_in_phase_two: reader.flag("payload flag")?,
+        by_initiator: false,
+        delay_ms: 0,
+        also_on_rollback: false,
+        refers: Vec::new(),
+    };
+    if reader.since(2) {
+        plan.by_initiator = reader.flag("initiator's flag")?;
+        plan.delay_ms = reader.number("delay_ms")?;
+        plan.also_on_rollback = reader.flag("rollback flag")?;
+        plan.refers = reader.list("references", |reader| reader.small("branch"))?;
+    }
+    Ok(plan)
+}
+
+fn put_resolution(writer: &mut Writer<'_>, resolution: &Resolution) {
+    writer.byte(resolution.outcome as u8);
+    writer.text(&resolution.by);
+    writer.text(&resolution.reason);
+    writer.number(resolution.at);
+    writer.flag(resolution.disputed);
+}
+
+fn get_resolution(reader: &mut Reader<'_>) -> Result<Resolution, DecodeError> {
+    Ok(Resolution {
+        outcome: get_outcome(reader)?,
+        by: reader.text("who")?.into(),
+        reason: reader.text("why")?.into(),
+        at: reader.number("time")?,
+        disputed: reader.flag("dispute")?,
     })
 }
 
 fn operation(number: u8) -> Result<Operation, DecodeError> {
     let known = Operation::ALL.into_iter().find(|operation| *operation as u8 == number);
     known.ok_or(DecodeError::Malformed("operation"))
-}
-
-fn put_observation(writer: &mut Writer<'_>, observation: &Observation) {
-    writer.number(observation.at);
-    // 0 stands for "the whole transaction", so that a branch costs one small number.
-    writer.number(observation.branch.map_or(0, |number| u64::from(number) + 1));
-    match &observation.what {
-        What::Called { operation, attempt } => {
-            writer.byte(1);
-            writer.byte(*operation as u8);
-            writer.number(u64::from(*attempt));
-        }
-        What::Yes(operation) => {
-            writer.byte(2);
-            writer.byte(*operation as u8);
-        }
-        What::ReadOnly => writer.byte(3),
-        What::No(operation, reason) => {
-            writer.byte(4);
-            writer.byte(*operation as u8);
-            writer.text(reason);
-        }
-        What::Acknowledged(operation) => {
-            writer.byte(5);
-            writer.byte(*operation as u8);
-        }
-        What::Failed { operation, error, times } => {
-            writer.byte(6);
-            writer.byte(*operation as u8);
-            writer.text(error);
-            writer.number(u64::from(*times));
-        }
-        What::Parked => writer.byte(7),
-        What::Recovered => writer.byte(8),
-        What::Overdue => writer.byte(9),
-    }
-}
-
-fn get_observation(reader: &mut Reader<'_>) -> Result<Observation, DecodeError> {
-    let at = reader.number("time")?;
-    let branch = match reader.number("branch")? {
-        0 => None,
-        plus_one => {
-            let number = u16::try_from(plus_one - 1);
-            Some(number.map_err(|_| DecodeError::Malformed("branch"))?)
-        }
-    };
-    let what = match reader.byte("observation")? {
-        1 => What::Called { operation: get_operation(reader)?, attempt: get_count(reader)? },
-        2 => What::Yes(get_operation(reader)?),
-        3 => What::ReadOnly,
-        4 => What::No(get_operation(reader)?, reader.text("reason")?.into()),
-        5 => What::Acknowledged(get_operation(reader)?),
-        6 => What::Failed {
-            operation: get_operation(reader)?,
-            error: reader.text("error")?.into(),
-            times: get_count(reader)?,
-        },
-        7 => What::Parked,
-        8 => What::Recovered,
-        9 => What::Overdue,
-        _ => return Err(DecodeError::Malformed("observation")),
-    };
-    Ok(Observation { at, branch, what })
 }
 
 fn get_operation(reader: &mut Reader<'_>) -> Result<Operation, DecodeError> {

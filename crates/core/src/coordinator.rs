@@ -13,8 +13,8 @@ use crate::phase_one::{self, Next};
 use crate::schedule::Schedule;
 use crate::transaction::{Ballot, Progress};
 use crate::{
-    Call, Effect, Event, Fact, Millis, Observation, Outcome, Plan, Reason, Record, Refusal, Step,
-    Timer, TimerPurpose, Transaction, TransactionId, What, phase_two,
+    Call, Effect, Event, Fact, Kind, Millis, Observation, Operation, Outcome, Plan, Reason, Record,
+    Refusal, Resolution, Step, Timer, TimerPurpose, Transaction, TransactionId, What, phase_two,
 };
 
 /// The bounds and the seed of one coordinator.
@@ -178,12 +178,17 @@ impl Coordinator {
                 self.answered(now, &transaction, about, answer, &mut step);
             }
             Event::Timer(timer) => self.fired(now, &timer, &mut step),
+            Event::Enlist { transaction, branch } => {
+                self.enlist(now, &transaction, branch, &mut step);
+            }
+            Event::CommitRequested { transaction } => self.close(now, &transaction, &mut step),
+            Event::ResolveRequested { transaction, branch, outcome, by, reason } => {
+                let resolution = Resolution { outcome, by, reason, at: now, disputed: false };
+                self.resolved(now, &transaction, branch, resolution, &mut step);
+            }
             Event::RollbackRequested { transaction, reason } => {
-                let undecided = self.get(&transaction).is_some_and(|t| t.decision.is_none());
-                if undecided {
-                    let reason = Reason::Requested(shorten(&reason));
-                    self.decide(now, &transaction, Outcome::Rollback, reason, &mut step);
-                }
+                let reason = Reason::Requested(shorten(&reason));
+                self.give_up(now, &transaction, reason, &mut step);
             }
             Event::RetryRequested { transaction } => self.retry_all(now, &transaction, &mut step),
         }
@@ -247,7 +252,7 @@ impl Coordinator {
 
     fn advance_phase_two(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
         let Some(transaction) = self.transactions.get_mut(id) else { return };
-        for number in phase_two::callable(transaction) {
+        for number in phase_two::callable(transaction, self.config.mutations) {
             self.call(now, id, number, step);
         }
         let complete = self.transactions.get(id).is_some_and(phase_two::is_complete);
@@ -278,6 +283,7 @@ impl Coordinator {
         let fact = Fact::Decided { outcome, reason: reason.clone(), ballots, results };
         self.record(now, id, fact, step);
         step.effects.push(Effect::Decided(id.clone(), outcome, reason));
+        self.arm_delays(id);
         self.advance(now, id, step);
     }
 
@@ -287,9 +293,12 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         let deadline = transaction.phase_one_deadline();
         let attempt_timeout_ms = transaction.options.attempt_timeout_ms;
+        let asked = transaction.phase_one_operation(number);
+        let settles = transaction.settling.is_some();
         let branch = transaction.branch_mut(number);
-        let (operation, timeout_ms) = match (branch.progress, branch.phase_one_operation()) {
+        let (operation, timeout_ms) = match (branch.progress, asked) {
             (Progress::Owes(operation), _) => (operation, attempt_timeout_ms),
+            (Progress::Undecided, Some(operation)) if settles => (operation, attempt_timeout_ms),
             (Progress::Undecided, Some(operation)) => {
                 (operation, deadline.saturating_sub(now).max(1))
             }
@@ -303,18 +312,9 @@ impl Coordinator {
         }
         branch.in_flight = true;
         branch.attempt = branch.attempt.saturating_add(1).min(attempts_max);
-        let attempt = branch.attempt;
-        let with_payload = operation.carries_payload() || branch.plan.payload_in_phase_two;
-        step.effects.push(Effect::Call(Call {
-            transaction: id.clone(),
-            branch: number,
-            branch_name: branch.plan.name.clone(),
-            participant: branch.plan.participant.clone(),
-            operation,
-            attempt,
-            timeout_ms,
-            payload: with_payload.then(|| branch.plan.payload.clone()),
-        }));
+        let call = call(transaction, number, operation, timeout_ms);
+        let attempt = call.attempt;
+        step.effects.push(Effect::Call(call));
         self.observe(now, id, Some(number), What::Called { operation, attempt });
     }
 
@@ -353,6 +353,30 @@ impl Coordinator {
     }
 }
 
+/// A call, complete in itself: whoever carries it need not look anything up.
+fn call(transaction: &Transaction, number: u16, operation: Operation, timeout_ms: u64) -> Call {
+    let branch = transaction.branch(number);
+    let with_payload = operation.carries_payload() || branch.plan.payload_in_phase_two;
+    let referred = branch.plan.refers.iter().filter(|_| with_payload);
+    let results = referred.map(|other| {
+        let other = transaction.branch(*other);
+        (other.plan.name.clone(), other.result.clone())
+    });
+    let is_deferred = branch.plan.kind == Kind::Deferred;
+    Call {
+        transaction: transaction.id.clone(),
+        branch: number,
+        branch_name: branch.plan.name.clone(),
+        participant: branch.plan.participant.clone(),
+        operation,
+        attempt: branch.attempt,
+        timeout_ms,
+        payload: with_payload.then(|| branch.plan.payload.clone()),
+        results: results.collect(),
+        outcome: transaction.outcome().filter(|_| is_deferred),
+    }
+}
+
 /// Whether a record speaks only of branches that the transaction has.
 fn fits(transaction: &Transaction, record: &Record) -> bool {
     let known = |number: &u16| transaction.has(Some(*number));
@@ -365,7 +389,10 @@ fn fits(transaction: &Transaction, record: &Record) -> bool {
         Fact::Decided { reason, ballots, results, .. } => {
             complete(ballots) && all_known(results) && transaction.has(reason.branch())
         }
-        Fact::Finished { branch } => known(branch),
+        Fact::Finished { branch } | Fact::Resolved { branch, .. } => known(branch),
+        Fact::Enlisted { branch } => {
+            transaction.decision.is_none() && branch.after.iter().chain(&branch.refers).all(known)
+        }
         Fact::Begun { .. } | Fact::Ended | Fact::Snapshot(_) => true,
     };
     fact && record.observations.iter().all(|seen| transaction.has(seen.branch))

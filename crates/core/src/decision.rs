@@ -46,6 +46,10 @@ pub enum Reason {
     Restarted,
     /// Somebody asked for it.
     Requested(Box<str>),
+    /// The initiator of an interactive transaction fell silent.
+    Abandoned,
+    /// The participant that alone decides was asked, and has committed.
+    Settled,
 }
 
 impl Reason {
@@ -60,6 +64,8 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Restarted => "coordinator_restarted",
             Self::Requested(_) => "requested",
+            Self::Abandoned => "abandoned",
+            Self::Settled => "settled_by_participant",
         }
     }
 
@@ -72,7 +78,9 @@ impl Reason {
             | Self::ExecuteTimeout
             | Self::Timeout
             | Self::Restarted
-            | Self::Requested(_) => None,
+            | Self::Requested(_)
+            | Self::Abandoned
+            | Self::Settled => None,
         }
     }
 }

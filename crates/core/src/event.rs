@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::guard::Contradiction;
 use crate::{
-    Operation, Outcome, Plan, PlanError, Reason, Record, Timer, Transaction, TransactionId,
+    BranchPlan, Operation, Outcome, Plan, PlanError, Reason, Record, Timer, Transaction,
+    TransactionId,
 };
 
 /// Something that happened.
@@ -35,6 +37,34 @@ pub enum Event {
     },
     /// A timer is due. One that was disarmed meanwhile is ignored.
     Timer(Timer),
+    /// Somebody adds a branch to an interactive transaction. Nothing happens unless
+    /// [`crate::Coordinator::check_enlist`] allows it.
+    Enlist {
+        /// Which.
+        transaction: TransactionId,
+        /// What is added.
+        branch: BranchPlan,
+    },
+    /// The initiator of an interactive transaction has done its part and wants it committed.
+    /// Nothing happens unless [`crate::Coordinator::check_close`] allows it.
+    CommitRequested {
+        /// Which.
+        transaction: TransactionId,
+    },
+    /// Somebody says how a branch was settled without the coordinator. Nothing happens unless
+    /// [`crate::Coordinator::check_resolve`] allows it.
+    ResolveRequested {
+        /// Which.
+        transaction: TransactionId,
+        /// Which branch.
+        branch: u16,
+        /// How it was settled.
+        outcome: Outcome,
+        /// Who says so.
+        by: Box<str>,
+        /// Why.
+        reason: Box<str>,
+    },
     /// Somebody asks to roll back a transaction that may be undecided still.
     RollbackRequested {
         /// Which.
@@ -61,6 +91,12 @@ pub enum Answer {
     No(Box<str>),
     /// A commit, rollback or compensate is done.
     Acknowledged,
+    /// The participant does not know this operation, and so has done nothing.
+    Unsupported,
+    /// The participant reports that this contradicts what it has already done.
+    Contradiction(Contradiction),
+    /// The call was certainly never sent: nobody could be connected to. Says why.
+    Unsent(Box<str>),
     /// Anything else: an error, a broken connection, silence. It may or may not have been done.
     Unknown(Box<str>),
 }
@@ -84,6 +120,10 @@ pub struct Call {
     pub timeout_ms: u64,
     /// What it is given, where the operation carries a payload.
     pub payload: Option<Arc<[u8]>>,
+    /// The results that the payload may refer to, by the branch's name.
+    pub results: Vec<(Arc<str>, Option<Arc<str>>)>,
+    /// What was decided, where a deferred branch is called: it may hear of either.
+    pub outcome: Option<Outcome>,
 }
 
 /// Something that the driver is to do or to tell.
@@ -93,12 +133,18 @@ pub enum Effect {
     Begun(TransactionId),
     /// The transaction could not begin.
     Refused(TransactionId, Refusal),
+    /// A branch of an interactive transaction is on record: work for it may begin.
+    Enlisted(TransactionId, u16),
+    /// Somebody's word on a branch is on record.
+    Resolved(TransactionId, u16),
     /// Call a participant, and report how it ended.
     Call(Call),
     /// The decision is durable.
     Decided(TransactionId, Outcome, Reason),
     /// Every participant has acknowledged; this is the last that the core knows of it.
     Ended(Arc<Transaction>),
+    /// One participant alone knows how it ends, and is asked: the outcome may take long to come.
+    Settling(TransactionId),
     /// The limit for the whole transaction has passed; its decision stands.
     Overdue(TransactionId),
     /// A branch fails so often that it now waits longer: somebody should look.

@@ -15,7 +15,12 @@
 //!    the prepare that arrives later is refused. (An "empty rollback" and a "late prepare".)
 //! 3. A commit for a branch that was never prepared is an error that is reported, never
 //!    acknowledged: this participant has lost its memory, or somebody calls the wrong one.
-//! 4. A commit after a rollback, or a rollback after a commit, is a contradiction: reported, never
+//! 4. A commit in one phase is a prepare and a commit in one local transaction. It answers as the
+//!    prepare would have, and the branch is committed or remembers its no.
+//! 5. An inquiry asks whether work is there that the service commits by itself. Where it is not, the
+//!    inquiry is remembered as a rollback is, and the work that comes later is refused: the answer
+//!    stays true.
+//! 6. A commit after a rollback, or a rollback after a commit, is a contradiction: reported, never
 //!    acknowledged.
 
 use crate::mutation::Mutations;
@@ -108,6 +113,10 @@ pub enum Contradiction {
 }
 
 impl Contradiction {
+    /// Every one of them.
+    pub const ALL: [Self; 4] =
+        [Self::NeverPrepared, Self::AlreadyRolledBack, Self::AlreadyCommitted, Self::WrongKind];
+
     /// The stable code that goes over the wire.
     #[must_use]
     pub const fn code(self) -> &'static str {
@@ -134,6 +143,9 @@ pub enum Work {
 /// The reason a late prepare or execute is refused with.
 pub const LATE_REASON: &str = "the transaction was already rolled back here";
 
+/// The reason of a no to an inquiry.
+pub const NOT_THERE_REASON: &str = "the work is not there, and from now on it will be refused";
+
 /// Decides what to do with `operation` on a branch of which `row` is remembered.
 #[must_use]
 pub fn judge(row: Option<&GuardRow>, operation: Operation, mutations: Mutations) -> Verdict {
@@ -144,6 +156,8 @@ pub fn judge(row: Option<&GuardRow>, operation: Operation, mutations: Mutations)
         Operation::Rollback => judge_rollback(row),
         Operation::Execute => judge_execute(row),
         Operation::Compensate => judge_compensate(row),
+        Operation::CommitOnePhase => judge_commit_one_phase(row),
+        Operation::Inquire => judge_inquire(row),
     }
 }
 
@@ -159,11 +173,16 @@ pub fn settle(operation: Operation, work: Work) -> (GuardRow, Reply) {
         (Operation::Prepare, Work::Done(result)) => {
             (row(GuardState::Prepared, result.clone()), Reply::Yes(result))
         }
-        (Operation::Prepare, Work::ReadOnly) => (row(GuardState::ReadOnly, None), Reply::ReadOnly),
+        (Operation::CommitOnePhase, Work::Done(result)) => {
+            (row(GuardState::Committed, result.clone()), Reply::Yes(result))
+        }
+        (Operation::Prepare | Operation::CommitOnePhase, Work::ReadOnly) => {
+            (row(GuardState::ReadOnly, None), Reply::ReadOnly)
+        }
         (Operation::Execute, Work::Done(result)) => {
             (row(GuardState::Executed, result.clone()), Reply::Yes(result))
         }
-        (Operation::Prepare | Operation::Execute, Work::No(reason)) => {
+        (Operation::Prepare | Operation::Execute | Operation::CommitOnePhase, Work::No(reason)) => {
             (row(GuardState::VotedNo, Some(reason.clone())), Reply::No(reason))
         }
         (Operation::Commit, Work::Done(_)) => {
@@ -182,7 +201,14 @@ pub fn settle(operation: Operation, work: Work) -> (GuardRow, Reply) {
 fn judge_unknown(operation: Operation, mutations: Mutations) -> Verdict {
     let row = |state| GuardRow { state, note: None };
     match operation {
-        Operation::Prepare | Operation::Execute => Verdict::Apply,
+        Operation::Prepare | Operation::Execute | Operation::CommitOnePhase => Verdict::Apply,
+        Operation::Inquire if mutations.has(Mutation::InquiryNotRemembered) => {
+            Verdict::Repeat(Reply::No(NOT_THERE_REASON.to_owned()))
+        }
+        Operation::Inquire => {
+            let reply = Reply::No(NOT_THERE_REASON.to_owned());
+            Verdict::Remember(row(GuardState::RolledBack), reply)
+        }
         Operation::Rollback => Verdict::Remember(row(GuardState::RolledBack), Reply::Acknowledged),
         Operation::Compensate => {
             Verdict::Remember(row(GuardState::Compensated), Reply::Acknowledged)
@@ -261,94 +287,28 @@ fn judge_compensate(row: &GuardRow) -> Verdict {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use Operation::{Commit, Compensate, Execute, Prepare, Rollback};
-
-    /// Plays operations against one branch whose service does what `work` says, and writes down
-    /// each answer and how often the service really worked.
-    fn play(work: &Work, operations: &[Operation]) -> (String, usize) {
-        let (mut row, mut applied, mut answers) = (None, 0, Vec::new());
-        for operation in operations {
-            let reply = match judge(row.as_ref(), *operation, Mutations::default()) {
-                Verdict::Apply => {
-                    applied += 1;
-                    let done = match operation {
-                        Prepare | Execute => work.clone(),
-                        Commit | Rollback | Compensate => Work::Done(None),
-                    };
-                    let (next, reply) = settle(*operation, done);
-                    row = Some(next);
-                    Ok(reply)
-                }
-                Verdict::Remember(next, reply) => {
-                    row = Some(next);
-                    Ok(reply)
-                }
-                Verdict::Repeat(reply) => Ok(reply),
-                Verdict::Refuse(contradiction) => Err(contradiction),
-            };
-            answers.push(match reply {
-                Ok(Reply::Yes(_)) => "yes".to_owned(),
-                Ok(Reply::ReadOnly) => "read_only".to_owned(),
-                Ok(Reply::No(reason)) => format!("no({reason})"),
-                Ok(Reply::Acknowledged) => "ack".to_owned(),
-                Err(contradiction) => contradiction.code().to_owned(),
-            });
+fn judge_commit_one_phase(row: &GuardRow) -> Verdict {
+    match row.state {
+        GuardState::Committed => Verdict::Repeat(Reply::Yes(row.note.clone())),
+        GuardState::ReadOnly => Verdict::Repeat(Reply::ReadOnly),
+        GuardState::RolledBack | GuardState::VotedNo => Verdict::Repeat(no(row)),
+        // It was asked to prepare: whoever asked has not decided, and this is no decision.
+        GuardState::Prepared | GuardState::Executed | GuardState::Compensated => {
+            Verdict::Refuse(Contradiction::WrongKind)
         }
-        (answers.join(" "), applied)
-    }
-
-    fn check(work: &Work, operations: &[Operation], expected: &str, applied: usize) {
-        let (answers, times) = play(work, operations);
-        assert_eq!((answers.as_str(), times), (expected, applied), "{operations:?}");
-    }
-
-    fn yes() -> Work {
-        Work::Done(None)
-    }
-
-    #[test]
-    fn repeated_operations_answer_alike_and_work_once() {
-        check(&yes(), &[Prepare, Prepare, Commit, Commit, Commit], "yes yes ack ack ack", 2);
-        check(&yes(), &[Prepare, Rollback, Rollback], "yes ack ack", 2);
-        check(&yes(), &[Execute, Execute, Compensate, Compensate], "yes yes ack ack", 2);
-    }
-
-    #[test]
-    fn a_rollback_that_overtakes_its_prepare_is_remembered() {
-        let late = format!("ack no({LATE_REASON}) ack");
-        check(&yes(), &[Rollback, Prepare, Rollback], &late, 0);
-        check(&yes(), &[Compensate, Execute, Compensate], &late, 0);
-    }
-
-    #[test]
-    fn a_no_is_repeated_with_its_reason() {
-        let no = Work::No("overdrawn".to_owned());
-        check(&no, &[Prepare, Prepare, Rollback], "no(overdrawn) no(overdrawn) ack", 1);
-        check(&no, &[Execute, Compensate, Execute], "no(overdrawn) ack no(overdrawn)", 1);
-    }
-
-    #[test]
-    fn a_refused_execute_asks_the_service_again_until_it_is_compensated() {
-        let no = Work::No("closed".to_owned());
-        check(&no, &[Execute, Execute, Execute], "no(closed) no(closed) no(closed)", 3);
-        check(&no, &[Execute, Compensate, Compensate, Execute], "no(closed) ack ack no(closed)", 1);
-    }
-
-    #[test]
-    fn contradictions_are_reported_never_acknowledged() {
-        check(&yes(), &[Commit], "never_prepared", 0);
-        check(&yes(), &[Rollback, Commit], "ack already_rolled_back", 0);
-        check(&yes(), &[Prepare, Commit, Rollback], "yes ack already_committed", 2);
-        check(&yes(), &[Prepare, Execute], "yes wrong_kind", 1);
-        check(&yes(), &[Execute, Commit], "yes wrong_kind", 1);
-    }
-
-    #[test]
-    fn read_only_has_no_phase_two_but_tolerates_one() {
-        check(&Work::ReadOnly, &[Prepare, Prepare, Commit], "read_only read_only ack", 1);
-        check(&Work::ReadOnly, &[Prepare, Rollback], "read_only ack", 1);
     }
 }
+
+fn judge_inquire(row: &GuardRow) -> Verdict {
+    match row.state {
+        GuardState::Committed => Verdict::Repeat(Reply::Yes(row.note.clone())),
+        GuardState::RolledBack | GuardState::VotedNo => Verdict::Repeat(no(row)),
+        GuardState::Prepared
+        | GuardState::ReadOnly
+        | GuardState::Executed
+        | GuardState::Compensated => Verdict::Refuse(Contradiction::WrongKind),
+    }
+}
+
+#[cfg(test)]
+mod tests;

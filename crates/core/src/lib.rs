@@ -22,7 +22,11 @@ mod decision;
 mod event;
 pub mod guard;
 mod ids;
+mod interactive;
+mod kind;
 mod mutation;
+mod one_phase;
+mod options;
 #[cfg(feature = "mutations")]
 mod permute;
 mod phase_one;
@@ -30,6 +34,8 @@ mod phase_two;
 mod plan;
 mod record;
 mod recovery;
+mod resolution;
+mod safety;
 mod schedule;
 mod timeline;
 mod timers;
@@ -41,12 +47,16 @@ pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
 pub use ids::{ID_BYTES_MAX, IdError, TransactionId, check_id};
+pub use interactive::{CloseRefusal, EnlistRefusal};
+pub use kind::{Kind, Operation};
 pub use mutation::{Mutation, Mutations};
+pub use options::Options;
 pub use plan::{
-    BRANCHES_MAX, BranchPlan, Kind, Operation, Options, PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX,
-    Plan, PlanError, REASON_BYTES_MAX, RESULT_BYTES_MAX, TIMEOUT_MS_MAX,
+    BRANCHES_MAX, BranchPlan, PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX, Plan, PlanError,
+    REASON_BYTES_MAX, RESULT_BYTES_MAX, TIMEOUT_MS_MAX,
 };
 pub use record::{Fact, Record};
+pub use resolution::{Heuristic, Resolution, ResolveRefusal};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
 pub use timeline::{Observation, Timeline, What};
 pub use transaction::{Ballot, Branch, Progress, Stage, Transaction};

@@ -27,11 +27,32 @@ pub enum Mutation {
     TimeoutInPhaseTwoRollsBack,
     /// The guard acknowledges a commit for a branch that it has never prepared.
     CommitWithoutPrepareAcknowledged,
+    /// The guard says no to an inquiry, and forgets that it did.
+    InquiryNotRemembered,
+    /// An initiator that fell silent counts as one that did nothing: its database is not asked.
+    AbandonedWithoutInquiry,
+    /// A commit in one phase that got no answer in time counts as not done.
+    OnePhaseTimeoutRollsBack,
+    /// A branch that its initiator works for is left out of the rollback.
+    InitiatorsWorkLeftOutOfRollback,
+    /// An initiator is told that its branch is enlisted, and no record says so.
+    EnlistmentNotRecorded,
+    /// A participant that knows no commit in one phase is believed to have done nothing, whatever
+    /// another copy of it may have done.
+    UnsupportedBelieved,
+    /// Visible work starts before every prepare has voted.
+    ExecutesBeforeVotes,
+    /// Compensations all start at once.
+    CompensationOrderIgnored,
+    /// Deferred work does not wait for the commits.
+    DeferredBeforeCommits,
+    /// A late answer to another call counts as the answer to the one under way.
+    LateAnswerEndsTheCall,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 21] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -43,6 +64,16 @@ impl Mutation {
         Self::UnansweredLeftOutOfRollback,
         Self::TimeoutInPhaseTwoRollsBack,
         Self::CommitWithoutPrepareAcknowledged,
+        Self::InquiryNotRemembered,
+        Self::AbandonedWithoutInquiry,
+        Self::OnePhaseTimeoutRollsBack,
+        Self::InitiatorsWorkLeftOutOfRollback,
+        Self::EnlistmentNotRecorded,
+        Self::UnsupportedBelieved,
+        Self::ExecutesBeforeVotes,
+        Self::CompensationOrderIgnored,
+        Self::DeferredBeforeCommits,
+        Self::LateAnswerEndsTheCall,
     ];
 }
 

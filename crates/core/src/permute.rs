@@ -95,7 +95,8 @@ fn permuted_transaction(transaction: &Transaction, order: &[u16]) -> Transaction
 fn keep_name(new: &mut BranchPlan, old_at_this_place: &BranchPlan, order: &[u16]) {
     new.name.clone_from(&old_at_this_place.name);
     new.participant.clone_from(&old_at_this_place.participant);
-    new.after.iter_mut().for_each(|number| *number = new_number(*number, order));
+    let numbers = new.after.iter_mut().chain(&mut new.refers);
+    numbers.for_each(|number| *number = new_number(*number, order));
 }
 
 fn permute_reason(reason: &mut Reason, order: &[u16]) {
@@ -132,8 +133,11 @@ fn permute_fact(fact: &mut Fact, order: &[u16]) {
             results.iter_mut().for_each(|(number, _)| *number = new_number(*number, order));
             results.sort_unstable();
         }
-        Fact::Finished { branch } => *branch = new_number(*branch, order),
-        Fact::Ended => {}
+        Fact::Finished { branch } | Fact::Resolved { branch, .. } => {
+            *branch = new_number(*branch, order);
+        }
+        // The checker enlists into worlds whose branches keep their places.
+        Fact::Enlisted { .. } | Fact::Ended => {}
         Fact::Snapshot(transaction) => **transaction = permuted_transaction(transaction, order),
     }
 }
@@ -147,10 +151,16 @@ fn permute_effect(effect: &mut Effect, order: &[u16]) {
             call.branch_name = "".into();
             call.participant = "".into();
         }
-        Effect::Parked(_, number) => *number = new_number(*number, order),
+        Effect::Parked(_, number) | Effect::Enlisted(_, number) | Effect::Resolved(_, number) => {
+            *number = new_number(*number, order)
+        }
         Effect::Ended(transaction) => {
             *transaction = permuted_transaction(transaction, order).into();
         }
-        Effect::Begun(_) | Effect::Refused(..) | Effect::Decided(..) | Effect::Overdue(_) => {}
+        Effect::Begun(_)
+        | Effect::Refused(..)
+        | Effect::Decided(..)
+        | Effect::Settling(_)
+        | Effect::Overdue(_) => {}
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::mutation::Mutations;
 use crate::transaction::Ballot;
-use crate::{Branch, Kind, Mutation, Outcome, Reason, Transaction};
+use crate::{Branch, Kind, Mutation, Outcome, Reason, Stage, Transaction};
 
 /// The next move of phase one.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +20,12 @@ pub(crate) enum Next {
 
 /// What the transaction does next. Called after every change of an undecided transaction.
 pub(crate) fn next(transaction: &Transaction, mutations: Mutations) -> Next {
+    if let Some(reason) = &transaction.settling {
+        return settled(transaction, reason);
+    }
+    if transaction.stage() == Stage::Open {
+        return Next::Wait;
+    }
     if let Some(reason) = refusal(transaction) {
         return Next::Decide(Outcome::Rollback, reason);
     }
@@ -30,17 +36,31 @@ pub(crate) fn next(transaction: &Transaction, mutations: Mutations) -> Next {
     if !prepares.is_empty() {
         return Next::Prepare(prepares);
     }
-    if !all_in_favour(transaction, Kind::TwoPhase) {
+    let early = mutations.has(Mutation::ExecutesBeforeVotes);
+    if !early && !all_in_favour(transaction, Kind::TwoPhase) {
         return Next::Wait;
     }
     let executes = callable(transaction, Kind::Compensable);
     if !executes.is_empty() {
         return Next::Execute(executes);
     }
-    if !all_in_favour(transaction, Kind::Compensable) {
+    let all = transaction.branches.iter().filter(|branch| branch.plan.kind != Kind::Deferred);
+    if !{ all }.all(|branch| branch.ballot.is_in_favour()) {
         return Next::Wait;
     }
     Next::Decide(Outcome::Commit, Reason::AllYes)
+}
+
+/// One participant alone decides, and was asked.
+fn settled(transaction: &Transaction, reason: &Reason) -> Next {
+    let ballots = || transaction.branches.iter().map(|branch| branch.ballot);
+    if ballots().any(|ballot| ballot == Ballot::Committed) {
+        Next::Decide(Outcome::Commit, Reason::Settled)
+    } else if ballots().any(|ballot| ballot == Ballot::RolledBack) {
+        Next::Decide(Outcome::Rollback, reason.clone())
+    } else {
+        Next::Wait
+    }
 }
 
 /// The first no, in the order of the branches.
@@ -81,6 +101,7 @@ pub(crate) fn assume_prepares_called(transaction: &mut Transaction) {
     for branch in &mut transaction.branches {
         if branch.plan.kind == Kind::TwoPhase && branch.ballot == Ballot::NotCalled {
             branch.ballot = Ballot::Unanswered;
+            branch.reached = true;
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Decides the order of phase two. It never gives up and never changes the decision.
 
+use crate::mutation::Mutations;
 use crate::transaction::Progress;
-use crate::{Kind, Operation, Transaction};
+use crate::{Kind, Mutation, Operation, Transaction};
 
 /// The branches whose turn it is: they owe an operation, no call is under way, no retry is awaited,
 /// and nothing that must come first is open.
-pub(crate) fn callable(transaction: &Transaction) -> Vec<u16> {
+pub(crate) fn callable(transaction: &Transaction, mutations: Mutations) -> Vec<u16> {
     transaction
         .numbered()
         .filter(|(_, branch)| !branch.in_flight && branch.retry_at.is_none())
@@ -13,7 +14,7 @@ pub(crate) fn callable(transaction: &Transaction) -> Vec<u16> {
             Progress::Owes(operation) => Some((number, operation)),
             Progress::Undecided | Progress::Done => None,
         })
-        .filter(|(number, operation)| is_its_turn(transaction, *number, *operation))
+        .filter(|(number, operation)| is_its_turn(transaction, *number, *operation, mutations))
         .map(|(number, _)| number)
         .collect()
 }
@@ -24,22 +25,34 @@ pub(crate) fn is_complete(transaction: &Transaction) -> bool {
 }
 
 /// Commits and rollbacks go out at once: nothing of theirs shows before or after in any order.
-/// Deferred work waits until every commit is acknowledged, so that it sees what was committed, and
+/// Deferred work waits until everything else is committed, or undone, so that it sees that, and
 /// follows `after`. Compensations run in the reverse order of `after`.
-fn is_its_turn(transaction: &Transaction, number: u16, operation: Operation) -> bool {
+fn is_its_turn(
+    transaction: &Transaction,
+    number: u16,
+    operation: Operation,
+    mutations: Mutations,
+) -> bool {
     let done = |other: u16| transaction.branch(other).progress == Progress::Done;
     match operation {
-        Operation::Commit | Operation::Rollback | Operation::Prepare => true,
         Operation::Execute => {
-            let commits_done = transaction.branches.iter().all(|branch| {
-                branch.plan.kind != Kind::TwoPhase || branch.progress == Progress::Done
+            let early = mutations.has(Mutation::DeferredBeforeCommits);
+            let settled = transaction.branches.iter().all(|branch| {
+                branch.plan.kind == Kind::Deferred || branch.progress == Progress::Done
             });
             let mut before = transaction.branch(number).plan.after.iter();
-            commits_done && before.all(|other| done(*other))
+            (settled || early) && before.all(|other| done(*other))
         }
+        Operation::Compensate if mutations.has(Mutation::CompensationOrderIgnored) => true,
         Operation::Compensate => transaction
             .numbered()
+            .filter(|(_, other)| other.plan.kind == Kind::Compensable)
             .filter(|(_, other)| other.plan.after.contains(&number))
             .all(|(other, _)| done(other)),
+        Operation::Commit
+        | Operation::Rollback
+        | Operation::Prepare
+        | Operation::CommitOnePhase
+        | Operation::Inquire => true,
     }
 }

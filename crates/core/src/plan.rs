@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::RetryPolicy;
 use crate::ids::check_id;
+use crate::{Kind, Options, safety};
 
 /// The most branches that one transaction may have.
 pub const BRANCHES_MAX: usize = 256;
@@ -25,77 +25,6 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// The most bytes of a participant's address.
 const PARTICIPANT_BYTES_MAX: usize = 2048;
 
-/// What sort of promise a branch makes. Numbers are for storage and are never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    /// Prepare, then commit or rollback.
-    TwoPhase = 1,
-    /// Execute, and compensate if the rest fails.
-    Compensable = 2,
-    /// Execute only after the decision to commit, until it succeeds.
-    Deferred = 3,
-}
-
-impl Kind {
-    /// The word on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::TwoPhase => "two_phase",
-            Self::Compensable => "compensable",
-            Self::Deferred => "deferred",
-        }
-    }
-}
-
-/// The five things a coordinator asks of a participant. Numbers are for storage and never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Operation {
-    /// Do the work so that it can be committed and can be undone, and vote.
-    Prepare = 1,
-    /// Make the prepared work final.
-    Commit = 2,
-    /// Undo the prepared work.
-    Rollback = 3,
-    /// Do the work, visibly.
-    Execute = 4,
-    /// Undo executed work.
-    Compensate = 5,
-}
-
-impl Operation {
-    /// Every operation, in the order of their numbers.
-    pub const ALL: [Self; 5] =
-        [Self::Prepare, Self::Commit, Self::Rollback, Self::Execute, Self::Compensate];
-
-    /// The word on the wire and in a participant's path.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Prepare => "prepare",
-            Self::Commit => "commit",
-            Self::Rollback => "rollback",
-            Self::Execute => "execute",
-            Self::Compensate => "compensate",
-        }
-    }
-
-    /// The operation that a word names.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|operation| operation.as_str() == word)
-    }
-
-    /// Whether the branch's payload travels with this operation. A service that has voted keeps
-    /// what it needs, so commit and rollback send none unless the branch asks for it.
-    #[must_use]
-    pub const fn carries_payload(self) -> bool {
-        matches!(self, Self::Prepare | Self::Execute | Self::Compensate)
-    }
-}
-
 /// One participant's part in a transaction, as the initiator asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BranchPlan {
@@ -111,40 +40,41 @@ pub struct BranchPlan {
     pub payload: Arc<[u8]>,
     /// Whether commit and rollback carry the payload too.
     pub payload_in_phase_two: bool,
+    /// Whether the initiator does the phase-one work itself (TCC's try). It must not start before
+    /// the branch is on record. Never for a deferred branch, always for a local one.
+    pub by_initiator: bool,
+    /// For a deferred branch: not before this long after the decision, in milliseconds.
+    pub delay_ms: u64,
+    /// For a deferred branch: it is executed after a rollback too, when everything is undone.
+    pub also_on_rollback: bool,
+    /// The branches (by number) whose results the payload refers to.
+    pub refers: Vec<u16>,
 }
 
-/// How long a transaction waits for what. All times are in milliseconds.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Options {
-    /// From the beginning until every prepare has voted; then the transaction rolls back.
-    pub prepare_timeout_ms: u64,
-    /// From the first execute until every compensable branch has executed; then it rolls back.
-    pub execute_timeout_ms: u64,
-    /// From the beginning until everything is complete. Undecided by then: it rolls back. Decided
-    /// by then: the decision stands, and the transaction is shown as overdue. 0: no such limit.
-    pub timeout_ms: u64,
-    /// How long one call after the decision may take. A call before it may take what is left of
-    /// its phase.
-    pub attempt_timeout_ms: u64,
-    /// When a call that got no decisive answer is tried again.
-    pub retry: RetryPolicy,
-}
-
-impl Default for Options {
-    fn default() -> Self {
+impl BranchPlan {
+    /// A branch that asks for nothing special, to be changed by struct update.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, participant: impl Into<Arc<str>>, kind: Kind) -> Self {
         Self {
-            prepare_timeout_ms: 5_000,
-            execute_timeout_ms: 30_000,
-            timeout_ms: 0,
-            attempt_timeout_ms: 2_000,
-            retry: RetryPolicy::default(),
+            name: name.into(),
+            participant: participant.into(),
+            kind,
+            after: Vec::new(),
+            payload: Arc::from(&[][..]),
+            payload_in_phase_two: false,
+            by_initiator: kind == Kind::Local,
+            delay_ms: 0,
+            also_on_rollback: false,
+            refers: Vec::new(),
         }
     }
 }
 
-/// A whole transaction as the initiator asks for it.
+/// A transaction as the initiator asks for it: whole, or the beginning of an interactive one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
+    /// Whether it is interactive: branches may be enlisted until the initiator asks to commit.
+    pub open: bool,
     /// Its branches; their places are their numbers.
     pub branches: Vec<BranchPlan>,
     /// How long it waits for what.
@@ -170,7 +100,11 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
-fn error(code: &'static str, field: impl Into<String>, message: impl Into<String>) -> PlanError {
+pub(crate) fn error(
+    code: &'static str,
+    field: impl Into<String>,
+    message: impl Into<String>,
+) -> PlanError {
     PlanError { code, field: field.into(), message: message.into() }
 }
 
@@ -180,9 +114,10 @@ impl Plan {
     /// # Errors
     /// The first thing wrong, by these codes: `no_branches`, `too_many_branches`,
     /// `branch_name_invalid`, `branch_name_repeated`, `participant_invalid`, `payload_too_large`,
-    /// `after_unknown`, `after_itself`, `after_cycle`, `after_unsafe`, `timeout_invalid`.
+    /// `after_unknown`, `after_itself`, `after_cycle`, `after_unsafe`, `phase_one_by_unsafe`,
+    /// `deferred_only`, `local_unsafe`, `reference_unknown`, `reference_unsafe`, `timeout_invalid`.
     pub fn check(&self) -> Result<(), PlanError> {
-        if self.branches.is_empty() {
+        if self.branches.is_empty() && !self.open {
             return Err(error(
                 "no_branches",
                 "branches",
@@ -200,6 +135,8 @@ impl Plan {
         }
         self.check_payloads()?;
         self.check_no_cycle()?;
+        safety::check_local(&self.branches)?;
+        safety::check_references(&self.branches)?;
         self.options.check()
     }
 
@@ -249,9 +186,9 @@ impl Plan {
                 let message = "a branch cannot wait for itself";
                 return Err(error("after_itself", field("after"), message));
             }
-            check_order(branch, other, &field("after"))?;
+            safety::check_order(branch, other, &field("after"))?;
         }
-        Ok(())
+        safety::check_kind(self.open, branch, field)
     }
 
     /// Kahn's algorithm: take away branches that wait for nothing until none is left.
@@ -280,70 +217,16 @@ impl Plan {
     }
 }
 
-/// Prepares come first, visible work after every vote, deferred work after the decision: an `after`
-/// that asks for the reverse could never be honoured safely.
-fn check_order(branch: &BranchPlan, before: &BranchPlan, field: &str) -> Result<(), PlanError> {
-    let rank = |kind: Kind| kind as u8;
-    if rank(branch.kind) >= rank(before.kind) {
-        return Ok(());
-    }
-    let message = format!(
-        "{:?} is {} and would wait for {:?}, which is {}: that work is visible, or only runs after \
-         the decision, so the vote of {:?} would come too late to stop it",
-        branch.name,
-        branch.kind.as_str(),
-        before.name,
-        before.kind.as_str(),
-        branch.name
-    );
-    Err(error("after_unsafe", field, message))
-}
-
-impl Options {
-    fn check(&self) -> Result<(), PlanError> {
-        let positive = [
-            ("prepare_timeout_ms", self.prepare_timeout_ms),
-            ("execute_timeout_ms", self.execute_timeout_ms),
-            ("attempt_timeout_ms", self.attempt_timeout_ms),
-            ("retry_delay_ms", self.retry.delay_ms),
-            ("retry_delay_max_ms", self.retry.delay_max_ms),
-            ("parked_retry_delay_ms", self.retry.parked_delay_ms),
-        ];
-        for (field, value) in positive {
-            if value == 0 || value > TIMEOUT_MS_MAX {
-                let message = format!("is {value}; it must be 1 to {TIMEOUT_MS_MAX} ms (30 days)");
-                return Err(error("timeout_invalid", field, message));
-            }
-        }
-        if self.retry.park_after_attempts == 0 {
-            let message = "is 0; a branch cannot be parked before it was tried";
-            return Err(error("timeout_invalid", "park_after_attempts", message));
-        }
-        if self.timeout_ms > TIMEOUT_MS_MAX {
-            let message = format!("is {}; at most {TIMEOUT_MS_MAX} ms", self.timeout_ms);
-            return Err(error("timeout_invalid", "timeout_ms", message));
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn branch(name: &str, kind: Kind, after: &[u16]) -> BranchPlan {
-        BranchPlan {
-            name: name.into(),
-            participant: "p".into(),
-            kind,
-            after: after.to_vec(),
-            payload: Arc::from(&b""[..]),
-            payload_in_phase_two: false,
-        }
+        BranchPlan { after: after.to_vec(), ..BranchPlan::new(name, "p", kind) }
     }
 
     fn check(branches: Vec<BranchPlan>, expected: Result<(), &str>) {
-        let plan = Plan { branches, options: Options::default() };
+        let plan = Plan { open: false, branches, options: Options::default() };
         assert_eq!(plan.check().map_err(|error| error.code), expected);
     }
 
@@ -374,10 +257,58 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_that_could_not_be_kept_is_refused() {
+        use Kind::{Compensable, Deferred, Local, TwoPhase};
+        let open = |branches: Vec<BranchPlan>, expected: Result<(), &str>| {
+            let plan = Plan { open: true, branches, options: Options::default() };
+            assert_eq!(plan.check().map_err(|error| error.code), expected);
+        };
+        let tried = |kind| BranchPlan { by_initiator: true, ..branch("t", kind, &[]) };
+        open(vec![], Ok(()));
+        open(vec![tried(TwoPhase), branch("b", TwoPhase, &[])], Ok(()));
+        check(vec![tried(TwoPhase)], Err("phase_one_by_unsafe"));
+        open(vec![tried(Deferred)], Err("phase_one_by_unsafe"));
+        open(vec![branch("l", Local, &[]), branch("m", Deferred, &[])], Ok(()));
+        check(vec![branch("l", Local, &[])], Err("local_unsafe"));
+        open(vec![branch("l", Local, &[]), branch("a", TwoPhase, &[])], Err("local_unsafe"));
+        open(vec![branch("l", Local, &[]), branch("k", Local, &[])], Err("local_unsafe"));
+        let late = |kind| BranchPlan { delay_ms: 5, ..branch("d", kind, &[]) };
+        check(vec![late(Deferred)], Ok(()));
+        check(vec![late(Compensable)], Err("deferred_only"));
+        let notice = |kind| BranchPlan { also_on_rollback: true, ..branch("n", kind, &[]) };
+        check(vec![notice(Deferred)], Ok(()));
+        check(vec![notice(TwoPhase)], Err("deferred_only"));
+    }
+
+    #[test]
+    fn a_reference_needs_a_result_that_is_certainly_there() {
+        use Kind::{Compensable, Deferred, TwoPhase};
+        let refers = |kind, after: &[u16], refers: &[u16]| BranchPlan {
+            refers: refers.to_vec(),
+            ..branch("r", kind, after)
+        };
+        let (vote, step) = (branch("v", TwoPhase, &[]), branch("s", Compensable, &[]));
+        let one = |first: &BranchPlan, second, expected| {
+            check(vec![first.clone(), second], expected);
+        };
+        one(&vote, refers(Compensable, &[], &[0]), Ok(()));
+        one(&vote, refers(Deferred, &[], &[0]), Ok(()));
+        one(&vote, refers(TwoPhase, &[0], &[0]), Ok(()));
+        one(&vote, refers(TwoPhase, &[], &[0]), Err("reference_unsafe"));
+        one(&step, refers(Compensable, &[0], &[0]), Ok(()));
+        one(&step, refers(Compensable, &[], &[0]), Err("reference_unsafe"));
+        one(&step, refers(TwoPhase, &[], &[0]), Err("reference_unsafe"));
+        one(&branch("d", Deferred, &[]), refers(Deferred, &[0], &[0]), Err("reference_unsafe"));
+        one(&vote, refers(Deferred, &[], &[7]), Err("reference_unknown"));
+        let notice = BranchPlan { also_on_rollback: true, ..refers(Deferred, &[], &[0]) };
+        one(&vote, notice, Err("reference_unsafe"));
+    }
+
+    #[test]
     fn absurd_timeouts_are_refused() {
         let branches = vec![branch("a", Kind::TwoPhase, &[])];
         let options = Options { prepare_timeout_ms: 0, ..Options::default() };
-        let plan = Plan { branches, options };
+        let plan = Plan { open: false, branches, options };
         assert_eq!(plan.check().map_err(|error| error.code), Err("timeout_invalid"));
     }
 }

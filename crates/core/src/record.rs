@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use crate::transaction::Ballot;
-use crate::{Millis, Observation, Outcome, Plan, Reason, Transaction, TransactionId};
+use crate::{
+    BranchPlan, Millis, Observation, Outcome, Plan, Reason, Resolution, Transaction, TransactionId,
+};
 
 /// One fact about one transaction, as the journal keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +30,19 @@ pub enum Fact {
         fingerprint: u128,
         /// What is to be done.
         plan: Plan,
+    },
+    /// A branch of an interactive transaction. Durable before anybody works for it.
+    Enlisted {
+        /// What it is asked for.
+        branch: BranchPlan,
+    },
+    /// Somebody settled a branch without the coordinator, and says how (a heuristic outcome).
+    /// Durable before it counts.
+    Resolved {
+        /// Which branch.
+        branch: u16,
+        /// How, by whom, why.
+        resolution: Resolution,
     },
     /// Every prepare has voted yes or read-only, and these compensable branches are called now.
     /// Durable before they are: work that shows must be known to whoever recovers.

@@ -2,12 +2,13 @@
 //! the same function as in live operation; here are only the first moves.
 
 use crate::transaction::Ballot;
-use crate::{Coordinator, Millis, Mutation, Outcome, Reason, Step, TransactionId, What, phase_one};
+use crate::{Coordinator, Millis, Mutation, Reason, Step, TransactionId, What, phase_one};
 
 impl Coordinator {
     /// Takes up every live transaction after recovery: arms its deadlines and retries, calls who is
-    /// owed a call, and rolls back those that were still preparing (their locks should not wait for
-    /// an initiator that may be gone).
+    /// owed a call, and rolls back whole ones that were still preparing (their locks should not wait
+    /// for an initiator that may be gone). Interactive ones stay open until their deadline: their
+    /// initiator asks again.
     pub fn resume(&mut self, now: Millis) -> Step {
         let mut step = Step::default();
         let ids: Vec<TransactionId> = self.transactions.keys().cloned().collect();
@@ -32,6 +33,7 @@ impl Coordinator {
         if transaction.decision.is_some() {
             if !forgets_timers {
                 self.arm_deadlines(id);
+                self.arm_delays(id);
                 self.advance(now, id, step);
             }
             return;
@@ -45,8 +47,14 @@ impl Coordinator {
         if !self.config.mutations.has(Mutation::RollbackForgottenOnRecovery) {
             phase_one::assume_prepares_called(transaction);
         }
+        if transaction.open {
+            if !forgets_timers {
+                self.arm_deadlines(id);
+            }
+            return;
+        }
         self.arm_deadlines(id);
-        self.decide(now, id, Outcome::Rollback, Reason::Restarted, step);
+        self.give_up(now, id, Reason::Restarted, step);
     }
 
     /// Calls again the branches whose execute is on record and whose answer is not.

@@ -1,7 +1,7 @@
 //! What is remembered of a transaction's course for the people who read its timeline: observations
 //! that decide nothing. They ride in the transaction's next record, so a crash may lose the latest.
 
-use crate::{Millis, Operation};
+use crate::{Millis, Operation, Outcome};
 
 /// One thing that was seen to happen.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +47,14 @@ pub enum What {
     Recovered,
     /// The limit for the whole has passed; the decision stands.
     Overdue,
+    /// The branch was added to an interactive transaction.
+    Enlisted,
+    /// The initiator of an interactive transaction asked to commit.
+    CommitRequested,
+    /// The participant does not know this operation.
+    Unsupported(Operation),
+    /// Somebody said that it was settled without the coordinator, and how.
+    Resolved(Outcome),
 }
 
 /// Observations of one transaction, bounded: equal failures fold, and what has no room is counted.

@@ -3,9 +3,10 @@
 
 use crate::answers::Attempt;
 use crate::schedule::splitmix64;
+use crate::transaction::Progress;
 use crate::{
-    Coordinator, Effect, Millis, Mutation, Outcome, Reason, Step, Timer, TimerPurpose, Transaction,
-    TransactionId, What,
+    Coordinator, Effect, Millis, Mutation, Operation, Outcome, Reason, Step, Timer, TimerPurpose,
+    Transaction, TransactionId, What,
 };
 
 impl Coordinator {
@@ -18,33 +19,63 @@ impl Coordinator {
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         match (timer.purpose, &transaction.decision) {
             (TimerPurpose::PhaseOneDeadline, None) => {
-                let reason = match transaction.executing_since {
-                    None => Reason::PrepareTimeout,
-                    Some(_) => Reason::ExecuteTimeout,
+                let reason = match (transaction.executing_since, transaction.closed_at) {
+                    (Some(_), _) => Reason::ExecuteTimeout,
+                    (None, Some(_)) => Reason::PrepareTimeout,
+                    (None, None) => Reason::Abandoned,
                 };
-                self.decide(now, id, Outcome::Rollback, reason, step);
+                self.give_up(now, id, reason, step);
             }
             (TimerPurpose::PhaseOneDeadline, Some(_)) => {}
-            (TimerPurpose::Overdue, Some(_)) if !turns_back => {
-                transaction.overdue = true;
-                self.observe(now, id, None, What::Overdue);
-                step.effects.push(Effect::Overdue(id.clone()));
-            }
-            (TimerPurpose::Overdue, _) => {
+            (TimerPurpose::Overdue, Some(_)) if turns_back => {
                 self.decide(now, id, Outcome::Rollback, Reason::Timeout, step);
             }
-            (TimerPurpose::Retry(number), _) => {
+            (TimerPurpose::Overdue, decision) => {
+                if decision.is_some() || transaction.settling.is_some() {
+                    transaction.overdue = true;
+                    self.observe(now, id, None, What::Overdue);
+                    step.effects.push(Effect::Overdue(id.clone()));
+                }
+                self.give_up(now, id, Reason::Timeout, step);
+            }
+            (TimerPurpose::Retry(number), decision) => {
+                let decided = decision.is_some();
                 transaction.branch_mut(number).retry_at = None;
-                self.call(now, id, number, step);
+                if decided {
+                    self.advance(now, id, step); // It may have been its delay, and not its turn yet.
+                } else {
+                    self.call(now, id, number, step);
+                }
             }
         }
     }
 
-    /// Brings every planned retry of a transaction forward to now.
+    /// Deferred branches that are to wait after the decision get a first time to be called at.
+    pub(crate) fn arm_delays(&mut self, id: &TransactionId) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        let Some(decided_at) = transaction.decision.as_ref().map(|decision| decision.at) else {
+            return;
+        };
+        let mut delayed = Vec::new();
+        for (number, branch) in (0..).zip(&mut transaction.branches) {
+            if branch.plan.delay_ms > 0 && branch.progress == Progress::Owes(Operation::Execute) {
+                let at = decided_at.saturating_add(branch.plan.delay_ms);
+                branch.retry_at = Some(at);
+                delayed.push((number, at));
+            }
+        }
+        for (number, at) in delayed {
+            self.arm(at, id, TimerPurpose::Retry(number));
+        }
+    }
+
+    /// Brings every planned retry of a transaction forward to now. What was never called waits because
+    /// it was asked to.
     pub(crate) fn retry_all(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         let planned: Vec<(u16, Millis)> = transaction
             .numbered()
+            .filter(|(_, branch)| branch.attempt > 0)
             .filter_map(|(number, branch)| Some((number, branch.retry_at?)))
             .collect();
         for (number, at) in planned {

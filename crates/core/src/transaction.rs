@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use crate::guard::Contradiction;
 use crate::timeline::Timeline;
 use crate::{
-    BranchPlan, Decision, Fact, Kind, Millis, Mutation, Operation, Options, Outcome, Plan, Record,
-    TransactionId, mutation::Mutations,
+    BranchPlan, Decision, Fact, Kind, Millis, Mutation, Operation, Options, Outcome, Plan, Reason,
+    Record, Resolution, TransactionId, mutation::Mutations,
 };
 
 /// Where a branch stands in phase one. Numbers are for storage and are never reused.
@@ -23,13 +24,17 @@ pub enum Ballot {
     ReadOnly = 3,
     /// Refused.
     No = 4,
+    /// Prepared and committed in one phase, or committed by the initiator itself.
+    Committed = 5,
+    /// Rolled back before the decision: the participant was asked to, because it alone decides.
+    RolledBack = 6,
 }
 
 impl Ballot {
     /// Whether phase one may go on past this branch.
     #[must_use]
     pub const fn is_in_favour(self) -> bool {
-        matches!(self, Self::Yes | Self::ReadOnly)
+        matches!(self, Self::Yes | Self::ReadOnly | Self::Committed)
     }
 
     /// The word on the wire.
@@ -41,6 +46,8 @@ impl Ballot {
             Self::Yes => "yes",
             Self::ReadOnly => "read_only",
             Self::No => "no",
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled_back",
         }
     }
 }
@@ -59,10 +66,14 @@ pub enum Progress {
 /// Where a transaction stands, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
+    /// Interactive: branches may be enlisted; the initiator's word is awaited.
+    Open,
     /// Prepares are on their way.
     Preparing,
     /// Every prepare has voted; compensable branches execute.
     Executing,
+    /// Its time is over, and one participant alone knows how it ends: that one is asked.
+    Settling,
     /// Decided to commit, not yet complete.
     Committing,
     /// Decided to roll back, not yet complete.
@@ -76,8 +87,10 @@ impl Stage {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Open => "open",
             Self::Preparing => "preparing",
             Self::Executing => "executing",
+            Self::Settling => "settling",
             Self::Committing => "committing",
             Self::RollingBack => "rolling_back",
             Self::Ended => "ended",
@@ -106,15 +119,25 @@ pub struct Branch {
     pub failures: u16,
     /// What went wrong last.
     pub last_error: Option<Box<str>>,
-    /// When it is tried again, if that is what it waits for.
+    /// When it is tried again, or first, if that is what it waits for.
     pub retry_at: Option<Millis>,
+    /// Whether a commit in one phase may have reached the participant.
+    pub(crate) reached: bool,
+    /// Whether the participant does not know how to commit in one phase.
+    pub(crate) declines_one_phase: bool,
+    /// What the participant last claimed against what it was asked to do.
+    pub contradiction: Option<Contradiction>,
+    /// How somebody settled it without the coordinator, if somebody did.
+    pub resolution: Option<Resolution>,
 }
 
 impl Branch {
+    /// A branch on record. Work that is the initiator's may begin now, so it counts as called.
     pub(crate) fn new(plan: BranchPlan) -> Self {
+        let ballot = if plan.by_initiator { Ballot::Unanswered } else { Ballot::NotCalled };
         Self {
             plan,
-            ballot: Ballot::NotCalled,
+            ballot,
             progress: Progress::Undecided,
             result: None,
             result_unsaved: false,
@@ -123,33 +146,40 @@ impl Branch {
             failures: 0,
             last_error: None,
             retry_at: None,
-        }
-    }
-
-    /// The operation of phase one for this branch; `None` for a deferred one.
-    #[must_use]
-    pub const fn phase_one_operation(&self) -> Option<Operation> {
-        match self.plan.kind {
-            Kind::TwoPhase => Some(Operation::Prepare),
-            Kind::Compensable => Some(Operation::Execute),
-            Kind::Deferred => None,
+            reached: false,
+            declines_one_phase: false,
+            contradiction: None,
+            resolution: None,
         }
     }
 
     /// What this branch owes once the decision is taken, by its kind and by where it stood.
     fn owes(&self, outcome: Outcome, mutations: Mutations) -> Option<Operation> {
-        if outcome == Outcome::Commit {
-            return match (self.plan.kind, self.ballot) {
-                (Kind::Deferred, _) => Some(Operation::Execute),
-                (Kind::Compensable, _) | (Kind::TwoPhase, Ballot::ReadOnly) => None,
-                (Kind::TwoPhase, _) => Some(Operation::Commit),
-            };
+        match outcome {
+            Outcome::Commit => self.owes_commit(),
+            Outcome::Rollback => self.owes_rollback(mutations),
         }
-        let unanswered_forgotten = mutations.has(Mutation::UnansweredLeftOutOfRollback)
-            && self.ballot == Ballot::Unanswered;
+    }
+
+    const fn owes_commit(&self) -> Option<Operation> {
         match (self.plan.kind, self.ballot) {
-            (Kind::Deferred, _) | (_, Ballot::NotCalled | Ballot::ReadOnly) => None,
-            _ if unanswered_forgotten => None,
+            (Kind::Deferred, _) => Some(Operation::Execute),
+            (Kind::Compensable | Kind::Local, _)
+            | (Kind::TwoPhase, Ballot::ReadOnly | Ballot::Committed) => None,
+            (Kind::TwoPhase, _) => Some(Operation::Commit),
+        }
+    }
+
+    fn owes_rollback(&self, mutations: Mutations) -> Option<Operation> {
+        let forgotten = self.ballot == Ballot::Unanswered
+            && (mutations.has(Mutation::UnansweredLeftOutOfRollback)
+                || self.plan.by_initiator
+                    && mutations.has(Mutation::InitiatorsWorkLeftOutOfRollback));
+        match (self.plan.kind, self.ballot) {
+            (Kind::Deferred, _) if self.plan.also_on_rollback => Some(Operation::Execute),
+            (Kind::Deferred | Kind::Local, _)
+            | (_, Ballot::NotCalled | Ballot::ReadOnly | Ballot::RolledBack) => None,
+            _ if forgotten => None,
             (Kind::TwoPhase, _) => Some(Operation::Rollback),
             (Kind::Compensable, _) => Some(Operation::Compensate),
         }
@@ -173,7 +203,7 @@ impl Branch {
         self.clear_attempts();
     }
 
-    fn clear_attempts(&mut self) {
+    pub(crate) fn clear_attempts(&mut self) {
         self.in_flight = false;
         self.attempt = 0;
         self.failures = 0;
@@ -193,8 +223,16 @@ pub struct Transaction {
     pub fingerprint: u128,
     /// How long it waits for what.
     pub options: Options,
+    /// Whether it is interactive.
+    pub open: bool,
     /// Its branches; their places are their numbers.
     pub branches: Vec<Branch>,
+    /// Since when phase one is under way. Lost in a crash where it is interactive, safely: its
+    /// initiator asks again.
+    pub closed_at: Option<Millis>,
+    /// Why it would roll back, if the participant that alone decides did not have to be asked
+    /// first. Lost in a crash, safely: the deadline passes again.
+    pub settling: Option<Reason>,
     /// Since when every prepare has voted and visible work is under way, if it is.
     pub executing_since: Option<Millis>,
     /// The decision, once taken.
@@ -215,6 +253,9 @@ impl Transaction {
             begun_at,
             fingerprint,
             options: plan.options,
+            open: plan.open,
+            closed_at: (!plan.open).then_some(begun_at),
+            settling: None,
             branches: plan.branches.into_iter().map(Branch::new).collect(),
             executing_since: None,
             decision: None,
@@ -227,13 +268,21 @@ impl Transaction {
     /// Where it stands, for people.
     #[must_use]
     pub fn stage(&self) -> Stage {
-        match (&self.decision, self.ended_at, self.executing_since) {
-            (_, Some(_), _) => Stage::Ended,
-            (Some(decision), None, _) if decision.outcome == Outcome::Commit => Stage::Committing,
-            (Some(_), None, _) => Stage::RollingBack,
-            (None, None, Some(_)) => Stage::Executing,
-            (None, None, None) => Stage::Preparing,
+        match &self.decision {
+            _ if self.ended_at.is_some() => Stage::Ended,
+            Some(decision) if decision.outcome == Outcome::Commit => Stage::Committing,
+            Some(_) => Stage::RollingBack,
+            None if self.settling.is_some() => Stage::Settling,
+            None if self.executing_since.is_some() => Stage::Executing,
+            None if self.closed_at.is_none() => Stage::Open,
+            None => Stage::Preparing,
         }
+    }
+
+    /// Whether branches may still be enlisted.
+    #[must_use]
+    pub fn accepts_branches(&self) -> bool {
+        self.stage() == Stage::Open
     }
 
     /// The outcome, once decided.
@@ -262,13 +311,15 @@ impl Transaction {
         (0..).zip(&self.branches)
     }
 
-    /// When phase one has taken too long.
+    /// When it has taken too long to be decided: the present stage's deadline.
     #[must_use]
     pub fn phase_one_deadline(&self) -> Millis {
-        match self.executing_since {
-            None => self.begun_at.saturating_add(self.options.prepare_timeout_ms),
-            Some(since) => since.saturating_add(self.options.execute_timeout_ms),
-        }
+        let (since, timeout_ms) = match (self.executing_since, self.closed_at) {
+            (Some(since), _) => (since, self.options.execute_timeout_ms),
+            (None, Some(since)) => (since, self.options.prepare_timeout_ms),
+            (None, None) => (self.begun_at, self.options.open_timeout_ms),
+        };
+        since.saturating_add(timeout_ms)
     }
 
     /// When the whole has taken too long, if there is such a limit.
@@ -309,6 +360,11 @@ impl Transaction {
                 }
             }
             Fact::Finished { branch } => self.branch_mut(*branch).finish(),
+            Fact::Enlisted { branch } => self.branches.push(Branch::new(branch.clone())),
+            Fact::Resolved { branch, resolution } => {
+                let decided = self.decision.is_some();
+                self.branch_mut(*branch).resolve(resolution, decided);
+            }
             Fact::Ended => {
                 self.branches.iter_mut().for_each(Branch::finish);
                 self.ended_at = Some(record.at);

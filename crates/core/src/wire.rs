@@ -61,11 +61,18 @@ impl<'a> Writer<'a> {
 /// Takes shapes from bytes that may be anything.
 pub(crate) struct Reader<'a> {
     left: &'a [u8],
+    /// The version of the shapes that are read.
+    pub(crate) version: u8,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self { left: bytes }
+        Self { left: bytes, version: 0 }
+    }
+
+    /// Whether what was added with this version is there to be read.
+    pub(crate) const fn since(&self, version: u8) -> bool {
+        self.version >= version
     }
 
     fn take(&mut self, count: usize, what: &'static str) -> Result<&'a [u8], DecodeError> {

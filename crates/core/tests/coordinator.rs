@@ -11,6 +11,9 @@
 //! | `crash` / `crash losing 2` | recovery from all records, or all but the last two |
 //! | `rewrite` | everything is written anew, and what was before is forgotten |
 //! | `rollback` / `retry` | somebody asks |
+//! | `begin open=60000 a! l:local m:deferred+50 n:deferred*` | an interactive one |
+//! | `enlist b` / `commit` | its initiator asks |
+//! | `resolve b committed` / `resolve b committed why` | an operator says |
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic; helpers are tests too")]
 

@@ -1,9 +1,10 @@
 //! Decides what can go wrong for those who embed the manager, each with a stable code.
 
-use unanimity_core::{IdError, PlanError};
+use unanimity_core::{EnlistRefusal, IdError, PlanError, ResolveRefusal};
 use unanimity_journal::JournalError;
 
 use crate::history::HistoryError;
+use crate::view::TransactionView;
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,146 @@ pub enum BeginError {
     /// The manager does not work any more.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+}
+
+/// Why a branch could not be enlisted.
+#[derive(Debug, thiserror::Error)]
+pub enum EnlistError {
+    /// The coordinator refuses it.
+    #[error("{}", refusal_text(.0))]
+    Refused(EnlistRefusal),
+    /// The manager does not work any more.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<EnlistRefusal> for EnlistError {
+    fn from(refusal: EnlistRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+fn refusal_text(refusal: &EnlistRefusal) -> String {
+    match refusal {
+        EnlistRefusal::Unknown => "there is no such live transaction".to_owned(),
+        EnlistRefusal::NotOpen(stage) => {
+            format!("the transaction is {}; it takes no branches any more", stage.as_str())
+        }
+        EnlistRefusal::Conflict => {
+            "a branch of this name is enlisted with other content; choose another name".to_owned()
+        }
+        EnlistRefusal::Plan(error) => error.to_string(),
+    }
+}
+
+impl EnlistError {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(EnlistRefusal::Unknown) => "transaction_unknown",
+            Self::Refused(EnlistRefusal::NotOpen(_)) => "not_open",
+            Self::Refused(EnlistRefusal::Conflict) => "branch_conflict",
+            Self::Refused(EnlistRefusal::Plan(error)) => error.code,
+            Self::Unavailable(unavailable) => unavailable.code(),
+        }
+    }
+
+    pub(crate) fn unknown_branch(field: &'static str, name: &str) -> Self {
+        let code = if field == "after" { "after_unknown" } else { "reference_unknown" };
+        let message = format!("there is no branch {name:?} in this transaction");
+        Self::Refused(EnlistRefusal::Plan(PlanError { code, field: field.to_owned(), message }))
+    }
+}
+
+/// Why an interactive transaction could not be asked to commit.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nobody has a record of it.
+    #[error("there is no such transaction")]
+    Unknown,
+    /// It was begun whole.
+    #[error("the transaction was begun whole: it commits by itself when every branch agrees")]
+    Whole,
+    /// It had been rolled back before it was asked to commit.
+    #[error("the transaction was rolled back before this request")]
+    RolledBack(Box<TransactionView>),
+    /// The manager does not work any more.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl CommitError {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown => "transaction_unknown",
+            Self::Whole => "not_interactive",
+            Self::RolledBack(_) => "already_rolled_back",
+            Self::Unavailable(unavailable) => unavailable.code(),
+        }
+    }
+}
+
+/// Why an operator's word on a branch was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The coordinator refuses it.
+    #[error("{}", resolve_text(*.0))]
+    Refused(ResolveRefusal),
+    /// The manager does not work any more.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl From<ResolveRefusal> for ResolveError {
+    fn from(refusal: ResolveRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+const fn resolve_text(refusal: ResolveRefusal) -> &'static str {
+    match refusal {
+        ResolveRefusal::Unknown => "there is no such live transaction",
+        ResolveRefusal::NoSuchBranch => "the transaction has no such branch",
+        ResolveRefusal::Undecided => {
+            "the transaction is undecided, and the coordinator can decide it: roll it back instead"
+        }
+        ResolveRefusal::Settled => "the branch has nothing left to settle",
+        ResolveRefusal::ReasonMissing => {
+            "this contradicts the decision and makes the outcome mixed: give a reason"
+        }
+    }
+}
+
+impl ResolveError {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => match refusal {
+                ResolveRefusal::Unknown => "transaction_unknown",
+                ResolveRefusal::NoSuchBranch => "branch_unknown",
+                ResolveRefusal::Undecided => "undecided",
+                ResolveRefusal::Settled => "branch_settled",
+                ResolveRefusal::ReasonMissing => "reason_missing",
+            },
+            Self::Unavailable(unavailable) => unavailable.code(),
+        }
+    }
+}
+
+impl Unavailable {
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Stopping => "stopping",
+            Self::ShardFailed => "shard_failed",
+            Self::HistoryFailed => "history",
+        }
+    }
 }
 
 /// Why the manager does not answer.

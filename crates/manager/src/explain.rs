@@ -80,6 +80,12 @@ fn summary(transaction: &Transaction, awaited: usize) -> String {
     let branches = transaction.branches.len();
     let overdue = if transaction.overdue { " Its time is over; the decision stands." } else { "" };
     let stage = match (transaction.stage(), transaction.outcome()) {
+        (Stage::Open, _) => format!(
+            "Open: its initiator has enlisted {branches} branches and not asked to commit yet."
+        ),
+        (Stage::Settling, _) => "Undecided, and its time is over: one participant alone knows \
+            whether this is committed, and it is asked."
+            .to_owned(),
         (Stage::Preparing, _) => {
             let voted = transaction.branches.iter().filter(|b| b.ballot.is_in_favour()).count();
             format!(
@@ -113,12 +119,25 @@ fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Milli
     }
     let soonest = awaited.iter().filter_map(|one| Some((one.next_at_ms?, one))).min_by_key(|x| x.0);
     let asked = awaited.iter().find(|one| one.next_at_ms.is_none());
-    if transaction.decision.is_none() {
+    if transaction.decision.is_none() && transaction.stage() != Stage::Settling {
         let deadline = transaction.phase_one_deadline();
         let whole = transaction.whole_deadline().unwrap_or(Millis::MAX);
-        let text = "If the answers are not there by then, it rolls back; if all are yes, it \
-            commits at \
-                    once.";
+        let local = transaction.branches.iter().any(|b| b.plan.kind == Kind::Local);
+        let text = match (transaction.stage(), transaction.decides_alone()) {
+            (Stage::Open, _) if local => {
+                "If its initiator does not ask to commit by then, its database is asked, and \
+                 decides."
+            }
+            (Stage::Open, _) => "If its initiator does not ask to commit by then, it rolls back.",
+            (_, Some(_)) => {
+                "If the answer is not there by then, the participant is asked what became of it; \
+                 it alone decides."
+            }
+            _ => {
+                "If the answers are not there by then, it rolls back; if all are yes, it commits \
+                 at once."
+            }
+        };
         return (text.to_owned(), Some(deadline.min(whole)));
     }
     match (asked, soonest) {
@@ -136,9 +155,17 @@ fn choices(transaction: &Transaction, awaited: &[Awaited]) -> Vec<Choice> {
     if transaction.stage() != Stage::Ended && transaction.decision.is_none() {
         choices.push(Choice {
             command: format!("unanimity rollback {id}"),
-            effect: "Rolls everything back now. Breaks nothing: it is not decided.".to_owned(),
+            effect: match transaction.decides_alone() {
+                None => "Rolls everything back now. Breaks nothing: it is not decided.",
+                Some(_) => {
+                    "Asks the participant that alone decides to roll back, and takes its answer. \
+                     Breaks nothing."
+                }
+            }
+            .to_owned(),
         });
     }
+    choices.extend(awaited.iter().filter_map(|one| settle_by_hand(transaction, one)));
     if awaited.iter().any(|one| one.next_at_ms.is_some()) {
         choices.push(Choice {
             command: format!("unanimity retry {id}"),
@@ -148,17 +175,46 @@ fn choices(transaction: &Transaction, awaited: &[Awaited]) -> Vec<Choice> {
     choices
 }
 
+/// What an operator may say about a branch that keeps failing, and what each word would break.
+fn settle_by_hand(transaction: &Transaction, awaited: &Awaited) -> Option<Choice> {
+    awaited.last_error.as_ref()?;
+    let (id, branch) = (&transaction.id, &awaited.branch);
+    let (word, breaks) = match (transaction.outcome(), transaction.stage()) {
+        (Some(Outcome::Commit), _) => ("committed", "rolled_back"),
+        (Some(Outcome::Rollback), _) => ("rolled_back", "committed"),
+        (None, Stage::Settling) => {
+            return Some(Choice {
+                command: format!("unanimity resolve {id} {branch} --as committed|rolled_back"),
+                effect:
+                    "Decides by your word, because this participant cannot be asked. Wrong, it \
+                         breaks the transaction: look into the participant's data first."
+                        .to_owned(),
+            });
+        }
+        (None, _) => return None,
+    };
+    Some(Choice {
+        command: format!("unanimity resolve {id} {branch} --as {word} --reason WHY"),
+        effect: format!(
+            "Gives {branch} up: it is not asked any more, and counts as {word} on your word. It \
+             breaks the transaction if that is not so. With --as {breaks} the outcome is recorded \
+             as mixed."
+        ),
+    })
+}
+
 impl Awaited {
     fn of(transaction: &Transaction, number: u16, branch: &Branch) -> Option<Self> {
         let operation = match (branch.progress, branch.ballot) {
             (Progress::Owes(operation), _) => operation,
             (Progress::Undecided, Ballot::NotCalled | Ballot::Unanswered) => {
-                branch.phase_one_operation()?
+                transaction.phase_one_operation(number)?
             }
             (Progress::Undecided | Progress::Done, _) => return None,
         };
         let parks = transaction.options.retry.parks(branch.failures);
-        let parked = parks && matches!(branch.progress, Progress::Owes(_));
+        let settling = transaction.settling.is_some();
+        let parked = parks && (settling || matches!(branch.progress, Progress::Owes(_)));
         Some(Self {
             branch: branch.plan.name.to_string(),
             participant: branch.plan.participant.to_string(),
@@ -177,13 +233,12 @@ fn next_of(branch: &Branch, operation: Operation, parked: bool) -> String {
     let word = operation.as_str();
     match (branch.in_flight, branch.retry_at) {
         (true, _) => format!("its answer to {word} is awaited"),
+        (false, Some(_)) if branch.attempt == 0 => "waits, as it was asked to".to_owned(),
         (false, Some(_)) if parked => format!("parked: {word} is tried again rarely"),
         (false, Some(_)) => format!("{word} is tried again"),
         (false, None) => match branch.plan.kind {
-            Kind::Deferred => {
-                "waits until every commit is acknowledged, and for its turn".to_owned()
-            }
-            Kind::TwoPhase | Kind::Compensable => "waits for its turn".to_owned(),
+            Kind::Deferred => "waits until everything else is done, and for its turn".to_owned(),
+            Kind::TwoPhase | Kind::Compensable | Kind::Local => "waits for its turn".to_owned(),
         },
     }
 }

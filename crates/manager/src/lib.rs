@@ -16,6 +16,7 @@ mod explain;
 mod filter;
 mod history;
 mod homes;
+mod interactive;
 mod journal_thread;
 mod local;
 mod manager;
@@ -28,10 +29,11 @@ pub mod view;
 mod watchers;
 
 pub use crash_point::CRASH_POINTS;
-pub use error::{BeginError, StartError, Unavailable};
+pub use error::{BeginError, CommitError, EnlistError, ResolveError, StartError, Unavailable};
 pub use explain::{Awaited, Choice, Explanation};
 pub use filter::{Cursor, Filter};
 pub use history::HistoryError;
+pub use interactive::EnlistRequest;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
 pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
 pub use operation::{

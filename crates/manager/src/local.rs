@@ -203,7 +203,9 @@ impl LocalTransactionManager {
         let id = TransactionManager::generate_id();
         let branches = names.iter().map(branch).collect();
         let held = self.transport.hold(&id, names, operations_per_service);
-        let plan = Plan { branches, options };
+        // Operations are prepared here and committed later; there is no third way for them.
+        let options = Options { one_phase: false, ..options };
+        let plan = Plan { open: false, branches, options };
         let request = BeginRequest::fresh(id, plan, Wait::Outcome);
         let begun = self.begin(request, held).await?;
         Ok(Executed { transaction: begun.transaction })
@@ -277,14 +279,7 @@ impl fmt::Debug for LocalTransactionManager {
 }
 
 fn branch(name: &Arc<str>) -> BranchPlan {
-    BranchPlan {
-        name: Arc::clone(name),
-        participant: Arc::clone(name),
-        kind: Kind::TwoPhase,
-        after: Vec::new(),
-        payload: Arc::from(&[][..]),
-        payload_in_phase_two: false,
-    }
+    BranchPlan::new(Arc::clone(name), Arc::clone(name), Kind::TwoPhase)
 }
 
 type Operations = Vec<Arc<dyn Operation>>;
@@ -342,6 +337,7 @@ impl LocalTransport {
             }
             Asked::Commit => acknowledged(service.commit(id)),
             Asked::Rollback => acknowledged(service.rollback(id)),
+            Asked::CommitOnePhase | Asked::Inquire => Answer::Unsupported,
             Asked::Execute | Asked::Compensate => {
                 Answer::Unknown("a service in this process takes two-phase branches only".into())
             }

@@ -169,7 +169,8 @@ impl TransactionManager {
             _ if !may_be_used => 0,
             None => fingerprint(&request.plan),
             Some(options) => {
-                fingerprint(&Plan { branches: request.plan.branches.clone(), options })
+                let (open, branches) = (request.plan.open, request.plan.branches.clone());
+                fingerprint(&Plan { open, branches, options })
             }
         };
         let id = request.id.unwrap_or_else(Self::generate_id);
@@ -376,7 +377,11 @@ impl TransactionManager {
         &self.inner.running.shards[shard_of(id, self.inner.running.shards.len())]
     }
 
-    async fn send(&self, id: &TransactionId, command: Command) -> Result<(), Unavailable> {
+    pub(crate) async fn send(
+        &self,
+        id: &TransactionId,
+        command: Command,
+    ) -> Result<(), Unavailable> {
         self.shard(id).send(command).await.map_err(|_| self.unavailable())
     }
 
@@ -407,7 +412,7 @@ impl TransactionManager {
 
     /// Why a shard did not answer. One that ends without being asked to has failed, also in the
     /// moment before that is known everywhere.
-    fn unavailable(&self) -> Unavailable {
+    pub(crate) fn unavailable(&self) -> Unavailable {
         let failed = self.inner.running.failed.borrow().is_some();
         if failed || !self.inner.stopping.load(Ordering::Relaxed) {
             Unavailable::ShardFailed
@@ -485,15 +490,10 @@ mod tests {
     fn what_names_shards_and_requests_never_changes() {
         let shard = |name: &str| shard_of(&TransactionId::new(name).unwrap(), 64);
         assert_eq!(["a", "b", "order-4711"].map(shard), [49, 21, 21]);
-        let branch = BranchPlan {
-            name: "accounts".into(),
-            participant: "http://127.0.0.1:7001/".into(),
-            kind: Kind::TwoPhase,
-            after: Vec::new(),
-            payload: b"{}".as_slice().into(),
-            payload_in_phase_two: false,
-        };
-        let plan = Plan { branches: vec![branch], options: Options::default() };
+        let address = "http://127.0.0.1:7001/";
+        let payload = b"{}".as_slice().into();
+        let branch = BranchPlan { payload, ..BranchPlan::new("accounts", address, Kind::TwoPhase) };
+        let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
         assert_eq!(format!("{:x}", fingerprint(&plan)), "c74d13f07339534c99c83b443dd9244b");
     }
 }

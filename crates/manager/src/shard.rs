@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Durable, Effect, Event, Fact, Operation, Plan, Refusal, Sealed, Step, Transaction,
+    Coordinator, Durable, Effect, Event, Fact, Operation, Plan, Refusal, Sealed, Step,
     TransactionId, encode_record,
 };
 use unanimity_journal::JournalError;
@@ -22,7 +22,11 @@ use crate::homes::Homes;
 use crate::journal_thread::{Gathered, JournalCommand};
 use crate::recovery::Recovered;
 use crate::transport::{Transport, dispatch};
-use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, reached, told_by};
+use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
+
+pub(crate) use requests::{Ask, Committing, EnlistCommand};
+
+mod requests;
 
 /// A batch that has grown to this many bytes is closed and the next one begun.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -65,6 +69,8 @@ pub(crate) enum Command {
         limit: usize,
         reply: oneshot::Sender<Vec<Shown>>,
     },
+    /// A request for a live transaction.
+    Ask(Ask),
     /// Something for the core; answered when it has been taken in.
     Tell {
         event: Event,
@@ -289,7 +295,9 @@ impl Shard {
             match record.fact {
                 Fact::Begun { .. } => self.homes.settle(&record.transaction, position),
                 Fact::Snapshot(_) => self.homes.move_to(&record.transaction, position),
-                Fact::Executing { .. }
+                Fact::Enlisted { .. }
+                | Fact::Resolved { .. }
+                | Fact::Executing { .. }
                 | Fact::Decided { .. }
                 | Fact::Finished { .. }
                 | Fact::Ended => {}
@@ -393,13 +401,15 @@ impl Shard {
                 .increment(1);
                 self.notify(&id, told_by(&reason));
             }
+            Effect::Settling(id) => self.notify(&id, Wait::Outcome),
             Effect::Overdue(id) => self.notify(&id, Wait::Completed),
             Effect::Parked(id, branch) => {
                 metrics::counter!("unanimity_branches_parked_total").increment(1);
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
             Effect::Ended(transaction) => self.ended(transaction),
-            Effect::Refused(..) => {} // Told at once, by who began it.
+            // Told by who took the request in.
+            Effect::Refused(..) | Effect::Enlisted(..) | Effect::Resolved(..) => {}
         }
     }
 
@@ -432,40 +442,13 @@ impl Shard {
                 let send = move || drop(reply.send(found));
                 self.hold(Held::Reply(self.last_position(), Box::new(send)));
             }
+            Command::Ask(ask) => self.on_ask(ask),
             Command::Tell { event, reply } => {
                 self.handle(event);
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
                 self.hold(Held::Reply(self.last_position(), Box::new(send)));
             }
             Command::Stop | Command::Abandon => self.stopping = true,
-        }
-    }
-
-    fn list(&self, filter: &Filter, limit: usize) -> Vec<Shown> {
-        let live = self.coordinator.iter().filter(|live| filter.passes(live));
-        let ending = self.ending.values().filter(|ended| filter.passes(ended));
-        let mut found: Vec<&Transaction> = live.chain(ending.map(|ended| &**ended)).collect();
-        found.sort_by(|a, b| (b.begun_at, &b.id).cmp(&(a.begun_at, &a.id)));
-        found.into_iter().take(limit).map(|found| Arc::new(found.clone())).collect()
-    }
-
-    /// Shows a transaction once what is waited for has come. Everything that is told waits for the
-    /// records that it may rest on.
-    fn show(&mut self, id: &TransactionId, wait: Wait, may_wait: bool, reply: WatcherReply) {
-        let watcher = Watcher { wait, existed: true, reply };
-        let shown = self.coordinator.get(id).map(|live| (reached(live), Arc::new(live.clone())));
-        let ended = || self.ending.get(id).map(|ended| (Wait::Completed, Arc::clone(ended)));
-        match shown.or_else(ended) {
-            Some((reached, transaction)) if !may_wait || reached >= wait => {
-                let send = move || watcher.answer(transaction);
-                self.hold(Held::Reply(self.last_position(), Box::new(send)));
-            }
-            Some(_) => self.watchers.add(id, watcher),
-            None => {
-                if let WatcherReply::Get(reply) = watcher.reply {
-                    drop(reply.send(None));
-                }
-            }
         }
     }
 

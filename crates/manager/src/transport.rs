@@ -84,7 +84,11 @@ pub(crate) fn dispatch(
         match owed.operation {
             Operation::Prepare => crash_point("after_prepare_call"),
             Operation::Commit => crash_point("after_commit_call"),
-            Operation::Rollback | Operation::Execute | Operation::Compensate => {}
+            Operation::Rollback
+            | Operation::Execute
+            | Operation::Compensate
+            | Operation::CommitOnePhase
+            | Operation::Inquire => {}
         }
         owed.settle(answer);
     });

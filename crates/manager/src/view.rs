@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use unanimity_core::{
-    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Stage, Transaction,
-    What,
+    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Resolution, Stage,
+    Transaction, What,
 };
 
 /// A transaction's state.
@@ -12,8 +12,15 @@ use unanimity_core::{
 pub struct TransactionView {
     /// Its name.
     pub id: String,
-    /// `preparing`, `executing`, `committing`, `rolling_back` or `ended`.
+    /// `open`, `preparing`, `executing`, `settling`, `committing`, `rolling_back` or `ended`.
     pub stage: String,
+    /// Whether it was begun to have branches enlisted.
+    #[serde(default)]
+    pub interactive: bool,
+    /// What an operator's word made of the outcome, if anybody gave one: `committed`,
+    /// `rolled_back`, `mixed` or `hazard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heuristic: Option<String>,
     /// `commit` or `rollback`, once decided.
     pub outcome: Option<String>,
     /// Whether every participant has acknowledged.
@@ -36,7 +43,7 @@ pub struct TransactionView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonView {
     /// Stable: `all_yes`, `voted_no`, `prepare_timeout`, `execute_timeout`, `timeout`,
-    /// `coordinator_restarted`, `requested`.
+    /// `coordinator_restarted`, `requested`, `abandoned`, `settled_by_participant`.
     pub code: String,
     /// The branch that said no.
     pub branch: Option<String>,
@@ -51,8 +58,11 @@ pub struct BranchView {
     pub name: String,
     /// Where its participant is.
     pub participant: String,
-    /// `two_phase`, `compensable` or `deferred`.
+    /// `two_phase`, `compensable`, `deferred` or `local`.
     pub kind: String,
+    /// How an operator says that it was settled, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<ResolutionView>,
     /// `yes`, `read_only` or `no`, once it has voted.
     pub vote: Option<String>,
     /// `waiting`, `called`, `voted`, `finishing` or `done`.
@@ -69,13 +79,46 @@ pub struct BranchView {
     pub result: Option<serde_json::Value>,
 }
 
+/// An operator's word on a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolutionView {
+    /// `committed` or `rolled_back`.
+    pub settled_as: String,
+    /// Who says so.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+impl ResolutionView {
+    fn of(resolution: &Resolution) -> Self {
+        Self {
+            settled_as: settled_as(resolution.outcome).to_owned(),
+            by: resolution.by.to_string(),
+            reason: resolution.reason.to_string(),
+            at_ms: resolution.at,
+        }
+    }
+}
+
+/// How a branch was settled, in a word.
+const fn settled_as(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Commit => "committed",
+        Outcome::Rollback => "rolled_back",
+    }
+}
+
 /// One line of a timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventView {
     /// When, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
-    /// `recovered`, `overdue`, `decided` or `ended`.
+    /// `recovered`, `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`,
+    /// `decided` or `ended`.
     pub event: String,
     /// On which branch.
     pub branch: Option<String>,
@@ -109,6 +152,8 @@ impl TransactionView {
         Self {
             id: transaction.id.as_str().to_owned(),
             stage: transaction.stage().as_str().to_owned(),
+            interactive: transaction.open,
+            heuristic: transaction.heuristic().map(|heuristic| heuristic.as_str().to_owned()),
             outcome: transaction.outcome().map(|outcome| outcome.as_str().to_owned()),
             completed: transaction.stage() == Stage::Ended,
             reason: decision.map(|decision| ReasonView::of(transaction, &decision.reason)),
@@ -119,7 +164,7 @@ impl TransactionView {
             branches: transaction
                 .branches
                 .iter()
-                .map(|branch| BranchView::of(branch, park_after))
+                .map(|branch| BranchView::of(branch, park_after, transaction.settling.is_some()))
                 .collect(),
         }
     }
@@ -142,30 +187,36 @@ impl ReasonView {
             | Reason::PrepareTimeout
             | Reason::ExecuteTimeout
             | Reason::Timeout
-            | Reason::Restarted => (None, None),
+            | Reason::Restarted
+            | Reason::Abandoned
+            | Reason::Settled => (None, None),
         };
         Self { code: reason.code().to_owned(), branch, detail }
     }
 }
 
 impl BranchView {
-    fn of(branch: &Branch, park_after_attempts: u16) -> Self {
+    fn of(branch: &Branch, park_after_attempts: u16, settling: bool) -> Self {
         let vote = match branch.ballot {
-            Ballot::NotCalled | Ballot::Unanswered => None,
+            Ballot::NotCalled | Ballot::Unanswered | Ballot::RolledBack => None,
+            Ballot::Committed => Some(Ballot::Yes.as_str().to_owned()),
             Ballot::Yes | Ballot::ReadOnly | Ballot::No => Some(branch.ballot.as_str().to_owned()),
         };
         let state = match (branch.progress, branch.ballot) {
             (Progress::Done, _) => "done",
             (Progress::Owes(_), _) => "finishing",
             (Progress::Undecided, Ballot::NotCalled) => "waiting",
+            (Progress::Undecided, Ballot::Unanswered) if branch.attempt == 0 => "waiting",
             (Progress::Undecided, Ballot::Unanswered) => "called",
             (Progress::Undecided, _) => "voted",
         };
-        let owes = matches!(branch.progress, Progress::Owes(_));
+        // Also while one participant that alone decides is asked: then nothing else can decide.
+        let owes = matches!(branch.progress, Progress::Owes(_)) || settling;
         Self {
             name: branch.plan.name.to_string(),
             participant: branch.plan.participant.to_string(),
             kind: branch.plan.kind.as_str().to_owned(),
+            resolution: branch.resolution.as_ref().map(ResolutionView::of),
             vote,
             state: state.to_owned(),
             attempt: branch.attempt,
@@ -215,15 +266,16 @@ fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) ->
         | What::Yes(operation)
         | What::No(operation, _)
         | What::Acknowledged(operation)
+        | What::Unsupported(operation)
         | What::Failed { operation, .. } => *operation,
-        What::Parked | What::Overdue => return true,
-        What::ReadOnly | What::Recovered => return false,
+        What::Parked | What::Overdue | What::Resolved(_) => return true,
+        What::ReadOnly | What::Recovered | What::Enlisted | What::CommitRequested => return false,
     };
     let deferred = |number: u16| transaction.branch(number).plan.kind == Kind::Deferred;
     match operation {
         Operation::Commit | Operation::Rollback | Operation::Compensate => true,
         Operation::Execute => seen.branch.is_some_and(deferred),
-        Operation::Prepare => false,
+        Operation::Prepare | Operation::CommitOnePhase | Operation::Inquire => false,
     }
 }
 
@@ -263,6 +315,13 @@ impl EventView {
             What::Parked => ("parked", None),
             What::Recovered => ("recovered", None),
             What::Overdue => ("overdue", None),
+            What::Enlisted => ("enlisted", None),
+            What::CommitRequested => ("commit_requested", None),
+            What::Unsupported(operation) => ("unsupported", Some(*operation)),
+            What::Resolved(outcome) => {
+                view.detail = Some(settled_as(*outcome).to_owned());
+                ("resolved", None)
+            }
         };
         event.clone_into(&mut view.event);
         view.operation = operation.map(|operation| operation.as_str().to_owned());

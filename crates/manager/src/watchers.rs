@@ -115,6 +115,8 @@ impl Watchers {
 pub(crate) fn reached(transaction: &Transaction) -> Wait {
     match &transaction.decision {
         _ if transaction.overdue => Wait::Completed,
+        // The outcome may take long to come, and whoever waits should know that it is not known.
+        None if transaction.settling.is_some() => Wait::Outcome,
         None => Wait::Accepted,
         Some(decision) => told_by(&decision.reason),
     }
@@ -129,6 +131,8 @@ pub(crate) const fn told_by(reason: &Reason) -> Wait {
         | Reason::PrepareTimeout
         | Reason::ExecuteTimeout
         | Reason::Restarted
-        | Reason::Requested(_) => Wait::Outcome,
+        | Reason::Requested(_)
+        | Reason::Abandoned
+        | Reason::Settled => Wait::Outcome,
     }
 }

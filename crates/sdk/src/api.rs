@@ -11,6 +11,8 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use crate::problem::Problem;
+
 /// JSON that is passed on as it was written, byte for byte: numbers keep their digits and objects
 /// the order of their members.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -119,9 +121,25 @@ pub struct TransactionRequest {
     /// chooses; an initiator that may have to ask again should choose itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Its branches: 1 to 256.
+    /// Its branches: 1 to 256; those of an interactive one may all come later.
     #[serde(deserialize_with = "objects")]
     pub branches: Vec<BranchRequest>,
+    /// Whether branches may be enlisted until the initiator asks to commit.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub interactive: bool,
+    /// Of an interactive one: where the initiator's own database is asked whether its local work is
+    /// there, if the initiator falls silent. It becomes a branch named `initiator`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inquiry: Option<String>,
+    /// Who is told when everything is complete. It becomes a deferred branch named `notice`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<NoticeRequest>,
+    /// Of an interactive one: how long it waits for its initiator, from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_timeout_ms: Option<u64>,
+    /// Whether a single two-phase branch may commit in one phase; yes if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_phase: Option<bool>,
     /// What the answer waits for; `outcome` if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,
@@ -168,6 +186,80 @@ pub struct BranchRequest {
     /// Whether commit and rollback carry the payload too.
     #[serde(default, skip_serializing_if = "is_default")]
     pub payload_in_phase_two: bool,
+    /// Who prepares or executes it: in an interactive transaction the initiator may do it itself,
+    /// once the branch is enlisted.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub phase_one_by: PhaseOneBy,
+    /// Of a deferred branch: not before so long after the decision.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub delay_ms: u64,
+    /// Of a deferred branch: also after a rollback, when everything is undone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub also_on_rollback: bool,
+}
+
+/// Who does a branch's phase-one work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseOneBy {
+    /// The coordinator calls prepare or execute when it is asked to commit.
+    #[default]
+    Coordinator,
+    /// The initiator, or the service itself, does it (TCC's try).
+    Initiator,
+}
+
+/// Who is told when a transaction is complete.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NoticeRequest {
+    /// A participant's URL; it is asked to `execute`.
+    pub url: String,
+    /// Whether it is told of a rollback too.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_rollback: bool,
+}
+
+/// An operator's word on a branch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// How it was settled.
+    #[serde(rename = "as")]
+    pub settled_as: SettledAs,
+    /// Who says so.
+    pub by: String,
+    /// Why; needed where it contradicts the decision.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// How a branch was settled by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum SettledAs {
+    /// Its work is there.
+    Committed,
+    /// Its work is not there, or was undone.
+    RolledBack,
+}
+
+/// An operator's word on a branch, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ResolutionStatus {
+    /// How it was settled.
+    pub settled_as: SettledAs,
+    /// Who says so.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 /// Whether a field says nothing that leaving it out would not say.
@@ -187,6 +279,8 @@ pub enum Kind {
     Compensable,
     /// Execute only after the decision to commit, until it succeeds.
     Deferred,
+    /// The initiator's own database, which is asked if the initiator falls silent.
+    Local,
 }
 
 impl From<Kind> for unanimity_core::Kind {
@@ -195,6 +289,7 @@ impl From<Kind> for unanimity_core::Kind {
             Kind::TwoPhase => Self::TwoPhase,
             Kind::Compensable => Self::Compensable,
             Kind::Deferred => Self::Deferred,
+            Kind::Local => Self::Local,
         }
     }
 }
@@ -205,6 +300,7 @@ impl From<unanimity_core::Kind> for Kind {
             unanimity_core::Kind::TwoPhase => Self::TwoPhase,
             unanimity_core::Kind::Compensable => Self::Compensable,
             unanimity_core::Kind::Deferred => Self::Deferred,
+            unanimity_core::Kind::Local => Self::Local,
         }
     }
 }
@@ -231,6 +327,12 @@ pub struct TransactionStatus {
     pub id: String,
     /// What is under way.
     pub stage: Stage,
+    /// Whether it was begun to have branches enlisted.
+    #[serde(default)]
+    pub interactive: bool,
+    /// What operators' words made of the outcome: `committed`, `rolled_back`, `mixed`, `hazard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heuristic: Option<String>,
     /// The decision, once there is one. It never changes.
     pub outcome: Option<Outcome>,
     /// Whether every participant has acknowledged the decision.
@@ -254,6 +356,10 @@ pub struct TransactionStatus {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// Branches may be enlisted; the initiator's request to commit is awaited.
+    Open,
+    /// Its time is over, and the participant that alone decides is asked.
+    Settling,
     /// Two-phase branches are being prepared.
     Preparing,
     /// Compensable branches are being executed.
@@ -299,6 +405,9 @@ pub struct BranchStatus {
     pub participant: String,
     /// What sort of promise it makes.
     pub kind: Kind,
+    /// How an operator says that it was settled, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<ResolutionStatus>,
     /// Its vote, once it has voted.
     pub vote: Option<BranchVote>,
     /// What it is doing.
@@ -376,7 +485,8 @@ pub struct TimelineEvent {
     pub at_ms: u64,
     /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
     /// `recovered`,
-    /// `overdue`, `decided`, `finished` or `ended`; later versions may add words.
+    /// `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`, `decided`, `finished`
+    /// or `ended`; later versions may add words.
     pub event: String,
     /// On which branch.
     pub branch: Option<String>,
@@ -409,49 +519,6 @@ pub enum Decision {
     Rollback,
     /// Nothing yet: ask again.
     Pending,
-}
-
-/// A problem document (RFC 9457). Fields that a foreign one lacks are empty.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(default)]
-pub struct Problem {
-    /// Names the sort of problem: `urn:unanimity:error:` and the code.
-    #[serde(rename = "type")]
-    pub type_uri: String,
-    /// The same for every problem of this sort.
-    pub title: String,
-    /// The HTTP status.
-    pub status: u16,
-    /// What is wrong this time, and what to do about it.
-    pub detail: String,
-    /// Stable, snake case; each has a page in the error reference.
-    pub code: String,
-    /// Where in the request, such as `branches[2].after` or a header's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
-}
-
-impl Problem {
-    /// A problem of the sort that `code` names.
-    #[must_use]
-    pub fn new(status: u16, code: &str, title: &str, detail: impl Into<String>) -> Self {
-        Self {
-            type_uri: format!("urn:unanimity:error:{code}"),
-            title: title.to_owned(),
-            status,
-            detail: detail.into(),
-            code: code.to_owned(),
-            field: None,
-        }
-    }
-
-    /// The same, with the place in the request.
-    #[must_use]
-    pub fn with_field(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
-        self
-    }
 }
 
 #[cfg(test)]

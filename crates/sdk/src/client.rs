@@ -220,7 +220,7 @@ impl Client {
         self.ask(Method::POST, path, Some(body.into()), Duration::ZERO).await
     }
 
-    async fn ask<T: DeserializeOwned>(
+    pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

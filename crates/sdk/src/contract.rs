@@ -1,4 +1,4 @@
-//! Decides what the five operations look like as HTTP: header names, limits, and how an answer is
+//! Decides what the operations look like as HTTP: header names, limits, and how an answer is
 //! written and read. Both ends use it, so they cannot drift apart: the router of a participant
 //! writes with [`write_answer`], the coordinator's client reads with [`read_answer`].
 
@@ -123,7 +123,10 @@ fn json(status: StatusCode, media: &'static str, body: &impl Serialize) -> Respo
 /// the operation is to be tried again. Anything outside the closed set of answers counts as that,
 /// never as a yes.
 pub fn read_answer(operation: Operation, status: u16, body: &Bytes) -> Result<Reply, String> {
-    let votes = matches!(operation, Operation::Prepare | Operation::Execute);
+    let votes = matches!(
+        operation,
+        Operation::Prepare | Operation::Execute | Operation::CommitOnePhase | Operation::Inquire
+    );
     match (status, votes) {
         (200, true) => read_vote(operation, body),
         (409 | 422, true) => Ok(Reply::No(cut(&read_reason(status, body), REASON_BYTES_MAX))),
@@ -147,7 +150,7 @@ fn read_vote(operation: Operation, body: &Bytes) -> Result<Reply, String> {
         .result;
     match (vote.as_str(), operation) {
         ("yes", _) => Ok(Reply::Yes(result.map(|raw| raw.get().to_owned()))),
-        ("read_only", Operation::Prepare) => Ok(Reply::ReadOnly),
+        ("read_only", Operation::Prepare | Operation::CommitOnePhase) => Ok(Reply::ReadOnly),
         _ => Err(format!("HTTP 200 to {} with the vote {vote:?}", operation.as_str())),
     }
 }

@@ -20,14 +20,21 @@ pub mod battery;
 mod client;
 pub mod contract;
 pub mod inquiry;
+mod interactive;
+mod local_work;
 mod memory;
 mod participant;
+mod problem;
 mod router;
 mod service;
 mod sqlite;
 
 pub use axum;
 pub use client::{Client, ClientError, ClientOptions};
+pub use interactive::{OpenTransaction, TransactionError};
+pub use local_work::{
+    INITIATOR_BRANCH, LocalWorkError, create_local_work_table, inquiry_router, record_local_work,
+};
 pub use memory::{MemoryParticipant, MemoryService};
 pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
 pub use router::router;

@@ -121,6 +121,14 @@ impl<S: MemoryService> MemoryParticipant<S> {
             Operation::Commit => self.service.commit(&branch, payload).map(done),
             Operation::Rollback => self.service.rollback(&branch, payload).map(done),
             Operation::Compensate => self.service.compensate(&branch, payload).map(done),
+            Operation::CommitOnePhase => {
+                let work = self.service.prepare(&branch, payload)?.into_work(Operation::Prepare)?;
+                if matches!(work, Work::Done(_)) {
+                    self.service.commit(&branch, payload)?;
+                }
+                Ok(work)
+            }
+            Operation::Inquire => Err("an inquiry does no work".into()),
         }
     }
 }

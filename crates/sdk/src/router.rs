@@ -18,7 +18,8 @@ use crate::contract::{
 };
 use crate::participant::{CallError, Participant, Request};
 
-/// Mounts a participant: `POST /prepare`, `/commit`, `/rollback`, `/execute` and `/compensate`.
+/// Mounts a participant: `POST /prepare`, `/commit`, `/rollback`, `/execute`, `/compensate`,
+/// `/commit_one_phase` and `/inquire`.
 ///
 /// Nest it where the service likes (`Router::new().nest("/transactions", router(participant))`);
 /// the URL of that place is what an initiator names as the branch's participant.

@@ -4,7 +4,7 @@
 //! other. Groups, savepoints and the order of things are left to `writer`, the SQL to
 //! `guard_table`.
 
-mod guard_table;
+pub(crate) mod guard_table;
 mod writer;
 
 use std::fmt;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::io::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use unanimity_sdk::api::{Outcome, Timeline, TimelineEvent, TransactionStatus};
+use unanimity_sdk::api::{Outcome, Stage, Timeline, TimelineEvent, TransactionStatus};
 
 /// What went well.
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -40,14 +40,18 @@ pub(crate) fn outcome(transaction: &TransactionStatus) -> String {
         (Some(Outcome::Rollback), true) => paint(BAD, "rolled back"),
         (Some(Outcome::Commit), false) => paint(WAITING, "committing"),
         (Some(Outcome::Rollback), false) => paint(WAITING, "rolling back"),
+        (None, _) if transaction.stage == Stage::Open => paint(WAITING, "open"),
         (None, _) => paint(WAITING, "undecided"),
     };
+    let by_hand = transaction.heuristic.as_ref().map_or(String::new(), |heuristic| {
+        format!(", {}", paint(BAD, format!("settled by hand: {heuristic}")))
+    });
     let because = transaction.reason.as_ref().map_or(String::new(), |reason| {
         let branch = reason.branch.as_ref().map_or(String::new(), |name| format!(" by {name}"));
         let detail = reason.detail.as_ref().map_or(String::new(), |text| format!(": {text}"));
         format!(" ({}{branch}{detail})", reason_in_words(&reason.code))
     });
-    format!("{word}{because}")
+    format!("{word}{by_hand}{because}")
 }
 
 /// A reason's code in words for people who have not read the manual.
@@ -60,6 +64,8 @@ pub(crate) fn reason_in_words(code: &str) -> &str {
         "timeout" => "the whole took too long",
         "coordinator_restarted" => "the coordinator was restarted before it had decided",
         "requested" => "somebody asked for it",
+        "abandoned" => "its initiator fell silent",
+        "settled_by_participant" => "the participant that alone decides was asked",
         other => other,
     }
 }
@@ -91,6 +97,11 @@ pub(crate) fn transaction(transaction: &TransactionStatus, timeline: &Timeline) 
             &mut text,
             format!("  {:width$}  {kind:<11}  {vote:<14} {state}  {participant}", branch.name),
         );
+        if let Some(word) = &branch.resolution {
+            let how = self::word(&word.settled_as);
+            let said = format!("settled by hand as {how}, says {}: {}", word.by, word.reason);
+            line(&mut text, format!("  {:width$}  {}", "", paint(BAD, said)));
+        }
         if let (Some(error), "finishing" | "called") = (&branch.last_error, &*word(&branch.state)) {
             line(&mut text, format!("  {:width$}  {}", "", paint(WAITING, error)));
         }
@@ -134,6 +145,10 @@ fn event_line(event: &TimelineEvent, begun_at_ms: u64, width: usize) -> String {
         "read_only" => format!("<-- {}", paint(GOOD, "yes, nothing to commit")),
         "no" => format!("<-- {} {detail}", paint(BAD, "no:")),
         "acknowledged" => format!("<-- {operation} done"),
+        "unsupported" => format!("<-- it does not know {operation}"),
+        "enlisted" => "enlisted".to_owned(),
+        "commit_requested" => paint(HEADING, "its initiator asks to commit"),
+        "resolved" => paint(BAD, format!("settled by hand: {detail}")),
         "failed" => {
             let times = event.times.filter(|times| *times > 1);
             let times = times.map_or(String::new(), |times| format!(" ({times} times)"));

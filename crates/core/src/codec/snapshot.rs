@@ -3,7 +3,8 @@
 
 use super::{
     check_branches, get_ballot, get_branch_plan, get_count, get_id, get_observation, get_options,
-    get_outcome, get_reason, operation, put_branch_plan, put_observation, put_options, put_reason,
+    get_outcome, get_reason, get_resolution, operation, put_branch_plan, put_observation,
+    put_options, put_reason, put_resolution,
 };
 use crate::timeline::Timeline;
 use crate::transaction::{Branch, Progress};
@@ -25,11 +26,13 @@ pub(super) fn put(writer: &mut Writer<'_>, transaction: &Transaction) {
     writer.list(&transaction.timeline.saved, put_observation);
     writer.number(u64::from(transaction.timeline.dropped));
     writer.text(transaction.id.as_str());
+    writer.flag(transaction.open);
 }
 
 pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
-    let transaction = Transaction {
-        begun_at: reader.number("begun_at")?,
+    let begun_at = reader.number("begun_at")?;
+    let mut transaction = Transaction {
+        begun_at,
         fingerprint: u128::from_le_bytes(reader.fixed("fingerprint")?),
         options: get_options(reader)?,
         branches: reader.list("branches", get_branch)?,
@@ -39,14 +42,21 @@ pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
         timeline: get_timeline(reader)?,
         id: get_id(reader)?,
         ended_at: None,
+        open: false,
+        closed_at: Some(begun_at),
+        settling: None,
     };
+    if reader.since(2) && reader.flag("open")? {
+        transaction.open = true;
+        transaction.closed_at = None;
+    }
     check(&transaction)?;
     Ok(transaction)
 }
 
 /// What the core relies on of any transaction that it knows.
 fn check(transaction: &Transaction) -> Result<(), DecodeError> {
-    check_branches(transaction.branches.iter().map(|branch| &branch.plan))?;
+    check_branches(transaction.branches.iter().map(|branch| &branch.plan), transaction.open)?;
     let decided = transaction.decision.is_some();
     let in_step = |branch: &Branch| (branch.progress == Progress::Undecided) != decided;
     if !transaction.branches.iter().all(in_step) {
@@ -83,6 +93,7 @@ fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
         Progress::Owes(operation) => operation as u8,
     });
     writer.option(branch.result.as_ref(), |writer, result| writer.text(result));
+    writer.option(branch.resolution.as_ref(), put_resolution);
 }
 
 fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
@@ -94,5 +105,8 @@ fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
         number => Progress::Owes(operation(number)?),
     };
     branch.result = reader.option("result", |reader| Ok(reader.text("result")?.into()))?;
+    if reader.since(2) {
+        branch.resolution = reader.option("resolution", get_resolution)?;
+    }
     Ok(branch)
 }

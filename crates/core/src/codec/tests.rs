@@ -7,18 +7,16 @@ use super::*;
 use crate::timeline::Timeline;
 use crate::transaction::{Branch, Progress};
 use crate::{
-    Answer, Coordinator, CoordinatorConfig, Decision, Durable, Effect, Event, Transaction,
-    splitmix64,
+    Answer, Coordinator, CoordinatorConfig, Decision, Durable, Effect, Event, Observation,
+    Transaction, What, splitmix64,
 };
 
 fn branch_plan(kind: Kind, after: &[u16]) -> BranchPlan {
     BranchPlan {
-        name: format!("b{}", kind as u8).into(),
-        participant: "http://p/1".into(),
-        kind,
         after: after.to_vec(),
         payload: Arc::from(&[7_u8, 0, 255][..]),
         payload_in_phase_two: kind == Kind::TwoPhase,
+        ..BranchPlan::new(format!("b{}", kind as u8), "http://p/1", kind)
     }
 }
 
@@ -34,6 +32,8 @@ fn options() -> Options {
             park_after_attempts: 13,
             parked_delay_ms: 60_002,
         },
+        open_timeout_ms: Options::default().open_timeout_ms,
+        one_phase: false,
     }
 }
 
@@ -43,7 +43,24 @@ fn plan() -> Plan {
         branch_plan(Kind::Compensable, &[0]),
         branch_plan(Kind::Deferred, &[0, 1]),
     ];
-    Plan { branches, options: options() }
+    Plan { open: false, branches, options: options() }
+}
+
+/// What version 2 added.
+fn open_plan() -> Plan {
+    let special =
+        BranchPlan { by_initiator: true, refers: vec![0], ..branch_plan(Kind::Compensable, &[0]) };
+    let late =
+        BranchPlan { delay_ms: 300, also_on_rollback: true, ..branch_plan(Kind::Deferred, &[]) };
+    let mut branches = plan().branches;
+    branches.extend([special, late, branch_plan(Kind::Local, &[])]);
+    let options = Options { open_timeout_ms: 70_001, one_phase: true, ..options() };
+    Plan { open: true, branches, options }
+}
+
+fn resolution() -> Resolution {
+    let (by, reason) = ("ann".into(), "paid by hand".into());
+    Resolution { outcome: Outcome::Commit, by, reason, at: 1_700_000_000_011, disputed: true }
 }
 
 fn whats() -> Vec<What> {
@@ -61,7 +78,16 @@ fn whats() -> Vec<What> {
     ]
 }
 
-/// Does not compile when something new is not listed; then add it to [`whats`] too.
+fn new_whats() -> Vec<What> {
+    vec![
+        What::Enlisted,
+        What::CommitRequested,
+        What::Unsupported(Operation::CommitOnePhase),
+        What::Resolved(Outcome::Rollback),
+    ]
+}
+
+/// Does not compile when something new is not listed; then add it to [`new_whats`] too.
 fn number_of_what(what: &What) -> u8 {
     match what {
         What::Called { operation: _, attempt: _ } => 1,
@@ -73,6 +99,10 @@ fn number_of_what(what: &What) -> u8 {
         What::Parked => 7,
         What::Recovered => 8,
         What::Overdue => 9,
+        What::Enlisted => 10,
+        What::CommitRequested => 11,
+        What::Unsupported(_) => 12,
+        What::Resolved(_) => 13,
     }
 }
 
@@ -88,7 +118,7 @@ fn reasons() -> Vec<Reason> {
     ]
 }
 
-/// Does not compile when something new is not listed; then add it to [`reasons`] too.
+/// Does not compile when something new is not listed; then add it to [`new_facts`] too.
 fn number_of_reason(reason: &Reason) -> u8 {
     match reason {
         Reason::AllYes => 1,
@@ -98,6 +128,8 @@ fn number_of_reason(reason: &Reason) -> u8 {
         Reason::Timeout => 5,
         Reason::Restarted => 6,
         Reason::Requested(_) => 7,
+        Reason::Abandoned => 8,
+        Reason::Settled => 9,
     }
 }
 
@@ -126,6 +158,9 @@ fn undecided() -> Transaction {
         ended_at: None,
         overdue: false,
         timeline: Timeline { unsaved: Vec::new(), saved: observations(), dropped: 3 },
+        open: false,
+        closed_at: Some(1_700_000_000_000),
+        settling: None,
     }
 }
 
@@ -165,7 +200,32 @@ fn facts() -> Vec<Fact> {
     facts
 }
 
-/// Does not compile when something new is not listed; then add it to [`facts`] too.
+/// What version 2 added.
+fn new_facts() -> Vec<Fact> {
+    let mut open = undecided();
+    (open.open, open.closed_at, open.executing_since) = (true, None, None);
+    open.branches.extend(open_plan().branches.into_iter().map(Branch::new));
+    let mut settled = decided(Reason::Settled);
+    settled.branches[0].resolution = Some(resolution());
+    settled.branches[1].ballot = Ballot::Committed;
+    settled.branches[2].ballot = Ballot::RolledBack;
+    let abandoned = Fact::Decided {
+        outcome: Outcome::Rollback,
+        reason: Reason::Abandoned,
+        ballots: vec![Ballot::Committed, Ballot::RolledBack, Ballot::Yes],
+        results: Vec::new(),
+    };
+    vec![
+        Fact::Begun { fingerprint: 9, plan: open_plan() },
+        Fact::Enlisted { branch: open_plan().branches.remove(3) },
+        Fact::Resolved { branch: 1, resolution: resolution() },
+        abandoned,
+        Fact::Snapshot(Box::new(open)),
+        Fact::Snapshot(Box::new(settled)),
+    ]
+}
+
+/// Does not compile when something new is not listed; then add it to [`new_facts`] too.
 fn number_of_fact(fact: &Fact) -> u8 {
     match fact {
         Fact::Begun { fingerprint: _, plan: _ } => 1,
@@ -174,6 +234,8 @@ fn number_of_fact(fact: &Fact) -> u8 {
         Fact::Finished { branch: _ } => 4,
         Fact::Ended => 5,
         Fact::Snapshot(_) => 6,
+        Fact::Enlisted { branch: _ } => 7,
+        Fact::Resolved { branch: _, resolution: _ } => 8,
     }
 }
 
@@ -182,8 +244,23 @@ fn record(fact: Fact) -> Record {
     Record { transaction, at: 1_700_000_000_007, fact, observations: observations() }
 }
 
-fn samples() -> Vec<Record> {
+fn old_samples() -> Vec<Record> {
     facts().into_iter().map(record).collect()
+}
+
+fn new_samples() -> Vec<Record> {
+    let mut records: Vec<Record> = new_facts().into_iter().map(record).collect();
+    for record in &mut records {
+        let whats = new_whats().into_iter();
+        record.observations = whats.map(|what| Observation { at: 5, branch: None, what }).collect();
+    }
+    records
+}
+
+fn samples() -> Vec<Record> {
+    let mut all = old_samples();
+    all.extend(new_samples());
+    all
 }
 
 fn bytes_of(record: &Record) -> Vec<u8> {
@@ -198,9 +275,16 @@ fn every_record_is_read_back_as_it_was_written() {
         assert_eq!(decode_record(&bytes_of(&record)), Ok(record));
     }
     let numbers = |all: &mut dyn Iterator<Item = u8>| all.collect::<BTreeSet<u8>>();
-    assert_eq!(numbers(&mut facts().iter().map(number_of_fact)), (1..=6).collect());
-    assert_eq!(numbers(&mut whats().iter().map(number_of_what)), (1..=9).collect());
-    assert_eq!(numbers(&mut reasons().iter().map(number_of_reason)), (1..=7).collect());
+    let facts = || samples().into_iter().map(|record| record.fact);
+    assert_eq!(numbers(&mut facts().map(|fact| number_of_fact(&fact))), (1..=8).collect());
+    let whats = || whats().into_iter().chain(new_whats());
+    assert_eq!(numbers(&mut whats().map(|what| number_of_what(&what))), (1..=13).collect());
+    let reasons = facts().filter_map(|fact| match fact {
+        Fact::Decided { reason, .. } => Some(number_of_reason(&reason)),
+        Fact::Snapshot(whole) => Some(number_of_reason(&whole.decision?.reason)),
+        _ => None, // Nothing else has a reason.
+    });
+    assert_eq!(numbers(&mut { reasons }), (1..=9).collect());
 }
 
 #[test]
@@ -237,8 +321,8 @@ fn bytes_after_a_record_are_refused() {
 #[test]
 fn another_version_is_told_from_damage() {
     for mut bytes in samples().iter().map(bytes_of) {
-        bytes[0] = 2;
-        assert_eq!(decode_record(&bytes), Err(DecodeError::NewerVersion(2)));
+        bytes[0] = 3;
+        assert_eq!(decode_record(&bytes), Err(DecodeError::NewerVersion(3)));
         bytes[0] = 0;
         assert_eq!(decode_record(&bytes), Err(DecodeError::Malformed("version")));
     }
@@ -364,12 +448,28 @@ fn records_that_do_not_fit_their_transaction_are_refused() {
 /// Records that are on somebody's disk must be read for ever: these bytes are never changed, only
 /// added to.
 #[test]
-fn the_bytes_of_version_1_never_change() {
+fn what_version_1_wrote_is_read_for_ever() {
+    let written = include_str!("golden_version_1.hex");
+    let samples = old_samples();
+    assert_eq!(written.lines().count(), samples.len());
+    for (line, expected) in written.lines().zip(samples) {
+        assert_eq!(decode_record(&from_hex(line)), Ok(expected), "{line}");
+    }
+}
+
+fn from_hex(line: &str) -> Vec<u8> {
+    let digits: Vec<char> = line.chars().collect();
+    let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+#[test]
+fn the_bytes_of_version_2_never_change() {
     let hex = |record: &Record| {
         let bytes = bytes_of(record);
         bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")) + "\n"
     };
     let written: String = samples().iter().map(hex).collect();
-    let same = written == include_str!("golden_version_1.hex");
-    assert!(same, "the format of version 1 has changed; written now:\n{written}");
+    let same = written == include_str!("golden_version_2.hex");
+    assert!(same, "the format of version 2 has changed; written now:\n{written}");
 }

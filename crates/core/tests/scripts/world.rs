@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use unanimity_core::guard::Contradiction;
 use unanimity_core::{
-    Answer, BranchPlan, Coordinator, CoordinatorConfig, Durable, Effect, Event, Fact, Kind,
-    Operation, Options, Outcome, Plan, Progress, Record, Refusal, Step, TimerPurpose, Transaction,
-    TransactionId, decode_record, encode_record,
+    Answer, BranchPlan, Coordinator, CoordinatorConfig, Durable, Effect, EnlistRefusal, Event,
+    Fact, Kind, Operation, Options, Outcome, Plan, Progress, Record, Refusal, Step, TimerPurpose,
+    Transaction, TransactionId, decode_record, encode_record,
 };
 
 /// One coordinator, its journal, and the calls that have left.
@@ -32,33 +33,48 @@ pub fn id(name: &str) -> TransactionId {
 
 /// A plan from words such as `b:compensable<a` and `limit=30`.
 pub fn plan(words: &[&str]) -> Plan {
-    let mut options = Options { prepare_timeout_ms: 5_000, ..Options::default() };
+    let defaults = Options { prepare_timeout_ms: 5_000, ..Options::default() };
+    let mut options = Options { one_phase: false, ..defaults };
+    let mut open = false;
     let mut branches: Vec<BranchPlan> = Vec::new();
     for word in words {
         if let Some((option, value)) = word.split_once('=') {
             let value: u64 = value.parse().unwrap();
             match option {
                 "limit" => options.timeout_ms = value,
+                "one-phase" => options.one_phase = value == 1,
+                "open" => (open, options.open_timeout_ms) = (true, value),
                 "park" => options.retry.park_after_attempts = u16::try_from(value).unwrap(),
                 _ => panic!("no option {option}"),
             }
             continue;
         }
-        let (branch, after) = word.split_once('<').unwrap_or((word, ""));
-        let (name, kind) = branch.split_once(':').unwrap_or((branch, "two_phase"));
-        let kinds = [Kind::TwoPhase, Kind::Compensable, Kind::Deferred];
-        let number = |name: &str| branches.iter().position(|branch| &*branch.name == name);
-        let after = after.split(',').filter(|name| !name.is_empty());
-        branches.push(BranchPlan {
-            name: name.into(),
-            participant: format!("at-{name}").into(),
-            kind: kinds.into_iter().find(|one| one.as_str() == kind).unwrap(),
-            after: after.map(|name| u16::try_from(number(name).unwrap()).unwrap()).collect(),
-            payload: name.as_bytes().into(),
-            payload_in_phase_two: false,
-        });
+        let branch = branch(word, &branches);
+        branches.push(branch);
     }
-    Plan { branches, options }
+    Plan { open, branches, options }
+}
+
+/// A branch from a word such as `b:compensable<a`, `b!` (the initiator works), `m:deferred+50`
+/// (after a delay) or `n:deferred*` (also on rollback).
+fn branch(word: &str, before: &[BranchPlan]) -> BranchPlan {
+    let (word, after) = word.split_once('<').unwrap_or((word, ""));
+    let (word, delay) = word.split_once('+').unwrap_or((word, "0"));
+    let (word, also_on_rollback) = (word.trim_end_matches('*'), word.ends_with('*'));
+    let (word, tried) = (word.trim_end_matches('!'), word.ends_with('!'));
+    let (name, kind) = word.split_once(':').unwrap_or((word, "two_phase"));
+    let kinds = [Kind::TwoPhase, Kind::Compensable, Kind::Deferred, Kind::Local];
+    let number = |name: &str| before.iter().position(|branch| &*branch.name == name);
+    let after = after.split(',').filter(|name| !name.is_empty());
+    let kind = kinds.into_iter().find(|one| one.as_str() == kind).unwrap();
+    BranchPlan {
+        after: after.map(|name| u16::try_from(number(name).unwrap()).unwrap()).collect(),
+        payload: name.as_bytes().into(),
+        by_initiator: tried || kind == Kind::Local,
+        delay_ms: delay.parse().unwrap(),
+        also_on_rollback,
+        ..BranchPlan::new(name, format!("at-{name}"), kind)
+    }
 }
 
 fn answer(word: &str) -> Answer {
@@ -68,6 +84,10 @@ fn answer(word: &str) -> Answer {
         "no" => Answer::No("refused".into()),
         "ack" => Answer::Acknowledged,
         "lost" => Answer::Unknown("lost".into()),
+        "unsent" => Answer::Unsent("refused".into()),
+        "unsupported" => Answer::Unsupported,
+        "already-committed" => Answer::Contradiction(Contradiction::AlreadyCommitted),
+        "already-rolled-back" => Answer::Contradiction(Contradiction::AlreadyRolledBack),
         _ => panic!("no answer {word}"),
     }
 }
@@ -92,6 +112,10 @@ impl World {
                 let (transaction, reason) = (id("T"), "by hand".into());
                 self.handle(Event::RollbackRequested { transaction, reason })
             }
+            ["commit"] => self.handle(Event::CommitRequested { transaction: id("T") }),
+            ["enlist", word] => self.enlist(word),
+            ["resolve", branch, how] => self.resolve(branch, how, ""),
+            ["resolve", branch, how, reason] => self.resolve(branch, how, reason),
             ["retry"] => self.handle(Event::RetryRequested { transaction: id("T") }),
             [branch, operation, attempt, word] => {
                 let about = (Operation::from_word(operation).unwrap(), attempt.parse().unwrap());
@@ -120,6 +144,41 @@ impl World {
     /// How long until the next timer.
     pub fn next_in_ms(&self) -> u64 {
         self.coordinator.next_timer().unwrap().at - self.now
+    }
+
+    fn enlist(&mut self, word: &str) -> String {
+        let live = self.live().map(|live| live.branches.iter().map(|b| b.plan.clone()).collect());
+        let branch = branch(word, &live.unwrap_or_else(Vec::new));
+        let transaction = id("T");
+        match self.coordinator.check_enlist(&transaction, &branch) {
+            Ok(number) if usize::from(number) == self.names.len() => {
+                self.names.push(branch.name.to_string());
+            }
+            Ok(_) => {}
+            Err(EnlistRefusal::Unknown) => return "unknown".to_owned(),
+            Err(EnlistRefusal::NotOpen(stage)) => return format!("not open: {}", stage.as_str()),
+            Err(EnlistRefusal::Conflict) => return "conflict".to_owned(),
+            Err(EnlistRefusal::Plan(error)) => return error.code.to_owned(),
+        }
+        self.handle(Event::Enlist { transaction, branch })
+    }
+
+    fn resolve(&mut self, branch: &str, how: &str, reason: &str) -> String {
+        let number = self.names.iter().position(|name| name == branch).unwrap();
+        let branch = u16::try_from(number).unwrap();
+        let outcome = match how {
+            "committed" => Outcome::Commit,
+            "rolled_back" => Outcome::Rollback,
+            _ => panic!("not an outcome: {how}"),
+        };
+        let transaction = id("T");
+        let has_reason = !reason.is_empty();
+        let checked = self.coordinator.check_resolve(&transaction, branch, outcome, has_reason);
+        if let Err(refusal) = checked {
+            return format!("refused: {refusal:?}");
+        }
+        let (by, reason) = ("ann".into(), reason.into());
+        self.handle(Event::ResolveRequested { transaction, branch, outcome, by, reason })
     }
 
     fn answer(&mut self, branch: &str, about: (Operation, u32), word: &str) -> String {
@@ -204,6 +263,11 @@ impl World {
             }
             Fact::Finished { branch } => format!("finished {}", names(&[*branch])),
             Fact::Ended => "ended".to_owned(),
+            Fact::Enlisted { branch } => format!("enlisted {}", branch.name),
+            Fact::Resolved { branch, resolution } => {
+                let disputed = if resolution.disputed { " disputed" } else { "" };
+                format!("resolved {} {}{disputed}", names(&[*branch]), resolution.outcome.as_str())
+            }
             Fact::Snapshot(_) => "snapshot".to_owned(),
         }
     }
@@ -230,7 +294,13 @@ impl World {
             }
             Effect::Decided(_, Outcome::Commit, _) => "tell-commit".to_owned(),
             Effect::Decided(_, Outcome::Rollback, _) => "tell-rollback".to_owned(),
-            Effect::Ended(_) => "tell-ended".to_owned(),
+            Effect::Ended(transaction) => match transaction.heuristic() {
+                None => "tell-ended".to_owned(),
+                Some(heuristic) => format!("tell-ended {}", heuristic.as_str()),
+            },
+            Effect::Enlisted(_, number) => format!("enlisted({})", self.name(number)),
+            Effect::Resolved(_, number) => format!("resolved({})", self.name(number)),
+            Effect::Settling(_) => "tell-settling".to_owned(),
             Effect::Overdue(_) => "tell-overdue".to_owned(),
             Effect::Parked(_, number) => format!("parked({})", self.name(number)),
         }
@@ -259,7 +329,10 @@ impl World {
             assert!(!(branch.in_flight && branch.retry_at.is_some()), "two next actions: {live:?}");
         }
         let next = match live.decision {
-            None => armed(live.phase_one_deadline(), TimerPurpose::PhaseOneDeadline),
+            None if live.settling.is_none() => {
+                armed(live.phase_one_deadline(), TimerPurpose::PhaseOneDeadline)
+            }
+            None => live.branches.iter().any(|b| b.in_flight || b.retry_at.is_some()),
             Some(_) => live.branches.iter().any(|branch| {
                 matches!(branch.progress, Progress::Owes(_))
                     && (branch.in_flight || branch.retry_at.is_some())

@@ -122,18 +122,15 @@ impl Transport for Wire {
 /// A transaction over these participants, each a branch of the same name.
 pub fn plan(participants: &[&str]) -> Plan {
     let branch = |name: &&str| BranchPlan {
-        name: (*name).into(),
-        participant: (*name).into(),
-        kind: Kind::TwoPhase,
-        after: Vec::new(),
         payload: b"payload-to-be-found".as_slice().into(),
-        payload_in_phase_two: false,
+        ..BranchPlan::new(*name, *name, Kind::TwoPhase)
     };
     // Retries are quick, and nothing times out before a test that fails does.
     let retry = RetryPolicy { delay_ms: 1, delay_max_ms: 2, ..RetryPolicy::default() };
     let (prepare_timeout_ms, attempt_timeout_ms) = (120_000, 120_000);
     let options = Options { prepare_timeout_ms, attempt_timeout_ms, retry, ..Options::default() };
-    Plan { branches: participants.iter().map(branch).collect(), options }
+    let options = Options { one_phase: false, ..options };
+    Plan { open: false, branches: participants.iter().map(branch).collect(), options }
 }
 
 pub fn id(name: &str) -> TransactionId {

@@ -59,11 +59,11 @@ pub struct GuardCounts {
     pub compensated: u64,
 }
 
-pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(CREATE)
 }
 
-pub(super) fn read(
+pub(crate) fn read(
     connection: &Connection,
     transaction: &TransactionId,
     branch: &str,
@@ -73,7 +73,7 @@ pub(super) fn read(
     statement.query_row(params![transaction.as_str(), branch], |row| guard_row(row, 0)).optional()
 }
 
-pub(super) fn write(
+pub(crate) fn write(
     connection: &Connection,
     transaction: &TransactionId,
     branch: &str,

@@ -277,6 +277,15 @@ impl<S: SqliteService> Writer<S> {
             Operation::Commit => service.commit(database, &branch, payload).map(done),
             Operation::Rollback => service.rollback(database, &branch, payload).map(done),
             Operation::Compensate => service.compensate(database, &branch, payload).map(done),
+            Operation::CommitOnePhase => {
+                let vote = service.prepare(database, &branch, payload)?;
+                let work = vote.into_work(Operation::Prepare)?;
+                if matches!(work, Work::Done(_)) {
+                    service.commit(database, &branch, payload)?;
+                }
+                Ok(work)
+            }
+            Operation::Inquire => Err("an inquiry does no work".into()),
         }
     }
 }

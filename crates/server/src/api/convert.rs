@@ -1,13 +1,19 @@
 //! How a request becomes a plan, and an error of the manager a problem document.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use unanimity::core::{BranchPlan, Options, Plan, TransactionId};
-use unanimity::{BeginError, Unavailable, Wait};
-use unanimity_sdk::api::{TransactionRequest, Wait as WaitRequest};
+use unanimity::core::{BranchPlan, EnlistRefusal, Options, Plan, TransactionId};
+use unanimity::{
+    BeginError, CommitError, EnlistError, EnlistRequest, ResolveError, Unavailable, Wait,
+};
+use unanimity_sdk::INITIATOR_BRANCH;
+use unanimity_sdk::api::{
+    BranchRequest, Kind, PhaseOneBy, TransactionRequest, Wait as WaitRequest,
+};
 
 use super::{Shared, WAIT_MAX};
 use crate::problem::{self, Problem, code};
@@ -15,46 +21,105 @@ use crate::problem::{self, Problem, code};
 /// The longest idempotency key, in bytes.
 const KEY_BYTES_MAX: usize = 255;
 const KEY_HEADER: &str = "idempotency-key";
+/// The branch that a request's `notice` becomes.
+const NOTICE_BRANCH: &str = "notice";
 
 /// The plan that a request asks for.
 pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
-    if request.branches.len() > shared.limits.branches_max {
-        let (found, most) = (request.branches.len(), shared.limits.branches_max);
+    let branches = with_its_own(request);
+    if branches.len() > shared.limits.branches_max {
+        let (found, most) = (branches.len(), shared.limits.branches_max);
         let detail = format!("the request has {found} branches; at most {most} are allowed");
         return Err(Problem::new(code::TOO_MANY_BRANCHES, detail).with_field("branches"));
     }
     let mut places = HashMap::new();
-    for (place, branch) in (0_u16..).zip(&request.branches) {
+    for (place, branch) in (0_u16..).zip(&*branches) {
         places.entry(branch.name.as_str()).or_insert(place);
     }
-    let mut branches = Vec::with_capacity(request.branches.len());
-    for (index, branch) in request.branches.iter().enumerate() {
-        let mut after = Vec::with_capacity(branch.after.len());
-        for name in &branch.after {
-            let Some(place) = places.get(name.as_str()) else {
-                let detail = format!("there is no branch named {name:?}");
-                let field = format!("branches[{index}].after");
-                return Err(Problem::new(code::AFTER_UNKNOWN, detail).with_field(field));
+    let mut planned = Vec::with_capacity(branches.len());
+    for (index, branch) in branches.iter().enumerate() {
+        let field = |name: &str| format!("branches[{index}].{name}");
+        let numbers = |names: &[String], doc, name: &str| {
+            let number = |wanted: &String| {
+                let unknown = || {
+                    let detail = format!("there is no branch named {wanted:?}");
+                    Problem::new(doc, detail).with_field(field(name))
+                };
+                places.get(wanted.as_str()).copied().ok_or_else(unknown)
             };
-            after.push(*place);
-        }
-        if let Err((code, message)) = shared.manager.check_participant(&branch.participant) {
-            let doc = problem::find(code).copied().unwrap_or(code::PARTICIPANT_INVALID);
-            let field = format!("branches[{index}].participant");
-            return Err(Problem::new(doc, message).with_field(field));
-        }
-        branches.push(BranchPlan {
-            name: Arc::from(branch.name.as_str()),
-            participant: Arc::from(branch.participant.as_str()),
-            kind: branch.kind.into(),
-            after,
-            payload: Arc::from(branch.payload.as_str().as_bytes()),
-            payload_in_phase_two: branch.payload_in_phase_two,
-        });
+            names.iter().map(number).collect::<Result<Vec<u16>, Problem>>()
+        };
+        let after = numbers(&branch.after, code::AFTER_UNKNOWN, "after")?;
+        let named = references(branch).map_err(|problem| problem.with_field(field("payload")))?;
+        let refers = numbers(&named, code::REFERENCE_UNKNOWN, "payload")?;
+        check_participant(shared, branch)
+            .map_err(|problem| problem.with_field(field("participant")))?;
+        planned.push(BranchPlan { after, refers, ..branch_plan(branch) });
     }
-    let plan = Plan { branches, options: options(&shared.defaults, request) };
+    let options = options(&shared.defaults, request);
+    let plan = Plan { open: request.interactive, branches: planned, options };
     plan.check()?;
     Ok(plan)
+}
+
+/// The branches of a request, and those that its inquiry and its notice become.
+fn with_its_own(request: &TransactionRequest) -> Cow<'_, [BranchRequest]> {
+    if request.inquiry.is_none() && request.notice.is_none() {
+        return Cow::Borrowed(&request.branches);
+    }
+    let mut branches = Vec::with_capacity(request.branches.len() + 2);
+    branches.extend(request.inquiry.iter().map(|url| BranchRequest {
+        name: INITIATOR_BRANCH.to_owned(),
+        participant: url.clone(),
+        kind: Kind::Local,
+        ..BranchRequest::default()
+    }));
+    branches.extend(request.branches.iter().cloned());
+    let deferred = |branch: &&BranchRequest| branch.kind == Kind::Deferred;
+    let after = branches.iter().filter(deferred).map(|branch| branch.name.clone()).collect();
+    if let Some(notice) = &request.notice {
+        branches.push(BranchRequest {
+            name: NOTICE_BRANCH.to_owned(),
+            participant: notice.url.clone(),
+            kind: Kind::Deferred,
+            after,
+            also_on_rollback: notice.on_rollback,
+            ..BranchRequest::default()
+        });
+    }
+    Cow::Owned(branches)
+}
+
+/// A branch as the core knows it, but for the numbers of others.
+fn branch_plan(branch: &BranchRequest) -> BranchPlan {
+    let kind = branch.kind.into();
+    BranchPlan {
+        payload: Arc::from(branch.payload.as_str().as_bytes()),
+        payload_in_phase_two: branch.payload_in_phase_two,
+        by_initiator: branch.phase_one_by == PhaseOneBy::Initiator || branch.kind == Kind::Local,
+        delay_ms: branch.delay_ms,
+        also_on_rollback: branch.also_on_rollback,
+        ..BranchPlan::new(branch.name.as_str(), branch.participant.as_str(), kind)
+    }
+}
+
+fn references(branch: &BranchRequest) -> Result<Vec<String>, Problem> {
+    let names = crate::outbound::references::names(branch.payload.as_str());
+    names.map_err(|error| Problem::new(code::REFERENCE_INVALID, error))
+}
+
+fn check_participant(shared: &Shared, branch: &BranchRequest) -> Result<(), Problem> {
+    shared.manager.check_participant(&branch.participant).map_err(|(code, message)| {
+        let doc = problem::find(code).copied().unwrap_or(code::PARTICIPANT_INVALID);
+        Problem::new(doc, message)
+    })
+}
+
+/// The branch that a request to enlist asks for.
+pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRequest, Problem> {
+    check_participant(shared, branch).map_err(|problem| problem.with_field("participant"))?;
+    let refers = references(branch).map_err(|problem| problem.with_field("payload"))?;
+    Ok(EnlistRequest { branch: branch_plan(branch), after: branch.after.clone(), refers })
 }
 
 /// The options that a request names, whatever the configuration says about the others: what makes
@@ -68,6 +133,7 @@ fn options(defaults: &Options, request: &TransactionRequest) -> Options {
     let asked = [
         (&mut options.prepare_timeout_ms, request.prepare_timeout_ms),
         (&mut options.execute_timeout_ms, request.execute_timeout_ms),
+        (&mut options.open_timeout_ms, request.open_timeout_ms),
         (&mut options.timeout_ms, request.timeout_ms),
         (&mut options.attempt_timeout_ms, request.attempt_timeout_ms),
         (&mut options.retry.delay_ms, request.retry_delay_ms),
@@ -76,6 +142,7 @@ fn options(defaults: &Options, request: &TransactionRequest) -> Options {
     for (option, asked) in asked {
         *option = asked.unwrap_or(*option);
     }
+    options.one_phase = request.one_phase.unwrap_or(options.one_phase);
     options
 }
 
@@ -169,6 +236,42 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
             Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1)
         }
         BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
+    }
+}
+
+/// A refusal by its code; the table of codes has all of them.
+fn problem_of_code(code: &str, detail: String) -> Problem {
+    Problem::new(problem::find(code).copied().unwrap_or(code::INTERNAL), detail)
+}
+
+pub(super) fn problem_of_enlist(error: EnlistError) -> Problem {
+    match error {
+        EnlistError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
+        EnlistError::Refused(EnlistRefusal::Plan(error)) => error.into(),
+        EnlistError::Refused(_) => problem_of_code(error.code(), error.to_string()),
+    }
+}
+
+pub(super) fn problem_of_commit(error: CommitError) -> Problem {
+    match error {
+        CommitError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
+        CommitError::RolledBack(ref view) => {
+            let reason = view.reason.as_ref().map_or("no reason is known", |reason| {
+                reason.detail.as_deref().unwrap_or(&reason.code)
+            });
+            let detail = format!("transaction {} is rolled back: {reason}", view.id);
+            Problem::new(code::ALREADY_DECIDED, detail)
+        }
+        CommitError::Unknown | CommitError::Whole => {
+            problem_of_code(error.code(), error.to_string())
+        }
+    }
+}
+
+pub(super) fn problem_of_resolve(error: ResolveError) -> Problem {
+    match error {
+        ResolveError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
+        ResolveError::Refused(_) => problem_of_code(error.code(), error.to_string()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod convert;
 mod extract;
+mod interactive;
 mod openapi;
 mod service;
 mod transactions;
@@ -74,6 +75,9 @@ impl Api {
             .route("/v1/transactions/{id}/explain", get(transactions::explain))
             .route("/v1/transactions/{id}/rollback", post(transactions::rollback))
             .route("/v1/transactions/{id}/retry", post(transactions::retry))
+            .route("/v1/transactions/{id}/branches", post(interactive::enlist))
+            .route("/v1/transactions/{id}/commit", post(interactive::commit))
+            .route("/v1/transactions/{id}/branches/{branch}/resolve", post(interactive::resolve))
             .route("/metrics", get(service::metrics))
             .route_layer(middleware::from_fn_with_state(self.clone(), authorize));
         Router::new()

@@ -5,7 +5,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::{service, transactions};
+use super::{interactive, service, transactions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,9 @@ use super::{service, transactions};
         transactions::explain,
         transactions::rollback,
         transactions::retry,
+        interactive::enlist,
+        interactive::commit,
+        interactive::resolve,
         service::live,
         service::ready,
         service::metrics,

@@ -70,7 +70,11 @@ pub(super) async fn begin(
     let chosen = convert::chosen_id(&request, &headers)?;
     let plan = convert::plan(shared, &request)?;
     drop(body);
-    let wait = convert::wait(request.wait);
+    // An interactive one is begun when it is open: its outcome is asked for by the request to commit.
+    let wait = match request.interactive {
+        true => Wait::Accepted,
+        false => convert::wait(request.wait),
+    };
     let fresh = chosen.is_none();
     let id = chosen.unwrap_or_else(TransactionManager::generate_id);
     let begin = if fresh {
@@ -84,7 +88,7 @@ pub(super) async fn begin(
         Err(_) => found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?,
     };
     let came = match wait {
-        Wait::Accepted => false,
+        Wait::Accepted => transaction.stage == "open",
         Wait::Outcome => transaction.outcome.is_some(),
         Wait::Completed => transaction.completed,
     };
@@ -236,8 +240,8 @@ struct ListedDescription {
 #[utoipa::path(
     get, path = "/v1/transactions",
     params(
-        ("state" = Option<String>, Query, description = "preparing, executing, committing, \
-            rolling_back or ended"),
+        ("state" = Option<String>, Query, description = "open, preparing, executing, settling, \
+            committing, rolling_back or ended"),
         ("outcome" = Option<String>, Query, description = "commit or rollback"),
         ("participant" = Option<String>, Query, description = "An exact participant address"),
         ("begun_from_ms" = Option<u64>, Query, description = "Begun at or after, in ms since the \
@@ -273,7 +277,8 @@ pub(super) async fn list(
 }
 
 fn filter(mut query: Parameters) -> Result<Filter, Problem> {
-    const STAGES: [&str; 5] = ["preparing", "executing", "committing", "rolling_back", "ended"];
+    const STAGES: [&str; 7] =
+        ["open", "preparing", "executing", "settling", "committing", "rolling_back", "ended"];
     let outcomes = [Outcome::Commit.as_str(), Outcome::Rollback.as_str()];
     let cursor = query.take("cursor").map(|text| {
         let detail = "this is no cursor; take next_cursor of the page before as it is";
@@ -335,12 +340,12 @@ pub(super) async fn retry(
     Ok(Json(found(asked, &id)?))
 }
 
-fn found<T>(transaction: Option<T>, id: &TransactionId) -> Result<T, Problem> {
+pub(super) fn found<T>(transaction: Option<T>, id: &TransactionId) -> Result<T, Problem> {
     let detail = || format!("nobody has a record of transaction {id}");
     transaction.ok_or_else(|| Problem::new(code::TRANSACTION_UNKNOWN, detail()))
 }
 
-fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+pub(super) fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     let given = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
     let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();

@@ -12,6 +12,13 @@ use unanimity_sdk::api::{TransactionList, TransactionStatus};
 use super::{ClientArguments, Ended};
 use crate::draw::{BAD, FAINT, HEADING, WAITING, outcome, paint};
 
+/// Prints a line; that nobody reads any more is no mistake.
+macro_rules! say {
+    ($($text:tt)*) => {
+        crate::draw::print(&(format!($($text)*) + "\n"))?
+    };
+}
+
 /// How many transactions are asked for at a time.
 const PAGE: usize = 500;
 
@@ -48,15 +55,15 @@ pub(crate) async fn explain(arguments: OneArguments) -> Ended {
     let answer: Value =
         client.get_json(&path).await.map_err(|error| arguments.client.explain(error))?;
     if arguments.client.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
+        say!("{}", serde_json::to_string_pretty(&answer)?);
         return Ok(ExitCode::SUCCESS);
     }
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    anstream::println!("{}  {}", paint(HEADING, text(&answer["id"])), text(&answer["summary"]));
-    anstream::println!("  next: {}{}", text(&answer["next"]), when(&answer["next_at_ms"]));
+    say!("{}  {}", paint(HEADING, text(&answer["id"])), text(&answer["summary"]));
+    say!("  next: {}{}", text(&answer["next"]), when(&answer["next_at_ms"]));
     for one in answer["awaited"].as_array().into_iter().flatten() {
         let asked = one["attempts"].as_u64().unwrap_or(0);
-        anstream::println!(
+        say!(
             "  {} ({}): {}{}",
             paint(HEADING, text(&one["branch"])),
             paint(FAINT, text(&one["participant"])),
@@ -65,14 +72,14 @@ pub(crate) async fn explain(arguments: OneArguments) -> Ended {
         );
         let since =
             one["since_ms"].as_u64().map_or(String::new(), |ms| format!(", first {}", ago(ms)));
-        anstream::println!("    {} asked {asked} times{since}", text(&one["operation"]));
+        say!("    {} asked {asked} times{since}", text(&one["operation"]));
         if let Some(error) = one["last_error"].as_str() {
-            anstream::println!("    last error: {}", paint(WAITING, error));
+            say!("    last error: {}", paint(WAITING, error));
         }
     }
     for choice in answer["choices"].as_array().into_iter().flatten() {
-        anstream::println!("  you may: {}", text(&choice["command"]));
-        anstream::println!("    {}", paint(FAINT, text(&choice["effect"])));
+        say!("  you may: {}", text(&choice["command"]));
+        say!("    {}", paint(FAINT, text(&choice["effect"])));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -109,9 +116,9 @@ async fn act(arguments: OneArguments, action: &str) -> Ended {
         .await
         .map_err(|error| arguments.client.explain(error))?;
     if arguments.client.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&shown)?);
+        say!("{}", serde_json::to_string_pretty(&shown)?);
     } else {
-        anstream::println!("{}  {}", shown.id, outcome(&shown));
+        say!("{}  {}", shown.id, outcome(&shown));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -123,7 +130,7 @@ type Groups = BTreeMap<(String, String), Vec<String>>;
 pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
     let client = arguments.client.client()?;
     let mut groups = Groups::new();
-    for state in ["committing", "rolling_back"] {
+    for state in ["settling", "committing", "rolling_back"] {
         let mut cursor = String::new();
         loop {
             let query = format!("state={state}&limit={PAGE}{cursor}");
@@ -152,22 +159,22 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
                 })
             })
             .collect();
-        anstream::println!("{}", serde_json::to_string_pretty(&rows)?);
+        say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(ExitCode::SUCCESS);
     }
     if groups.is_empty() {
-        anstream::println!("nothing is parked");
+        say!("nothing is parked");
     }
     for ((participant, error), transactions) in &groups {
         let count = paint(BAD, format!("{} parked", transactions.len()));
-        anstream::println!("{count} at {}: {error}", paint(HEADING, participant));
+        say!("{count} at {}: {error}", paint(HEADING, participant));
         let shown: Vec<&str> = transactions.iter().take(5).map(String::as_str).collect();
         let more = if transactions.len() > shown.len() { ", ..." } else { "" };
-        anstream::println!("  {}{more}", shown.join(", "));
+        say!("  {}{more}", shown.join(", "));
         let hint =
             format!("try them all again: unanimity stuck --retry --participant {participant}");
         let done = if arguments.retry { "tried again now".to_owned() } else { hint };
-        anstream::println!("  {}", paint(FAINT, done));
+        say!("  {}", paint(FAINT, done));
     }
     Ok(ExitCode::SUCCESS)
 }

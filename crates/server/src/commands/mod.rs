@@ -7,6 +7,7 @@ mod bench;
 mod check;
 mod explain;
 mod list;
+mod resolve;
 mod run;
 pub mod serve;
 mod show;
@@ -91,6 +92,7 @@ fn cli() -> Command {
         .subcommand(with::<explain::StuckArguments>("stuck", STUCK))
         .subcommand(with::<explain::OneArguments>("retry", RETRY))
         .subcommand(with::<explain::OneArguments>("rollback", ROLLBACK))
+        .subcommand(with::<resolve::ResolveArguments>("resolve", RESOLVE))
         .subcommand(audit)
         .subcommand(with::<check::CheckArguments>("check", CHECK))
         .subcommand(with::<demo::DemoArguments>("demo", DEMO))
@@ -106,6 +108,7 @@ const EXPLAIN: &str =
 const STUCK: &str = "Show parked branches, grouped by participant and cause";
 const RETRY: &str = "Try a transaction's waiting branches again now";
 const ROLLBACK: &str = "Roll a transaction back that is not decided yet";
+const RESOLVE: &str = "Say how a branch was settled without the coordinator, and why";
 const AUDIT_EXPORT: &str = "Every transaction as one line of JSON, with every event";
 const CHECK: &str = "Play a participant's contract against a service, and say what holds";
 const DEMO: &str =
@@ -117,7 +120,8 @@ fn about(name: &'static str, about: &'static str) -> Command {
 }
 
 fn with<A: Args>(name: &'static str, text: &'static str) -> Command {
-    A::augment_args(about(name, text))
+    // What the arguments' own type says about itself is no help to who asks for help.
+    A::augment_args(Command::new(name)).about(text).long_about(None::<&str>)
 }
 
 /// Runs the program; gives back its exit status.
@@ -157,6 +161,7 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
         "explain" => explain::explain(parsed(arguments)?).await,
         "stuck" => explain::stuck(parsed(arguments)?).await,
         "retry" => explain::retry(parsed(arguments)?).await,
+        "resolve" => resolve::resolve(parsed(arguments)?).await,
         "rollback" => explain::rollback(parsed(arguments)?).await,
         "audit" => {
             let (_, arguments) = arguments.subcommand().context("audit needs a subcommand")?;

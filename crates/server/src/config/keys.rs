@@ -99,6 +99,9 @@ pub const KEYS: &[Key] = &[
     time("timeouts", "execute_timeout_ms", 1, |c| &mut c.timeouts.execute_timeout_ms,
         "From the first execute until every compensable branch has executed; then the transaction \
         rolls back."),
+    time("timeouts", "open_timeout_ms", 1, |c| &mut c.timeouts.open_timeout_ms,
+        "How long an interactive transaction waits for its initiator, from the beginning; then it \
+        rolls back, or the initiator's database is asked."),
     time("timeouts", "timeout_ms", 0, |c| &mut c.timeouts.timeout_ms,
         "From the beginning until everything is complete. Undecided by then, it rolls back; \
         decided, it is shown as overdue. 0: no such limit."),

@@ -96,6 +96,8 @@ pub struct Timeouts {
     pub prepare_timeout_ms: u64,
     /// Until every compensable branch has executed.
     pub execute_timeout_ms: u64,
+    /// Until an interactive transaction's initiator counts as gone.
+    pub open_timeout_ms: u64,
     /// Until everything is complete; 0: no limit.
     pub timeout_ms: u64,
     /// For one call to a participant.
@@ -204,6 +206,7 @@ impl Default for Timeouts {
         Self {
             prepare_timeout_ms: options.prepare_timeout_ms,
             execute_timeout_ms: options.execute_timeout_ms,
+            open_timeout_ms: options.open_timeout_ms,
             timeout_ms: options.timeout_ms,
             attempt_timeout_ms: options.attempt_timeout_ms,
         }
@@ -278,6 +281,8 @@ impl Config {
         unanimity_core::Options {
             prepare_timeout_ms: self.timeouts.prepare_timeout_ms,
             execute_timeout_ms: self.timeouts.execute_timeout_ms,
+            open_timeout_ms: self.timeouts.open_timeout_ms,
+            one_phase: true,
             timeout_ms: self.timeouts.timeout_ms,
             attempt_timeout_ms: self.timeouts.attempt_timeout_ms,
             retry: unanimity_core::RetryPolicy {

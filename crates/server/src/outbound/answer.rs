@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use unanimity_core::guard::Contradiction;
 use unanimity_core::{Answer, Operation, REASON_BYTES_MAX};
 
 use crate::problem::json_depth_exceeds;
@@ -43,27 +44,67 @@ enum Vote {
 
 /// What an answer means for the operation that was asked for.
 pub(crate) fn judge(operation: Operation, response: Response<'_>) -> Answer {
+    match operation {
+        Operation::Prepare | Operation::Execute => judge_vote(operation, response),
+        Operation::CommitOnePhase | Operation::Inquire => judge_last_word(response),
+        Operation::Commit | Operation::Rollback | Operation::Compensate => {
+            judge_acknowledgement(response)
+        }
+    }
+}
+
+fn judge_vote(operation: Operation, response: Response<'_>) -> Answer {
     match (operation, response.status) {
-        (Operation::Prepare | Operation::Execute, StatusCode::OK) => vote(response),
+        (_, StatusCode::OK) => vote(response),
         (Operation::Execute, StatusCode::NO_CONTENT) => Answer::Yes(None),
-        (
-            Operation::Prepare | Operation::Execute,
-            StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY,
-        ) => Answer::No(reason(response).into()),
+        (_, StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) => {
+            Answer::No(reason(response).into())
+        }
+        _ => judge_anything_else(response),
+    }
+}
+
+/// Where the participant alone decides, a contradiction is no vote: a copy of the call that comes
+/// too late must not be taken for a no.
+fn judge_last_word(response: Response<'_>) -> Answer {
+    match response.status {
+        StatusCode::OK => vote(response),
+        StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => match contradiction(response) {
+            Some(contradiction) => Answer::Contradiction(contradiction),
+            None => Answer::No(reason(response).into()),
+        },
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+            Answer::Unsupported
+        }
+        _ => judge_anything_else(response),
+    }
+}
+
+fn judge_acknowledgement(response: Response<'_>) -> Answer {
+    match response.status {
         // A page for people is not an acknowledgement: somebody else's server, or a proxy's login
         // page, would otherwise lose a commit for good.
-        (Operation::Commit | Operation::Rollback | Operation::Compensate, StatusCode::OK)
-            if response.is_html() =>
-        {
-            unknown(response, "the answer is an HTML page")
-        }
-        (
-            Operation::Commit | Operation::Rollback | Operation::Compensate,
-            StatusCode::OK | StatusCode::NO_CONTENT,
-        ) => Answer::Acknowledged,
-        (_, status) if status.is_redirection() => unknown(response, "redirects are not followed"),
-        (_, _) => unknown(response, &explanation(response).unwrap_or_default()),
+        StatusCode::OK if response.is_html() => unknown(response, "the answer is an HTML page"),
+        StatusCode::OK | StatusCode::NO_CONTENT => Answer::Acknowledged,
+        StatusCode::CONFLICT => match contradiction(response) {
+            Some(contradiction) => Answer::Contradiction(contradiction),
+            None => judge_anything_else(response),
+        },
+        _ => judge_anything_else(response),
     }
+}
+
+fn judge_anything_else(response: Response<'_>) -> Answer {
+    if response.status.is_redirection() {
+        return unknown(response, "redirects are not followed");
+    }
+    unknown(response, &explanation(response).unwrap_or_default())
+}
+
+/// The contradiction that a problem document's code names.
+fn contradiction(response: Response<'_>) -> Option<Contradiction> {
+    let code = text_of(&object(response)?, "code")?;
+    Contradiction::ALL.into_iter().find(|contradiction| contradiction.code() == code)
 }
 
 impl Response<'_> {

@@ -2,7 +2,8 @@
 //!
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
-//! connection is made `connect`'s, which are kept `pool`'s, and what an answer means `answer`'s.
+//! connection is made `connect`'s, which are kept `pool`'s, what an answer means `answer`'s, and
+//! how results get into payloads [`references`]'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
@@ -10,6 +11,7 @@ mod answer;
 mod connect;
 pub mod policy;
 mod pool;
+pub mod references;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -30,7 +32,7 @@ use hyper::client::conn::http1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
-use unanimity_core::{Answer, Call, TIMEOUT_MS_MAX};
+use unanimity_core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
 
 use self::answer::{Response, judge};
 use self::connect::Connector;
@@ -129,8 +131,12 @@ impl HttpTransport {
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, String> {
         let target = Target::parse(&call.participant)
             .map_err(|error| format!("the participant's address {error}"))?;
+        let payload = match payload(call) {
+            Ok(payload) => payload,
+            Err(missing) => return Ok(Answer::No(missing.into())),
+        };
         let request =
-            request(call, &target).map_err(|error| format!("cannot be asked: {error}"))?;
+            request(call, &target, payload).map_err(|error| format!("cannot be asked: {error}"))?;
         let origin = self.pool.origin(&target.origin).ok_or_else(|| {
             format!("{} participants are being called already", self.config.participants_max)
         })?;
@@ -222,8 +228,25 @@ impl HttpTransport {
     }
 }
 
+/// What the participant is given. Before the decision a result that lacks a field is a no; after
+/// it nothing can be refused any more, and the field is null.
+fn payload(call: &Call) -> Result<Option<Bytes>, String> {
+    let Some(payload) = &call.payload else { return Ok(None) };
+    if call.results.is_empty() {
+        return Ok(Some(Bytes::from_owner(Arc::clone(payload))));
+    }
+    let before = matches!(call.operation, Operation::Prepare | Operation::Execute);
+    let must_be_there = before && call.outcome.is_none();
+    let text = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
+    references::fill(text, &call.results, must_be_there).map(|filled| Some(filled.into()))
+}
+
 /// The request that carries a call.
-fn request(call: &Call, target: &Target) -> Result<Request<Full<Bytes>>, http::Error> {
+fn request(
+    call: &Call,
+    target: &Target,
+    payload: Option<Bytes>,
+) -> Result<Request<Full<Bytes>>, http::Error> {
     let mut builder = Request::builder()
         .method(Method::POST)
         .uri(target.uri(call.operation)?)
@@ -237,10 +260,13 @@ fn request(call: &Call, target: &Target) -> Result<Request<Full<Bytes>>, http::E
         .header("unanimity-branch", &*call.branch_name)
         .header("unanimity-attempt", call.attempt)
         .header("traceparent", trace::traceparent(call));
-    let body = match &call.payload {
+    if let Some(outcome) = call.outcome {
+        builder = builder.header("unanimity-outcome", outcome.as_str());
+    }
+    let body = match payload {
         Some(payload) => {
             builder = builder.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            Bytes::from_owner(Arc::clone(payload))
+            payload
         }
         // hyper says nothing of an empty body, and some servers insist on knowing (status 411).
         None => {

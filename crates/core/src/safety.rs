@@ -1,0 +1,139 @@
+//! Decides which plans could not be kept: an order that no coordinator can honour, work that would
+//! start before it is on record, a result that need not be there when it is wanted.
+
+use std::collections::BTreeSet;
+
+use crate::plan::{TIMEOUT_MS_MAX, error};
+use crate::{BranchPlan, Kind, PlanError};
+
+/// Prepares come first, visible work after every vote, deferred work after the decision: an `after`
+/// that asks for the reverse could never be honoured safely.
+pub(crate) fn check_order(
+    branch: &BranchPlan,
+    before: &BranchPlan,
+    field: &str,
+) -> Result<(), PlanError> {
+    let rank = |kind: Kind| kind as u8;
+    if rank(branch.kind) >= rank(before.kind) {
+        return Ok(());
+    }
+    let message = format!(
+        "{:?} is {} and would wait for {:?}, which is {}: that work is visible, or only runs after \
+         the decision, so the vote of {:?} would come too late to stop it",
+        branch.name,
+        branch.kind.as_str(),
+        before.name,
+        before.kind.as_str(),
+        branch.name
+    );
+    Err(error("after_unsafe", field, message))
+}
+
+/// Says whether a branch asks for nothing that its kind cannot give.
+pub(crate) fn check_kind(
+    open: bool,
+    branch: &BranchPlan,
+    field: impl Fn(&str) -> String,
+) -> Result<(), PlanError> {
+    let kind = branch.kind;
+    if kind == Kind::Local && !open {
+        let message = "only an interactive transaction can wait for its initiator's local work";
+        return Err(error("local_unsafe", field("kind"), message));
+    }
+    if branch.by_initiator && (kind == Kind::Deferred || !open) {
+        let message = "the initiator may do the work itself only in an interactive transaction, \
+                       after the branch is on record, and never before the decision is taken";
+        return Err(error("phase_one_by_unsafe", field("phase_one_by"), message));
+    }
+    let deferred_only =
+        [("delay_ms", branch.delay_ms > 0), ("also_on_rollback", branch.also_on_rollback)];
+    for (name, asked) in deferred_only {
+        if asked && kind != Kind::Deferred {
+            let message =
+                format!("only a deferred branch can have it; this one is {}", kind.as_str());
+            return Err(error("deferred_only", field(name), message));
+        }
+    }
+    if branch.delay_ms > TIMEOUT_MS_MAX {
+        let message = format!("is {}; at most {TIMEOUT_MS_MAX} ms (30 days)", branch.delay_ms);
+        return Err(error("timeout_invalid", field("delay_ms"), message));
+    }
+    Ok(())
+}
+
+/// Local work is committed before the others are asked, so none of the others may say no.
+pub(crate) fn check_local(branches: &[BranchPlan]) -> Result<(), PlanError> {
+    let locals = branches.iter().filter(|branch| branch.kind == Kind::Local).count();
+    if locals == 0 {
+        return Ok(());
+    }
+    let other =
+        branches.iter().position(|branch| !matches!(branch.kind, Kind::Local | Kind::Deferred));
+    match other {
+        Some(index) => {
+            let message = format!(
+                "{:?} is {} and may say no when the initiator's local work is committed already; \
+                 beside an inquiry only deferred branches are safe",
+                branches[index].name,
+                branches[index].kind.as_str()
+            );
+            Err(error("local_unsafe", format!("branches[{index}].kind"), message))
+        }
+        None if locals > 1 => {
+            let message = "two local branches: only one database can hold the decision";
+            Err(error("local_unsafe", "branches", message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A branch may use the result of another only if that one has certainly answered by then.
+pub(crate) fn check_references(branches: &[BranchPlan]) -> Result<(), PlanError> {
+    for (index, branch) in branches.iter().enumerate() {
+        for refers in &branch.refers {
+            check_reference(branches, index, branch, *refers)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_reference(
+    branches: &[BranchPlan],
+    index: usize,
+    branch: &BranchPlan,
+    refers: u16,
+) -> Result<(), PlanError> {
+    let field = || format!("branches[{index}].payload");
+    let Some(other) = branches.get(usize::from(refers)) else {
+        let message = format!("refers to branch number {refers}, which does not exist");
+        return Err(error("reference_unknown", field(), message));
+    };
+    let votes_first = branch.kind != Kind::TwoPhase && other.kind == Kind::TwoPhase;
+    let executes_first = branch.kind == Kind::Deferred && other.kind == Kind::Compensable;
+    let waits = comes_before(branches, index, refers) && other.kind != Kind::Deferred;
+    let answers = !other.by_initiator && !branch.by_initiator && !branch.also_on_rollback;
+    if answers && (votes_first || executes_first || waits) {
+        return Ok(());
+    }
+    let message = format!(
+        "{:?} refers to the result of {:?}, which need not be there by then: name it in `after`, \
+         or refer to a branch whose answer the coordinator always has first",
+        branch.name, other.name
+    );
+    Err(error("reference_unsafe", field(), message))
+}
+
+/// Whether a branch waits for another, over any number of `after`s.
+fn comes_before(branches: &[BranchPlan], index: usize, wanted: u16) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = branches[index].after.clone();
+    while let Some(number) = open.pop() {
+        if number == wanted {
+            return true;
+        }
+        if seen.insert(number) {
+            open.extend(branches.get(usize::from(number)).iter().flat_map(|b| &b.after));
+        }
+    }
+    false
+}

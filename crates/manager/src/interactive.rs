@@ -1,0 +1,103 @@
+//! The manager's face for interactive transactions, and for operators who settle a branch by hand.
+
+use tokio::sync::oneshot;
+use unanimity_core::{BranchPlan, EnlistRefusal, Outcome, PlanError, TransactionId};
+
+use crate::error::{CommitError, EnlistError, ResolveError};
+use crate::manager::TransactionManager;
+use crate::shard::{Ask, Command, Committing, EnlistCommand};
+use crate::view::TransactionView;
+use crate::watchers::Wait;
+
+/// A branch to be added to an interactive transaction.
+#[derive(Clone, Debug)]
+pub struct EnlistRequest {
+    /// What it is asked for; the numbers in it are filled in from the names here.
+    pub branch: BranchPlan,
+    /// The names of the branches that it comes after.
+    pub after: Vec<String>,
+    /// The names of the branches whose results its payload refers to.
+    pub refers: Vec<String>,
+}
+
+impl TransactionManager {
+    /// Adds a branch to an interactive transaction. Work for it may begin when this has returned.
+    /// The same branch again is one branch.
+    ///
+    /// # Errors
+    /// [`EnlistError`] says why not; nothing has changed then.
+    pub async fn enlist(
+        &self,
+        id: &TransactionId,
+        request: EnlistRequest,
+    ) -> Result<(), EnlistError> {
+        let EnlistRequest { branch, after, refers } = request;
+        if let Err((code, message)) = self.check_participant(&branch.participant) {
+            let error = PlanError { code, field: "participant".to_owned(), message };
+            return Err(EnlistRefusal::Plan(error).into());
+        }
+        let (reply, replied) = oneshot::channel();
+        let command = EnlistCommand { id: id.clone(), branch, after, refers, reply };
+        self.send(id, Command::Ask(Ask::Enlist(command))).await?;
+        replied.await.map_err(|_| self.unavailable())?
+    }
+
+    /// Asks to commit an interactive transaction, and waits as `wait` says. Asking again is safe.
+    ///
+    /// # Errors
+    /// [`CommitError`] says why not; nothing has changed then.
+    pub async fn commit(
+        &self,
+        id: &TransactionId,
+        wait: Wait,
+    ) -> Result<TransactionView, CommitError> {
+        let (reply, replied) = oneshot::channel();
+        self.send(id, Command::Ask(Ask::Commit { id: id.clone(), wait, reply })).await?;
+        let (shown, rolled_back) = match replied.await.map_err(|_| self.unavailable())? {
+            Committing::Whole => return Err(CommitError::Whole),
+            Committing::Unknown => (None, false),
+            Committing::Awaited(shown) => (Some(shown), false),
+            Committing::RolledBack(shown) => (Some(shown), true),
+        };
+        let Some(shown) = shown else {
+            let view = self.get(id).await?.ok_or(CommitError::Unknown)?;
+            return ended(view);
+        };
+        let shown = shown.await.map_err(|_| self.unavailable())?;
+        let Some(shown) = shown else { return Err(CommitError::Unknown) };
+        let view = TransactionView::of(&shown);
+        if rolled_back { Err(CommitError::RolledBack(Box::new(view))) } else { Ok(view) }
+    }
+
+    /// Takes an operator's word on how a branch was settled without the coordinator. Shows the
+    /// transaction afterwards.
+    ///
+    /// # Errors
+    /// [`ResolveError`] says why not; nothing has changed then.
+    pub async fn resolve(
+        &self,
+        id: &TransactionId,
+        branch: &str,
+        outcome: Outcome,
+        by: &str,
+        reason: &str,
+    ) -> Result<Option<TransactionView>, ResolveError> {
+        let (reply, replied) = oneshot::channel();
+        let (branch, by, reason) = (branch.to_owned(), by.into(), reason.into());
+        let ask = Ask::Resolve { id: id.clone(), branch, outcome, by, reason, reply };
+        self.send(id, Command::Ask(ask)).await?;
+        replied.await.map_err(|_| self.unavailable())??;
+        Ok(self.get(id).await?)
+    }
+}
+
+/// What a request to commit an ended transaction comes to.
+fn ended(view: TransactionView) -> Result<TransactionView, CommitError> {
+    if !view.interactive {
+        Err(CommitError::Whole)
+    } else if view.committed() {
+        Ok(view)
+    } else {
+        Err(CommitError::RolledBack(Box::new(view)))
+    }
+}

@@ -1,0 +1,177 @@
+//! What others ask of a live transaction: to be shown, to take a branch, to commit, to believe an
+//! operator. Everything that is told waits for the records that it may rest on.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use unanimity_core::{
+    BranchPlan, CloseRefusal, EnlistRefusal, Event, Outcome, ResolveRefusal, Transaction,
+    TransactionId,
+};
+
+use super::{Held, Shard};
+use crate::error::{EnlistError, ResolveError};
+use crate::filter::Filter;
+use crate::watchers::{Shown, Wait, Watcher, WatcherReply, reached};
+
+/// A request for a live transaction.
+pub(crate) enum Ask {
+    /// Add a branch to an interactive one.
+    Enlist(EnlistCommand),
+    /// Commit an interactive one.
+    Commit { id: TransactionId, wait: Wait, reply: oneshot::Sender<Committing> },
+    /// Believe somebody who says how a branch was settled.
+    Resolve {
+        id: TransactionId,
+        branch: String,
+        outcome: Outcome,
+        by: Box<str>,
+        reason: Box<str>,
+        reply: oneshot::Sender<Result<(), ResolveError>>,
+    },
+}
+
+/// A branch to be enlisted; others are named here, and numbered by the shard.
+pub(crate) struct EnlistCommand {
+    pub(crate) id: TransactionId,
+    pub(crate) branch: BranchPlan,
+    pub(crate) after: Vec<String>,
+    pub(crate) refers: Vec<String>,
+    pub(crate) reply: oneshot::Sender<Result<(), EnlistError>>,
+}
+
+/// What a request to commit came to, before the outcome is known.
+pub(crate) enum Committing {
+    /// It is not live here.
+    Unknown,
+    /// It was begun whole.
+    Whole,
+    /// It had been rolled back before this request; so it stands.
+    RolledBack(oneshot::Receiver<Option<Shown>>),
+    /// The outcome comes here.
+    Awaited(oneshot::Receiver<Option<Shown>>),
+}
+
+impl Shard {
+    pub(super) fn on_ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Enlist(command) => self.on_enlist(command),
+            Ask::Commit { id, wait, reply } => {
+                let committing = self.commit(&id, wait);
+                // dropped: a caller that has gone away wants no answer; the transaction goes on.
+                let _ = reply.send(committing);
+            }
+            Ask::Resolve { id, branch, outcome, by, reason, reply } => {
+                let resolved = self.resolve(&id, &branch, outcome, by, reason);
+                self.tell_when_durable(reply, resolved);
+            }
+        }
+    }
+
+    /// Answers once everything handed out so far is durable.
+    fn tell_when_durable<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, value: T) {
+        // dropped: a caller that has gone away wants no answer.
+        let send = move || drop(reply.send(value));
+        self.hold(Held::Reply(self.last_position(), Box::new(send)));
+    }
+
+    fn on_enlist(&mut self, command: EnlistCommand) {
+        let EnlistCommand { id, mut branch, after, refers, reply } = command;
+        let enlisted = self.numbers(&id, &after, "after").and_then(|after| {
+            branch.after = after;
+            branch.refers = self.numbers(&id, &refers, "payload")?;
+            self.coordinator.check_enlist(&id, &branch).map_err(EnlistError::from)?;
+            self.handle(Event::Enlist { transaction: id.clone(), branch });
+            Ok(())
+        });
+        self.tell_when_durable(reply, enlisted);
+    }
+
+    /// The numbers of branches that are named.
+    fn numbers(
+        &self,
+        id: &TransactionId,
+        names: &[String],
+        field: &'static str,
+    ) -> Result<Vec<u16>, EnlistError> {
+        let transaction = self.coordinator.get(id).ok_or(EnlistRefusal::Unknown)?;
+        let number = |name: &String| {
+            let mut numbered = transaction.numbered();
+            let found = numbered.find(|(_, branch)| *branch.plan.name == **name);
+            found.map(|(number, _)| number).ok_or_else(|| EnlistError::unknown_branch(field, name))
+        };
+        names.iter().map(number).collect()
+    }
+
+    fn commit(&mut self, id: &TransactionId, wait: Wait) -> Committing {
+        let rolled_back = match self.coordinator.check_close(id) {
+            Err(CloseRefusal::Whole) => return Committing::Whole,
+            Err(CloseRefusal::Unknown) => match self.ending.get(id) {
+                Some(ended) => ended.outcome() == Some(Outcome::Rollback),
+                None => return Committing::Unknown,
+            },
+            Ok(()) => {
+                let decided = self.coordinator.get(id).and_then(Transaction::outcome);
+                self.handle(Event::CommitRequested { transaction: id.clone() });
+                decided == Some(Outcome::Rollback)
+            }
+        };
+        let (reply, replied) = oneshot::channel();
+        self.show(id, wait, true, WatcherReply::Get(reply));
+        if rolled_back { Committing::RolledBack(replied) } else { Committing::Awaited(replied) }
+    }
+
+    fn resolve(
+        &mut self,
+        id: &TransactionId,
+        branch: &str,
+        outcome: Outcome,
+        by: Box<str>,
+        reason: Box<str>,
+    ) -> Result<(), ResolveError> {
+        let transaction = self.coordinator.get(id).ok_or(ResolveRefusal::Unknown)?;
+        let found = transaction.numbered().find(|(_, known)| *known.plan.name == *branch);
+        let branch = found.map(|(number, _)| number).ok_or(ResolveRefusal::NoSuchBranch)?;
+        self.coordinator.check_resolve(id, branch, outcome, !reason.is_empty())?;
+        let transaction = id.clone();
+        tracing::warn!(transaction = %id, branch, outcome = outcome.as_str(), by = &*by,
+            "a branch was settled by hand");
+        metrics::counter!("unanimity_branches_resolved_total").increment(1);
+        self.handle(Event::ResolveRequested { transaction, branch, outcome, by, reason });
+        Ok(())
+    }
+
+    pub(super) fn list(&self, filter: &Filter, limit: usize) -> Vec<Shown> {
+        let live = self.coordinator.iter().filter(|live| filter.passes(live));
+        let ending = self.ending.values().filter(|ended| filter.passes(ended));
+        let mut found: Vec<&Transaction> = live.chain(ending.map(|ended| &**ended)).collect();
+        found.sort_by(|a, b| (b.begun_at, &b.id).cmp(&(a.begun_at, &a.id)));
+        found.into_iter().take(limit).map(|found| Arc::new(found.clone())).collect()
+    }
+
+    /// Shows a transaction once what is waited for has come. Everything that is told waits for the
+    /// records that it may rest on.
+    pub(super) fn show(
+        &mut self,
+        id: &TransactionId,
+        wait: Wait,
+        may_wait: bool,
+        reply: WatcherReply,
+    ) {
+        let watcher = Watcher { wait, existed: true, reply };
+        let shown = self.coordinator.get(id).map(|live| (reached(live), Arc::new(live.clone())));
+        let ended = || self.ending.get(id).map(|ended| (Wait::Completed, Arc::clone(ended)));
+        match shown.or_else(ended) {
+            Some((reached, transaction)) if !may_wait || reached >= wait => {
+                let send = move || watcher.answer(transaction);
+                self.hold(Held::Reply(self.last_position(), Box::new(send)));
+            }
+            Some(_) => self.watchers.add(id, watcher),
+            None => {
+                if let WatcherReply::Get(reply) = watcher.reply {
+                    drop(reply.send(None));
+                }
+            }
+        }
+    }
+}
