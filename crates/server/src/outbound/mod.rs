@@ -2,11 +2,14 @@
 //!
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
-//! connection is made `connect`'s, which are kept `pool`'s, and what an answer means `answer`'s.
+//! connection is made `connect`'s, which are kept `pool`'s, what an answer means `answer`'s, and
+//! whether a participant that fails is called at all `breaker`'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
 mod answer;
+mod breaker;
+mod breakers;
 mod connect;
 pub mod policy;
 mod pool;
@@ -32,7 +35,9 @@ use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 use unanimity_core::{Answer, Call, TIMEOUT_MS_MAX};
 
-use self::answer::{Response, judge};
+use self::answer::{Response, judge, shows_life};
+pub use self::breaker::BreakerConfig;
+use self::breakers::{Breakers, Clock};
 use self::connect::Connector;
 pub use self::policy::Policy;
 use self::pool::{Connection, Origin, Pool};
@@ -60,6 +65,8 @@ pub struct OutboundConfig {
     pub idle_timeout_ms: u64,
     /// The most bytes of an answer's body.
     pub answer_bytes_max: usize,
+    /// When calls to a participant that fails are held back.
+    pub breaker: BreakerConfig,
 }
 
 impl Default for OutboundConfig {
@@ -71,6 +78,7 @@ impl Default for OutboundConfig {
             connect_timeout_ms: 2_000,
             idle_timeout_ms: 4_000,
             answer_bytes_max: 64 * 1024,
+            breaker: BreakerConfig::default(),
         }
     }
 }
@@ -80,6 +88,7 @@ impl Default for OutboundConfig {
 pub struct HttpTransport {
     config: OutboundConfig,
     pool: Arc<Pool>,
+    breakers: Arc<Breakers>,
     connector: HttpsConnector<Connector>,
     sweeper: OnceLock<()>,
 }
@@ -88,6 +97,10 @@ impl HttpTransport {
     /// Makes a transport; nothing is connected yet.
     #[must_use]
     pub fn new(config: OutboundConfig) -> Self {
+        Self::with_clock(config, Clock::start())
+    }
+
+    fn with_clock(config: OutboundConfig, clock: Clock) -> Self {
         let tcp = Connector::new(Arc::new(config.policy.clone()), config.connect_timeout_ms);
         let connector = HttpsConnectorBuilder::new()
             .with_webpki_roots()
@@ -99,7 +112,8 @@ impl HttpTransport {
             config.connections_per_participant_max,
             Duration::from_millis(config.idle_timeout_ms),
         ));
-        Self { config, pool, connector, sweeper: OnceLock::new() }
+        let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
+        Self { config, pool, breakers, connector, sweeper: OnceLock::new() }
     }
 
     /// Says whether a participant's address may be called, as far as that can be known without
@@ -131,6 +145,7 @@ impl HttpTransport {
             .map_err(|error| format!("the participant's address {error}"))?;
         let request =
             request(call, &target).map_err(|error| format!("cannot be asked: {error}"))?;
+        let pass = self.breakers.admit(&target.origin)?;
         let origin = self.pool.origin(&target.origin).ok_or_else(|| {
             format!("{} participants are being called already", self.config.participants_max)
         })?;
@@ -138,17 +153,30 @@ impl HttpTransport {
             let (most, limit) = (self.config.connections_per_participant_max, call.timeout_ms);
             format!("none of the {most} connections to it became free within {limit} ms")
         })?;
+        let mut pass = pass.again()?;
+        pass.leaves();
         let exchanged = timeout_at(deadline, self.exchange(&origin, &target, request)).await;
         drop(permit);
-        let (status, headers, body) =
-            exchanged.map_err(|_| format!("no answer within {} ms", call.timeout_ms))??;
-        let response = Response {
-            status,
-            encoded: is_encoded(&headers),
-            html: is_html(&headers),
-            body: &body,
+        let exchanged =
+            exchanged.unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms)));
+        let (status, headers, body) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(error) => {
+                pass.failed(&error);
+                return Err(error);
+            }
         };
-        Ok(judge(call.operation, response))
+        let (encoded, html) = (is_encoded(&headers), is_html(&headers));
+        let answer = judge(call.operation, Response { status, encoded, html, body: &body });
+        match &answer {
+            Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
+            Answer::Unknown(_)
+            | Answer::Yes(_)
+            | Answer::ReadOnly
+            | Answer::No(_)
+            | Answer::Acknowledged => pass.answered(),
+        }
+        Ok(answer)
     }
 
     /// Sends a request and reads the answer to its end.
@@ -209,13 +237,16 @@ impl HttpTransport {
     /// transport.
     fn start_sweeper(&self) {
         self.sweeper.get_or_init(|| {
-            let pool = Arc::downgrade(&self.pool);
+            let (pool, breakers) = (Arc::downgrade(&self.pool), Arc::downgrade(&self.breakers));
             let mut interval = tokio::time::interval(self.pool.sweep_interval());
             tokio::spawn(async move {
                 loop {
                     interval.tick().await;
-                    let Some(pool) = pool.upgrade() else { return };
+                    let (Some(pool), Some(breakers)) = (pool.upgrade(), breakers.upgrade()) else {
+                        return;
+                    };
                     pool.sweep();
+                    breakers.sweep();
                 }
             });
         });
