@@ -3,13 +3,12 @@
 //! counted, is `breakers`' part.
 //!
 //! - **Closed**: every call goes. So many failures in a row open it.
-//! - **Open**: probes go, after 1/64 of `probe_ms` first and then twice as long each time, up to
-//!   `probe_ms`. So the return of a participant that was restarted is seen after about as long
-//!   again as it was away, and one that stays away is asked once every `probe_ms`. If one is
-//!   answered within five times `probe_ms` of the first failure, the breaker closes at once: that
-//!   was a restart, and little has queued up. For as long, a probe does not wait for the one
-//!   before, because one slow call would hold back all; later there is one at a time, and an answer
-//!   makes the breaker drain.
+//! - **Open**: probes go. For as long as five times `probe_ms` it may be a restart: the first
+//!   probe goes after 1/64 of `probe_ms`, then each after twice as long, up to 1/8 of it, so that a
+//!   participant is hardly seen later than it is back. A probe does not wait for the one before,
+//!   because one slow call would hold back all; and one that is answered closes the breaker at once,
+//!   because little has queued up. Later there is one probe at a time, one every `probe_ms`, and an
+//!   answer makes the breaker drain.
 //! - **Draining**: calls go at a bounded rate, from 1/64 of `drain_per_second` and twice that with
 //!   each second. Whoever comes back has empty caches and perhaps still the cause of its fall; each
 //!   second that it stands is a reason to trust it with twice as much, so the rate is never more
@@ -21,7 +20,7 @@
 //! While draining, a quarter of the failures that open the breaker open it again: with one for
 //! all, a participant that fails one call in twenty, and always did, could never come back.
 
-/// In how many doublings probes become rare, and the draining rate becomes whole.
+/// The first probe's delay and the first draining rate are the whole, halved so many times.
 const DOUBLINGS: u32 = 6;
 /// An absence of up to so many times `probe_ms` is a restart.
 const RESTART_PROBES: u64 = 5;
@@ -58,6 +57,17 @@ pub(crate) enum Change {
     Opened,
     /// It was open or draining and is closed.
     Closed,
+}
+
+/// What comes next where calls are held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// A call that comes after so many milliseconds probes.
+    Probe(u64),
+    /// What the probe under way comes to.
+    ProbeAnswers,
+    /// So many calls a second, and more.
+    Drains(u64),
 }
 
 /// The state in which a call was let go. What comes of it later counts only there.
@@ -131,7 +141,8 @@ impl Breaker {
                 let due = now_ms >= *probe_at_ms && !(*probing && alone);
                 if due {
                     *probing = true;
-                    *delay_ms = delay_ms.saturating_mul(2).min(config.probe_ms);
+                    let most = if alone { config.probe_ms } else { config.probe_ms / 8 };
+                    *delay_ms = delay_ms.saturating_mul(2).min(most).max(1);
                     *probe_at_ms = now_ms.saturating_add(*delay_ms);
                 }
                 due
@@ -226,6 +237,16 @@ impl Breaker {
     fn turn(&mut self, state: State) {
         self.state = state;
         self.generation = self.generation.wrapping_add(1);
+    }
+
+    /// What comes next; only of interest while it holds calls back.
+    pub(crate) const fn next(&self, now_ms: u64) -> Next {
+        match &self.state {
+            State::Closed => Next::Probe(0),
+            State::Open { probing: true, .. } => Next::ProbeAnswers,
+            State::Open { probe_at_ms, .. } => Next::Probe(probe_at_ms.saturating_sub(now_ms)),
+            State::Draining(draining) => Next::Drains(draining.rate_per_second),
+        }
     }
 
     /// The generation of a call that goes now.
@@ -353,7 +374,7 @@ mod tests {
                 let went = (0..times).filter(|_| self.step("go").starts_with('+')).count();
                 return went.to_string();
             }
-            let mut word = |change: Change| match change {
+            let word = |change: Change| match change {
                 Change::Nothing => String::new(),
                 Change::Opened => "opened".to_owned(),
                 Change::Closed => "closed".to_owned(),
@@ -414,13 +435,14 @@ mod tests {
     fn one_probe_at_a_time_at_growing_intervals() {
         let open = "go*4 no no no no";
         check(&format!("{open} go @9 go @10 go go"), "4 opened - - + -");
-        // 10, 20, 40, 80, 160, 320, 640 ms, and no longer.
+        // 10, 20, 40, 80 ms and no longer, for five times 640; then 160, 320, 640 and no longer.
         check(
             &format!(
-                "{open} @10 go no @29 go @30 go no @69 go @70 go no @150 go no @310 go no \
-                 @630 go no @1269 go @1270 go no @1909 go @1910 go no"
+                "{open} @10 go no @29 go @30 go no @69 go @70 go no @149 go @150 go no @229 go \
+                 @230 go no @3200 go no @3359 go @3360 go no @3679 go @3680 go no @4319 go @4320 go \
+                 no @4959 go @4960 go no"
             ),
-            "4 opened + - + - + + + + - + - +",
+            "4 opened + - + - + - + - + + - + - + - + - +",
         );
         check(&format!("{open} @10 go back go go"), "4 opened + + -");
         // A probe that hangs does not keep the next one back at first, and later it does.
@@ -524,10 +546,15 @@ mod tests {
     fn what_it_tells() {
         let mut play = Play::new(CONFIG);
         assert!(!play.breaker.holds_back() && play.breaker.is_well());
+        let next = |play: &Play| play.breaker.next(play.now_ms);
         "@50 go*4 no @60 no no no".split(' ').for_each(|step| drop(play.step(step)));
         assert!(play.breaker.holds_back() && !play.breaker.drains() && !play.breaker.is_well());
         assert_eq!((play.breaker.since_ms(), play.breaker.error()), (50, "refused"));
-        "@3300 go ok".split(' ').for_each(|step| drop(play.step(step)));
+        assert_eq!(next(&play), Next::Probe(10));
+        "@3300 go".split(' ').for_each(|step| drop(play.step(step)));
+        assert_eq!(next(&play), Next::ProbeAnswers);
+        play.step("ok");
+        assert_eq!(next(&play), Next::Drains(10));
         assert!(play.breaker.holds_back() && play.breaker.drains());
         assert_eq!((play.breaker.since_ms(), play.breaker.called_ms()), (50, 3_300));
     }

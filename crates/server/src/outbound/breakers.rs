@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::breaker::{Breaker, BreakerConfig, Change, Generation};
+use super::breaker::{Breaker, BreakerConfig, Change, Generation, Next};
 
 /// After so many milliseconds without a call a participant is forgotten: there is nothing for it.
 const FORGET_MS: u64 = 600_000;
@@ -123,6 +123,35 @@ impl Breakers {
             "held back: {origin} has failed since {since} and is probed every {probe_ms} ms; last \
              error: {error}"
         )
+    }
+
+    /// What keeps calls from a participant at this moment; `None` if nothing does.
+    pub(crate) fn standing(&self, origin: &str) -> Option<String> {
+        let now_ms = self.clock.now_ms();
+        let table = self.table();
+        let breaker = table.breakers.get(origin).filter(|breaker| breaker.holds_back())?;
+        let since = utc(breaker.since_ms());
+        Some(match breaker.next(now_ms) {
+            Next::Probe(0) => format!("{origin} fails since {since}: the next call probes it"),
+            Next::Probe(ms) => {
+                format!(
+                    "{origin} fails since {since}: calls are held back for {ms} ms, then one \
+                         probes it"
+                )
+            }
+            Next::ProbeAnswers => {
+                format!(
+                    "{origin} fails since {since}: a probe's answer is awaited, and other \
+                         calls are held back"
+                )
+            }
+            Next::Drains(rate) => {
+                format!(
+                    "{origin} had failed since {since} and is back: it is given {rate} calls a \
+                         second, and more with each second"
+                )
+            }
+        })
     }
 
     fn generation(&self, origin: &str) -> Option<Generation> {

@@ -127,6 +127,12 @@ impl HttpTransport {
         target::check(participant, &self.config.policy)
     }
 
+    /// What keeps calls from a participant now, in words; `None` if nothing does.
+    #[must_use]
+    pub fn held_back(&self, participant: &str) -> Option<String> {
+        self.breakers.standing(&Target::parse(participant).ok()?.origin)
+    }
+
     /// Carries one call, within the call's own time limit. Needs a tokio runtime.
     ///
     /// Every failure, and every answer that is not in the contract's closed set, is

@@ -113,8 +113,8 @@ async fn a_dead_participant_is_left_alone_and_another_is_served() {
         }
         bench.pass(10);
     }
-    // Until it opens 20, at growing intervals 7, and then one in every second of ten.
-    assert!((20 + 7..=20 + 7 + 10).contains(&dead.connections()), "{}", dead.connections());
+    // Until it opens 20; for five seconds 4 at growing intervals and 8 a second; then 1 a second.
+    assert!((20 + 30..=20 + 4 + 40 + 7).contains(&dead.connections()), "{}", dead.connections());
     assert_eq!((well.asked(), well.connections()), (100, 1));
     // Equal words for equal things: a timeline folds them into one event.
     let error = CLOSED;
