@@ -23,12 +23,15 @@ use crate::support::{Diary, Folder, Plain};
 /// What a service's router is made from, whenever it starts.
 type Start = Arc<dyn Fn() -> Router + Send + Sync>;
 
+/// What stops a service, and the task that ends then.
+type Running = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
+
 /// A service that can be stopped and started again at the same address.
 #[derive(Clone)]
 struct House {
     start: Start,
     port: Arc<AtomicU16>,
-    running: Arc<Mutex<Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)>>>,
+    running: Arc<Mutex<Option<Running>>>,
 }
 
 impl House {

@@ -6,9 +6,9 @@
 //! - **Open**: probes go. For as long as five times `probe_ms` it may be a restart: the first
 //!   probe goes after 1/64 of `probe_ms`, then each after twice as long, up to 1/8 of it, so that a
 //!   participant is hardly seen later than it is back. A probe does not wait for the one before,
-//!   because one slow call would hold back all; and one that is answered closes the breaker at once,
-//!   because little has queued up. Later there is one probe at a time, one every `probe_ms`, and an
-//!   answer makes the breaker drain.
+//!   because one slow call would hold back all; and one that is answered closes the breaker at
+//!   once, because little has queued up. Later there is one probe at a time, one every `probe_ms`,
+//!   and an answer makes the breaker drain.
 //! - **Draining**: calls go at a bounded rate, from 1/64 of `drain_per_second` and twice that with
 //!   each second. Whoever comes back has empty caches and perhaps still the cause of its fall; each
 //!   second that it stands is a reason to trust it with twice as much, so the rate is never more
@@ -364,9 +364,10 @@ mod tests {
             Self { breaker: Breaker::new(7, 0), config, now_ms: 0, gone: Vec::new() }
         }
 
-        /// One step of a script: `go` asks whether a call may go (`+` it may, `-` it is held back),
-        /// `go*9` asks nine times and tells how many went, `ok` and `no` are what came of the oldest
-        /// call that went, `last` of the newest, `back` withdraws the newest, `@5` waits until then.
+        /// One step of a script: `go` asks whether a call may go (`+` it may, `-` it is held
+        /// back), `go*9` asks nine times and tells how many went, `ok` and `no` are what came of
+        /// the oldest call that went, `last` is a `no` to the newest, `back` withdraws the newest,
+        /// `@5` waits until then.
         fn step(&mut self, step: &str) -> String {
             let (config, now_ms) = (self.config, self.now_ms);
             if let Some(times) = step.strip_prefix("go*") {
@@ -439,8 +440,8 @@ mod tests {
         check(
             &format!(
                 "{open} @10 go no @29 go @30 go no @69 go @70 go no @149 go @150 go no @229 go \
-                 @230 go no @3200 go no @3359 go @3360 go no @3679 go @3680 go no @4319 go @4320 go \
-                 no @4959 go @4960 go no"
+                 @230 go no @3200 go no @3359 go @3360 go no @3679 go @3680 go no @4319 go @4320 \
+                 go no @4959 go @4960 go no"
             ),
             "4 opened + - + - + - + - + + - + - + - + - +",
         );

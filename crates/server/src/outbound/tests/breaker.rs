@@ -55,7 +55,7 @@ const DEAD: usize = 0;
 const WELL: usize = 1;
 const HANGS: usize = 2;
 
-/// A participant that closes the connection without a word, answers, or keeps silent until it is well.
+/// A participant that closes the connection without a word, answers, or is silent until it is well.
 struct Moody {
     inner: Participant,
     mood: Arc<AtomicUsize>,
