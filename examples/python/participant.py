@@ -6,6 +6,9 @@ that repeated, late and lost messages are harmless.
     python3 examples/python/participant.py 7301 /tmp/stock.db
     unanimity check http://127.0.0.1:7301/stock --payload examples/python/payload.json \
         --observe http://127.0.0.1:7301/stock
+
+With `--restart COMMAND` (one that stops this program and starts it again) the service is also restarted
+between the phases. What a participant without a guard comes to is shown by naive_participant.py.
 """
 
 import json
@@ -113,7 +116,7 @@ class Participant(BaseHTTPRequestHandler):
         try:
             self.end_headers()
             self.wfile.write(data)
-        except BrokenPipeError:
+        except ConnectionError:
             pass  # The caller has gone away; it will ask again.
 
     def log_message(self, *_):

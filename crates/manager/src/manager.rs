@@ -244,7 +244,13 @@ impl TransactionManager {
     /// # Errors
     /// If the manager does not work any more.
     pub async fn explain(&self, id: &TransactionId) -> Result<Option<Explanation>, Unavailable> {
-        Ok(self.show(id, None).await?.map(|live| Explanation::of(&live)))
+        let mut explanation = self.show(id, None).await?.map(|live| Explanation::of(&live));
+        for awaited in explanation.iter_mut().flat_map(|explanation| &mut explanation.awaited) {
+            if let Some(reason) = self.inner.running.transport.held_back(&awaited.participant) {
+                awaited.next = format!("{}; {reason}", awaited.next);
+            }
+        }
+        Ok(explanation)
     }
 
     /// Answers a participant in doubt. Of a transaction that nobody has a record of, it is told to

@@ -24,6 +24,13 @@ pub trait Transport: Send + Sync + 'static {
     /// # Errors
     /// A stable code and what is wrong with the address.
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)>;
+
+    /// What keeps calls from a participant now, in words for a person: since when, and what comes
+    /// next. `None` if nothing does.
+    fn held_back(&self, participant: &str) -> Option<String> {
+        let _participant = participant;
+        None
+    }
 }
 
 /// The answer that is owed for a call. If the call is lost, by a panic or a cancelled task, the

@@ -52,6 +52,10 @@ impl Transport for OverHttp {
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
         self.0.check(participant).map_err(|error| (error.code, error.message))
     }
+
+    fn held_back(&self, participant: &str) -> Option<String> {
+        self.0.held_back(participant)
+    }
 }
 
 /// Serves until SIGTERM, SIGINT, or a failure of the journal.

@@ -94,6 +94,16 @@ pub const KEYS: &[Key] = &[
         "The most connections to one participant, in use and idle together."),
     time("participants", "connect_timeout_ms", 1, |c| &mut c.participants.connect_timeout_ms,
         "Within this time a participant's name must resolve and a connection stand."),
+    count("participants", "breaker_failures", (0, 1_000_000),
+        |c| &mut c.participants.breaker_failures,
+        "After so many calls in a row without an answer a participant's calls are held back, and \
+        it is only probed. 0: never."),
+    time("participants", "breaker_probe_ms", 1, |c| &mut c.participants.breaker_probe_ms,
+        "The longest time between two probes of such a participant; the first come sooner."),
+    count("participants", "breaker_drain_per_second", (1, 1_000_000),
+        |c| &mut c.participants.breaker_drain_per_second,
+        "The most calls a second to a participant that is back, until nothing has to be held back \
+        any more. Best above what it is normally asked."),
     time("timeouts", "prepare_timeout_ms", 1, |c| &mut c.timeouts.prepare_timeout_ms,
         "From the beginning until every prepare has voted; then the transaction rolls back."),
     time("timeouts", "execute_timeout_ms", 1, |c| &mut c.timeouts.execute_timeout_ms,

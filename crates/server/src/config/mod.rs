@@ -17,7 +17,7 @@ pub use self::keys::{KEYS, Key};
 pub use self::read::ConfigError;
 pub use self::secret::Secret;
 use crate::inbound::InboundLimits;
-use crate::outbound::{OutboundConfig, Policy};
+use crate::outbound::{BreakerConfig, OutboundConfig, Policy};
 
 /// What every setting's name in the environment begins with.
 pub const ENV_PREFIX: &str = "UNANIMITY_";
@@ -87,6 +87,12 @@ pub struct Participants {
     pub connections_per_participant_max: u64,
     /// For resolving a name and connecting, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// After so many calls in a row without an answer calls are held back; 0: never.
+    pub breaker_failures: u64,
+    /// Between two probes, in milliseconds.
+    pub breaker_probe_ms: u64,
+    /// The most calls a second to a participant that is back.
+    pub breaker_drain_per_second: u64,
 }
 
 /// How long a transaction waits, unless it says otherwise; all in milliseconds.
@@ -196,6 +202,9 @@ impl Default for Participants {
             allow: vec!["loopback".into()],
             connections_per_participant_max: outbound.connections_per_participant_max as u64,
             connect_timeout_ms: outbound.connect_timeout_ms,
+            breaker_failures: outbound.breaker.failures,
+            breaker_probe_ms: outbound.breaker.probe_ms,
+            breaker_drain_per_second: outbound.breaker.drain_per_second,
         }
     }
 }
@@ -309,6 +318,11 @@ impl Config {
                 self.participants.connections_per_participant_max,
             ),
             connect_timeout_ms: self.participants.connect_timeout_ms,
+            breaker: BreakerConfig {
+                failures: self.participants.breaker_failures,
+                probe_ms: self.participants.breaker_probe_ms,
+                drain_per_second: self.participants.breaker_drain_per_second,
+            },
             ..OutboundConfig::default()
         })
     }

@@ -107,6 +107,13 @@ fn contradiction(response: Response<'_>) -> Option<Contradiction> {
     Contradiction::ALL.into_iter().find(|contradiction| contradiction.code() == code)
 }
 
+/// Whether an answer that decides nothing still shows that somebody is there to answer: a refusal
+/// of this one call, such as a contradiction or an unknown path, and not one for want of strength.
+pub(crate) fn shows_life(status: StatusCode) -> bool {
+    let overloaded = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !overloaded.contains(&status)
+}
+
 impl Response<'_> {
     fn is_html(self) -> bool {
         self.html || self.body.trim_ascii_start().starts_with(b"<")

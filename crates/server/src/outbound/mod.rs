@@ -3,11 +3,14 @@
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
 //! connection is made `connect`'s, which are kept `pool`'s, what an answer means `answer`'s, and
-//! how results get into payloads [`references`]'s.
+//! how results get into payloads [`references`]'s. Whether a participant that fails is called at all
+//! is `breaker`'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
 mod answer;
+mod breaker;
+mod breakers;
 mod connect;
 pub mod policy;
 mod pool;
@@ -34,7 +37,9 @@ use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 use unanimity_core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
 
-use self::answer::{Response, judge};
+use self::answer::{Response, judge, shows_life};
+pub use self::breaker::BreakerConfig;
+use self::breakers::{Breakers, Clock};
 use self::connect::Connector;
 pub use self::policy::Policy;
 use self::pool::{Connection, Origin, Pool};
@@ -62,6 +67,8 @@ pub struct OutboundConfig {
     pub idle_timeout_ms: u64,
     /// The most bytes of an answer's body.
     pub answer_bytes_max: usize,
+    /// When calls to a participant that fails are held back.
+    pub breaker: BreakerConfig,
 }
 
 impl Default for OutboundConfig {
@@ -73,6 +80,7 @@ impl Default for OutboundConfig {
             connect_timeout_ms: 2_000,
             idle_timeout_ms: 4_000,
             answer_bytes_max: 64 * 1024,
+            breaker: BreakerConfig::default(),
         }
     }
 }
@@ -82,6 +90,7 @@ impl Default for OutboundConfig {
 pub struct HttpTransport {
     config: OutboundConfig,
     pool: Arc<Pool>,
+    breakers: Arc<Breakers>,
     connector: HttpsConnector<Connector>,
     sweeper: OnceLock<()>,
 }
@@ -90,6 +99,10 @@ impl HttpTransport {
     /// Makes a transport; nothing is connected yet.
     #[must_use]
     pub fn new(config: OutboundConfig) -> Self {
+        Self::with_clock(config, Clock::start())
+    }
+
+    fn with_clock(config: OutboundConfig, clock: Clock) -> Self {
         let tcp = Connector::new(Arc::new(config.policy.clone()), config.connect_timeout_ms);
         let connector = HttpsConnectorBuilder::new()
             .with_webpki_roots()
@@ -101,7 +114,8 @@ impl HttpTransport {
             config.connections_per_participant_max,
             Duration::from_millis(config.idle_timeout_ms),
         ));
-        Self { config, pool, connector, sweeper: OnceLock::new() }
+        let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
+        Self { config, pool, breakers, connector, sweeper: OnceLock::new() }
     }
 
     /// Says whether a participant's address may be called, as far as that can be known without
@@ -115,46 +129,78 @@ impl HttpTransport {
         target::check(participant, &self.config.policy)
     }
 
+    /// What keeps calls from a participant now, in words; `None` if nothing does.
+    #[must_use]
+    pub fn held_back(&self, participant: &str) -> Option<String> {
+        self.breakers.standing(&Target::parse(participant).ok()?.origin)
+    }
+
     /// Carries one call, within the call's own time limit. Needs a tokio runtime.
     ///
     /// Every failure, and every answer that is not in the contract's closed set, is
-    /// [`Answer::Unknown`] with a text that says what happened.
+    /// [`Answer::Unknown`] with a text that says what happened; where it matters, one that was never
+    /// sent is [`Answer::Unsent`].
     pub async fn call(&self, call: Call) -> Answer {
         self.start_sweeper();
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
         match self.attempt(&call, deadline).await {
             Ok(answer) => answer,
-            Err(text) => Answer::Unknown(answer::clean(&text).into()),
+            // Only where one participant alone decides does it matter that nothing was sent.
+            Err(Failure::Unsent(text)) if call.operation == Operation::CommitOnePhase => {
+                Answer::Unsent(answer::clean(&text).into())
+            }
+            Err(Failure::Unsent(text) | Failure::Unknown(text)) => {
+                Answer::Unknown(answer::clean(&text).into())
+            }
         }
     }
 
-    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, String> {
+    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, Failure> {
+        let unsent = Failure::Unsent;
         let target = Target::parse(&call.participant)
-            .map_err(|error| format!("the participant's address {error}"))?;
+            .map_err(|error| unsent(format!("the participant's address {error}")))?;
         let payload = match payload(call) {
             Ok(payload) => payload,
             Err(missing) => return Ok(Answer::No(missing.into())),
         };
-        let request =
-            request(call, &target, payload).map_err(|error| format!("cannot be asked: {error}"))?;
+        let request = request(call, &target, payload)
+            .map_err(|error| unsent(format!("cannot be asked: {error}")))?;
+        let pass = self.breakers.admit(&target.origin).map_err(unsent)?;
         let origin = self.pool.origin(&target.origin).ok_or_else(|| {
-            format!("{} participants are being called already", self.config.participants_max)
+            let most = self.config.participants_max;
+            unsent(format!("{most} participants are being called already"))
         })?;
         let permit = timeout_at(deadline, origin.permits.acquire()).await.map_err(|_| {
             let (most, limit) = (self.config.connections_per_participant_max, call.timeout_ms);
-            format!("none of the {most} connections to it became free within {limit} ms")
+            unsent(format!("none of the {most} connections to it became free within {limit} ms"))
         })?;
+        let mut pass = pass.again().map_err(unsent)?;
+        pass.leaves();
         let exchanged = timeout_at(deadline, self.exchange(&origin, &target, request)).await;
         drop(permit);
-        let (status, headers, body) =
-            exchanged.map_err(|_| format!("no answer within {} ms", call.timeout_ms))??;
-        let response = Response {
-            status,
-            encoded: is_encoded(&headers),
-            html: is_html(&headers),
-            body: &body,
+        let exchanged = exchanged
+            .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms).into()));
+        let (status, headers, body) = match exchanged {
+            Ok(exchanged) => exchanged,
+            Err(error) => {
+                pass.failed(error.text());
+                return Err(error);
+            }
         };
-        Ok(judge(call.operation, response))
+        let (encoded, html) = (is_encoded(&headers), is_html(&headers));
+        let answer = judge(call.operation, Response { status, encoded, html, body: &body });
+        match &answer {
+            Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
+            Answer::Unknown(_)
+            | Answer::Yes(_)
+            | Answer::ReadOnly
+            | Answer::No(_)
+            | Answer::Unsupported
+            | Answer::Contradiction(_)
+            | Answer::Unsent(_)
+            | Answer::Acknowledged => pass.answered(),
+        }
+        Ok(answer)
     }
 
     /// Sends a request and reads the answer to its end.
@@ -163,13 +209,13 @@ impl HttpTransport {
         origin: &Origin,
         target: &Target,
         mut request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, HeaderMap, Bytes), String> {
+    ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         loop {
             let idle = origin.take_idle();
             let reused = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.connect(target).await?,
+                None => self.connect(target).await.map_err(Failure::Unsent)?,
             };
             if connection.sender.ready().await.is_err() && reused {
                 continue;
@@ -185,7 +231,7 @@ impl HttpTransport {
                 // written: it cannot have seen it, so another connection may carry it.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) if reused => request = unsent,
-                    Some(_) | None => return Err(describe(error.error())),
+                    Some(_) | None => return Err(describe(error.error()).into()),
                 },
             }
         }
@@ -215,16 +261,42 @@ impl HttpTransport {
     /// transport.
     fn start_sweeper(&self) {
         self.sweeper.get_or_init(|| {
-            let pool = Arc::downgrade(&self.pool);
+            let (pool, breakers) = (Arc::downgrade(&self.pool), Arc::downgrade(&self.breakers));
             let mut interval = tokio::time::interval(self.pool.sweep_interval());
             tokio::spawn(async move {
                 loop {
                     interval.tick().await;
-                    let Some(pool) = pool.upgrade() else { return };
+                    let (Some(pool), Some(breakers)) = (pool.upgrade(), breakers.upgrade()) else {
+                        return;
+                    };
                     pool.sweep();
+                    breakers.sweep();
                 }
             });
         });
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum Failure {
+    /// Nothing of the call has left.
+    Unsent(String),
+    /// Some of it may have arrived.
+    Unknown(String),
+}
+
+impl Failure {
+    fn text(&self) -> &str {
+        match self {
+            Self::Unsent(text) | Self::Unknown(text) => text,
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Unknown(text)
     }
 }
 

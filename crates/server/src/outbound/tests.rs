@@ -13,6 +13,8 @@ use unanimity_core::{Operation, TransactionId};
 
 use super::*;
 
+mod breaker;
+
 /// A participant on a port of its own.
 struct Participant {
     address: String,

@@ -7,6 +7,8 @@ mod actor;
 mod api;
 mod ask;
 mod bad_input;
+mod battery;
+mod breaker;
 mod commands;
 mod crashes;
 mod described;

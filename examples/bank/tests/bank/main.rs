@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod battery;
 mod conservation;
 mod faults;
 mod money;

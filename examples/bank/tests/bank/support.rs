@@ -87,8 +87,14 @@ pub struct Process {
 
 impl Process {
     pub fn start(folder: &Folder, faults: &str) -> Self {
+        Self::start_at(folder, faults, "127.0.0.1:0")
+    }
+
+    /// The same at an address of the test's choice.
+    pub fn start_at(folder: &Folder, faults: &str, address: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bank"))
             .args(["--name", "A", "--accounts", "10", "--balance", "1000", "--faults", faults])
+            .args(["--listen", address])
             .arg("--database")
             .arg(folder.file("A"))
             .stdout(Stdio::piped())
