@@ -130,6 +130,7 @@ pub fn text(answer: Result<Reply, CallError>) -> String {
         Ok(Reply::Acknowledged) => "ack".to_owned(),
         Err(CallError::Contradiction(contradiction)) => contradiction.code().to_owned(),
         Err(CallError::Failed(error)) => format!("failed({error})"),
+        Err(CallError::Busy(what)) => format!("busy({what})"),
     }
 }
 
