@@ -26,10 +26,11 @@
 //!
 //! # Who waits, and why it ends
 //!
-//! *Locking* is wait-die. A branch that meets a lock of an older transaction is refused at once
-//! ([`Conflict::LockConflict`]); one that meets only younger ones waits. So along every chain of
-//! waits the transactions get older, and there is no circle, also not over several participants:
-//! [`Age`] is the same everywhere. Within one participant a branch takes all of its keys or none, so
+//! *Locking* lets transactions wait in one direction of age only ([`WaitOrder`]): in wait-die, a
+//! branch that meets a lock of an older transaction is refused at once ([`Conflict::LockConflict`]),
+//! and one that meets only younger ones waits. So along every chain of waits the transactions get
+//! younger, and there is no circle, also not over several participants: [`Age`] is the same
+//! everywhere, and so must be the order. Within one participant a branch takes all of its keys or none, so
 //! their order does not matter, and nothing is held while it waits here. Should ages differ after
 //! all (an initiator that gives each branch another time), the wait's limit ends the deadlock:
 //! [`Conflict::LockTimeout`].
@@ -151,12 +152,14 @@ pub trait Resource: Send + 'static {
 /// How conflicts between branches are met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concurrency {
-    /// Older transactions wait, younger ones are refused (wait-die).
+    /// A conflict is waited out by one side, and refused to the other.
     Locking {
         /// How long a call waits at most, in milliseconds.
         wait_max_ms: u64,
         /// How many branches may wait at a time; further ones are refused at once.
         waiters_max: usize,
+        /// Who waits for whom.
+        order: WaitOrder,
     },
     /// Nobody waits.
     Optimistic,
@@ -165,8 +168,33 @@ pub enum Concurrency {
 impl Concurrency {
     /// Locking with its default limits: 1,000 ms and 1,024 branches.
     #[must_use]
-    pub const fn locking() -> Self {
-        Self::Locking { wait_max_ms: 1_000, waiters_max: 1_024 }
+    pub const fn locking(order: WaitOrder) -> Self {
+        Self::Locking { wait_max_ms: 1_000, waiters_max: 1_024, order }
+    }
+}
+
+/// Who waits for whom. Every participant of a transaction must have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WaitOrder {
+    /// Wait-die: older transactions wait for younger ones, and younger ones are refused. A
+    /// transaction that is begun anew with the time of its first try ([`Plan::since_ms`]) grows
+    /// older until it is never refused. But whoever comes later is younger as a rule, so that most
+    /// conflicts are refused.
+    #[default]
+    OlderWaits,
+    /// The reverse: younger transactions wait for older ones, and older ones are refused. Whoever
+    /// comes later waits, as a rule, in the order of coming, and refused is only who would have to
+    /// wait for one that came after it. Work that is begun anew should count as new, without
+    /// [`Plan::since_ms`]: it then waits for all that are there.
+    YoungerWaits,
+}
+
+impl WaitOrder {
+    fn may_wait(self, waiter: &Age, holder: &Age) -> bool {
+        match self {
+            Self::OlderWaits => waiter.is_older_than(holder),
+            Self::YoungerWaits => holder.is_older_than(waiter),
+        }
     }
 }
 
@@ -243,7 +271,11 @@ impl ResourceParticipant {
         options: ResourceOptions,
     ) -> Result<Self, OpenError> {
         let ResourceOptions { concurrency, sqlite, alarm } = options;
-        let room = Arc::new(WaitingRoom::default());
+        let order = match concurrency {
+            Concurrency::Locking { order, .. } => order,
+            Concurrency::Optimistic => WaitOrder::default(),
+        };
+        let room = Arc::new(WaitingRoom::new(order));
         let service = ResourceService::new(resource, concurrency, Arc::clone(&room));
         let file = Arc::new(SqliteParticipant::open_with(path, service, sqlite)?);
         let alarm = alarm.unwrap_or_else(|| Arc::new(|time| Box::pin(tokio::time::sleep(time))));

@@ -41,12 +41,14 @@ impl Resource for KeyedAccounts {
 
     fn plan(&self, _: &BranchContext, payload: &[u8]) -> ServiceResult<Result<Plan, String>> {
         Ok(Payload::read(payload).map(|payload| {
-            let plan = Plan::new().writes(&payload.account);
-            let plan = payload.since_ms.map_or(plan.clone(), |since_ms| plan.since_ms(since_ms));
-            match payload.version {
-                Some(version) => plan.expects(payload.account, version),
-                None => plan,
+            let mut plan = Plan::new().writes(&payload.account);
+            if let Some(since_ms) = payload.since_ms {
+                plan = plan.since_ms(since_ms);
             }
+            if let Some(version) = payload.version {
+                plan = plan.expects(payload.account, version);
+            }
+            plan
         }))
     }
 

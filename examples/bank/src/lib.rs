@@ -19,7 +19,7 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
-use unanimity_sdk::resource::{Concurrency, ResourceOptions};
+use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
 use unanimity_sdk::{
     Client, Doubting, ResourceParticipant, SqliteOptions, SqliteParticipant, inquiry,
 };
@@ -40,6 +40,8 @@ pub enum AccountsBy {
     Reservation,
     /// A branch locks its account; older transactions wait for it, younger ones are refused.
     Locking,
+    /// A branch locks its account; younger transactions wait for it, older ones are refused.
+    Queueing,
     /// A branch locks its account; whoever meets the lock is refused.
     Optimistic,
 }
@@ -65,7 +67,7 @@ pub struct BankArguments {
     /// How transfers are kept out of each other's way.
     #[arg(long, value_enum, default_value_t)]
     pub accounts_by: AccountsBy,
-    /// How long a branch waits for a locked account at most, in milliseconds (with locking).
+    /// How long a branch waits for a locked account at most, in milliseconds.
     #[arg(long, default_value_t = 1_000)]
     pub wait_max_ms: u64,
     /// The coordinator's base URL, to be asked about branches in doubt after a restart.
@@ -191,15 +193,16 @@ fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Books
     };
     let path = &arguments.database;
     let unusable = || format!("cannot use {} as the bank's file", path.display());
+    let (wait_max_ms, waiters_max) = (arguments.wait_max_ms, WAITERS_MAX);
+    let locking = |order| Concurrency::Locking { wait_max_ms, waiters_max, order };
     let concurrency = match arguments.accounts_by {
         AccountsBy::Reservation => {
             let file = SqliteParticipant::open_with(path, service, options);
             let file = Arc::new(file.with_context(unusable)?);
             return Ok(Books { participant: Arc::clone(&file) as _, file, keyed: false });
         }
-        AccountsBy::Locking => {
-            Concurrency::Locking { wait_max_ms: arguments.wait_max_ms, waiters_max: WAITERS_MAX }
-        }
+        AccountsBy::Locking => locking(WaitOrder::OlderWaits),
+        AccountsBy::Queueing => locking(WaitOrder::YoungerWaits),
         AccountsBy::Optimistic => Concurrency::Optimistic,
     };
     let options = ResourceOptions { sqlite: options, ..ResourceOptions::new(concurrency) };

@@ -137,9 +137,10 @@ impl Change {
 /// All of them but the last pass: the same work, begun as a new transaction, may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Conflict {
-    /// An older transaction holds the key: the younger one gives way.
+    /// A transaction holds the key that this one must not wait for; see
+    /// [`super::WaitOrder`].
     LockConflict,
-    /// Younger transactions held the key for too long.
+    /// The key was not free in time.
     LockTimeout,
     /// Another transaction that is prepared holds the key, and nobody waits here.
     WriteConflict,
@@ -180,8 +181,8 @@ impl Conflict {
 
     pub(super) fn reason(self, key: &str) -> String {
         let what = match self {
-            Self::LockConflict => "is held by an older transaction",
-            Self::LockTimeout => "was held for too long by a younger transaction",
+            Self::LockConflict => "is held by a transaction that this one must not wait for",
+            Self::LockTimeout => "was held for too long",
             Self::WriteConflict => "is held by a transaction that is prepared",
             Self::VersionConflict => "was changed since it was read",
             Self::SameTransaction => "is held by another branch of this transaction",

@@ -31,7 +31,7 @@ struct Entered {
 /// The keys of a plan, seen against the locks.
 enum Keys {
     Free,
-    /// Held by younger transactions only, in locking's way.
+    /// Held only by transactions that this one may wait for.
     Held(String),
     No(Conflict, String),
 }
@@ -87,7 +87,7 @@ impl<R: Resource> ResourceService<R> {
                 match self.concurrency {
                     _ if same => return no(Conflict::SameTransaction),
                     Concurrency::Optimistic => return no(Conflict::WriteConflict),
-                    Concurrency::Locking { .. } if age.is_older_than(&holder.age) => {
+                    Concurrency::Locking { order, .. } if order.may_wait(age, &holder.age) => {
                         held.get_or_insert_with(|| key.clone());
                     }
                     Concurrency::Locking { .. } => return no(Conflict::LockConflict),

@@ -7,11 +7,11 @@
 //! 2. The service finds the key held by younger transactions only and puts the branch down as
 //!    waiting for it. This happens on the writer's thread, as every release does, so no release can
 //!    fall in between.
-//! 3. A key that is released wakes the *youngest* waiter. It takes the key, and those that go on
-//!    waiting are older than the new holder, as the rule demands. If the oldest were woken first,
-//!    all others would have to give way to it.
-//! 4. A key that is taken wakes the waiters that are younger than the new holder: they ask again,
-//!    and are refused. Without this, a transaction that slips in would have younger ones wait for it.
+//! 3. A key that is released wakes the one waiter that all others may go on waiting for: where the
+//!    older wait, the youngest of them, and where the younger wait, the oldest. If another came
+//!    first, some would have to give way to it.
+//! 4. A key that is taken wakes the waiters that must not wait for the new holder: they ask again,
+//!    and are refused. Without this, a transaction that slips in would turn the order round.
 //! 5. Whoever was woken and does not take the key in the end (its caller has gone, another key is
 //!    in its way, it says no) wakes the next one.
 
@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use unanimity_core::TransactionId;
 
+use super::WaitOrder;
 use super::age::Age;
 use super::plan::Access;
 
@@ -39,8 +40,8 @@ struct Entry {
     expired: bool,
 }
 
-#[derive(Default)]
 struct Room {
+    order: WaitOrder,
     entries: BTreeMap<Name, Entry>,
     /// For each key, the branches that wait for it, the oldest first.
     queues: BTreeMap<String, BTreeSet<(Age, Arc<str>)>>,
@@ -48,7 +49,6 @@ struct Room {
 }
 
 /// The branches of one participant that wait for a key.
-#[derive(Default)]
 pub(super) struct WaitingRoom(Mutex<Room>);
 
 /// A branch's place in the room, for as long as its call is under way.
@@ -70,6 +70,11 @@ pub(super) enum Wait {
 }
 
 impl WaitingRoom {
+    pub(super) fn new(order: WaitOrder) -> Self {
+        let (entries, queues) = (BTreeMap::new(), BTreeMap::new());
+        Self(Mutex::new(Room { order, entries, queues, waiting: 0 }))
+    }
+
     fn room(&self) -> MutexGuard<'_, Room> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -101,13 +106,13 @@ impl WaitingRoom {
 
     /// The key is free, or freer than it was.
     pub(super) fn released(&self, key: &str) {
-        self.room().wake_youngest(key);
+        self.room().wake_next(key);
     }
 
     /// The branch has the key now.
     pub(super) fn taken(&self, key: &str, access: Access, age: &Age, branch: &Arc<str>) {
         let mut room = self.room();
-        room.wake_younger(key, age);
+        room.wake_misplaced(key, age);
         let name = (age.transaction().clone(), Arc::clone(branch));
         let Some(entry) = room.entries.get_mut(&name) else { return };
         if entry.offered.as_deref() != Some(key) {
@@ -116,7 +121,7 @@ impl WaitingRoom {
         entry.offered = None;
         // Where one reads, the next one may read as well.
         if access == Access::Read {
-            room.wake_youngest(key);
+            room.wake_next(key);
         }
     }
 
@@ -151,24 +156,29 @@ impl Room {
             queue.insert((age.clone(), Arc::clone(branch)));
         }
         if let Some(offered) = offered {
-            self.wake_youngest(&offered);
+            self.wake_next(&offered);
         }
         wait
     }
 
-    fn wake_youngest(&mut self, key: &str) {
-        let youngest = self.queues.get(key).and_then(BTreeSet::last);
-        if let Some((age, branch)) = youngest {
+    fn wake_next(&mut self, key: &str) {
+        let Some(queue) = self.queues.get(key) else { return };
+        let next = match self.order {
+            WaitOrder::OlderWaits => queue.last(),
+            WaitOrder::YoungerWaits => queue.first(),
+        };
+        if let Some((age, branch)) = next {
             let name = (age.transaction().clone(), Arc::clone(branch));
             self.wake(&name, Some(key));
         }
     }
 
-    fn wake_younger(&mut self, key: &str, than: &Age) {
+    fn wake_misplaced(&mut self, key: &str, holder: &Age) {
         let Some(queue) = self.queues.get(key) else { return };
-        let younger = queue.iter().filter(|(age, _)| than.is_older_than(age));
-        let names: Vec<Name> =
-            younger.map(|(age, branch)| (age.transaction().clone(), Arc::clone(branch))).collect();
+        let misplaced = queue.iter().filter(|(age, _)| !self.order.may_wait(age, holder));
+        let names: Vec<Name> = misplaced
+            .map(|(age, branch)| (age.transaction().clone(), Arc::clone(branch)))
+            .collect();
         for name in names {
             self.wake(&name, None);
         }
@@ -229,7 +239,7 @@ impl Drop for Ticket {
         let offered = entry.offered.take();
         room.entries.remove(&self.name);
         if let Some(key) = offered {
-            room.wake_youngest(&key);
+            room.wake_next(&key);
         }
     }
 }

@@ -7,4 +7,7 @@ mod groups;
 mod guard;
 mod http;
 mod inquiry;
+mod keys;
+mod resource;
+mod resource_runs;
 mod support;
