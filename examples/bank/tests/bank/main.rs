@@ -4,5 +4,6 @@
 
 mod conservation;
 mod faults;
+mod keyed;
 mod money;
 mod support;
