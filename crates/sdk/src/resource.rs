@@ -1,17 +1,17 @@
 //! Decides what a service is whose data are *keys with values*: it says which keys a branch touches
-//! and, purely, what follows from the values; the layer here does prepare, commit, rollback, execute
-//! and compensate for it, over the guard of a [`SqliteParticipant`], in the same file and the same
-//! local transaction. Two ways to meet a conflict are there, [`Concurrency`]: *locking*, where an
-//! older transaction waits, and *optimistic*, where nobody does. What the locks mean is left to
-//! `service`, how long somebody waits to `waiting`, the SQL to `tables`.
+//! and, purely, what follows from the values; the layer here does prepare, commit, rollback,
+//! execute and compensate for it, over the guard of a [`SqliteParticipant`], in the same file and
+//! the same local transaction. Two ways to meet a conflict are there, [`Concurrency`]: *locking*,
+//! where an older transaction waits, and *optimistic*, where nobody does. What the locks mean is
+//! left to `service`, how long somebody waits to `waiting`, the SQL to `tables`.
 //!
 //! # The promise
 //!
 //! In both ways a yes can always be committed, also after a restart:
 //! 1. Prepare checks the plan's keys against the locks of all prepared branches, reads the values,
-//!    asks the service for the change, and writes a lock row for each key, with the new value in it.
-//!    The guard's row is written in the same local transaction: the vote and the locks are durable
-//!    together, or neither is.
+//!    asks the service for the change, and writes a lock row for each key, with the new value in
+//!    it. The guard's row is written in the same local transaction: the vote and the locks are
+//!    durable together, or neither is.
 //! 2. Nobody else can change a key, or read it for a change of their own, while the row is there.
 //!    So what was read at prepare is still true at commit, whatever the decision takes.
 //! 3. Commit stores the values, raises the versions and takes the lock rows out. Rollback takes the
@@ -21,19 +21,19 @@
 //! nobody writing those tables beside the layer.
 //!
 //! Transactions over several participants are serializable: every branch holds all of its keys from
-//! its vote until the decision, also those that it only reads. For this reason a branch that changes
-//! nothing is not left out of phase two.
+//! its vote until the decision, also those that it only reads. For this reason a branch that
+//! changes nothing is not left out of phase two.
 //!
 //! # Who waits, and why it ends
 //!
 //! *Locking* lets transactions wait in one direction of age only ([`WaitOrder`]): in wait-die, a
-//! branch that meets a lock of an older transaction is refused at once ([`Conflict::LockConflict`]),
-//! and one that meets only younger ones waits. So along every chain of waits the transactions get
-//! younger, and there is no circle, also not over several participants: [`Age`] is the same
-//! everywhere, and so must be the order. Within one participant a branch takes all of its keys or none, so
-//! their order does not matter, and nothing is held while it waits here. Should ages differ after
-//! all (an initiator that gives each branch another time), the wait's limit ends the deadlock:
-//! [`Conflict::LockTimeout`].
+//! branch that meets a lock of an older transaction is refused at once
+//! ([`Conflict::LockConflict`]), and one that meets only younger ones waits. So along every chain
+//! of waits the transactions get younger, and there is no circle, also not over several
+//! participants: [`Age`] is the same everywhere, and so must be the order. Within one participant a
+//! branch takes all of its keys or none, so their order does not matter, and nothing is held while
+//! it waits here. Should ages differ after all (an initiator that gives each branch another time),
+//! the wait's limit ends the deadlock: [`Conflict::LockTimeout`].
 //!
 //! Whoever waits costs no thread, no local transaction and no place in a group: its call was undone
 //! and is made again when the key is released. A rollback that overtakes a waiting prepare is
@@ -116,8 +116,8 @@ pub trait Resource: Send + 'static {
         values: &Values,
     ) -> ServiceResult<Change>;
 
-    /// What takes an executed change back, from the values as they are now. It has no way to say no.
-    /// Not supported unless the service offers it.
+    /// What takes an executed change back, from the values as they are now. It has no way to say
+    /// no. Not supported unless the service offers it.
     ///
     /// # Errors
     /// This call is undone, and the coordinator tries again until it succeeds.
@@ -295,8 +295,8 @@ impl ResourceParticipant {
         self.room.waiting()
     }
 
-    /// How often a key was changed. For use inside [`SqliteParticipant::read`], beside the service's
-    /// own numbers: what an initiator reads for [`Plan::expects`].
+    /// How often a key was changed. For use inside [`SqliteParticipant::read`], beside the
+    /// service's own numbers: what an initiator reads for [`Plan::expects`].
     ///
     /// # Errors
     /// SQLite's error.

@@ -1,6 +1,7 @@
 //! An account service that takes part in transactions, and the example of how to build one: what
 //! the bank does is in `service`, and in `keyed` where it locks accounts rather than reserving from
-//! them; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file decides how it is configured, started and stopped.
+//! them; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file
+//! decides how it is configured, started and stopped.
 //!
 //! It has no access control, so it listens on loopback addresses only.
 

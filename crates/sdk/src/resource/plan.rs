@@ -1,6 +1,6 @@
 //! Decides how a service says what a branch needs and what it changes: the plan (which keys, and
-//! how), the values that were read for it, the change that follows from them, and the words in which
-//! a conflict is refused.
+//! how), the values that were read for it, the change that follows from them, and the words in
+//! which a conflict is refused.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,8 @@ impl Access {
 /// Which keys a branch touches, all of them, before anything is read.
 ///
 /// A key is any text that the service likes; a lock on it means nothing else than that. Named both
-/// for reading and for writing, it is taken for writing from the start, so no lock is ever upgraded.
+/// for reading and for writing, it is taken for writing from the start, so no lock is ever
+/// upgraded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     pub(super) keys: BTreeMap<String, Access>,

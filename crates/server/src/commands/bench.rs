@@ -43,14 +43,17 @@ pub(crate) struct BenchArguments {
     /// `--contention` only the first counts, and it is 64 if left out.
     #[arg(long, value_delimiter = ',')]
     concurrency: Vec<usize>,
-    /// Measure transfers that get in each other's way instead: accounts by locking, optimistic and
-    /// by reservation.
+    /// Measure transfers that get in each other's way instead: by locking accounts (the older wait,
+    /// or the younger), optimistically, and by reservation.
     #[arg(long)]
     contention: bool,
     /// How many accounts each bank has, with `--contention`. One in a hundred is hot.
     #[arg(long, default_value_t = 1_000)]
     accounts: u32,
-    /// The shares of transfers between hot accounts, with `--contention`: one run each.
+    /// How many runs for each line, of which the median counts, with `--contention`.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// The shares in percent of transfers between hot accounts, with `--contention`: one run each.
     #[arg(long, value_delimiter = ',', default_value = "0,20,50,80,95")]
     hot_percent: Vec<u64>,
     /// Answer in JSON.
