@@ -2,7 +2,7 @@
 //! and, purely, what follows from the values; the layer here does prepare, commit, rollback,
 //! execute and compensate for it, over the guard of a [`SqliteParticipant`], in the same file and
 //! the same local transaction. Two ways to meet a conflict are there, [`Concurrency`]: *locking*,
-//! where an older transaction waits, and *optimistic*, where nobody does. What the locks mean is
+//! where one side waits, and *optimistic*, where nobody does. What the locks mean is
 //! left to `service`, how long somebody waits to `waiting`, the SQL to `tables`.
 //!
 //! # The promise

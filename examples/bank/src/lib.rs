@@ -47,6 +47,18 @@ pub enum AccountsBy {
     Optimistic,
 }
 
+impl std::fmt::Display for AccountsBy {
+    /// The word of the command line.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Reservation => "reservation",
+            Self::Locking => "locking",
+            Self::Queueing => "queueing",
+            Self::Optimistic => "optimistic",
+        })
+    }
+}
+
 /// How a bank is started.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BankArguments {

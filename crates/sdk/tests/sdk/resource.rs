@@ -259,6 +259,19 @@ async fn duplicates_of_a_waiting_prepare_are_answered_alike() {
 }
 
 #[tokio::test]
+async fn a_waiting_prepare_outlives_a_duplicate_whose_caller_has_gone() {
+    let (_folder, mut store) = store(LOCKING);
+    store.prepare("holder", "a+1,since=9").await;
+    let stays = store.waits("t", Prepare, "a+1,since=6").await;
+    let gone = store.waits("t", Prepare, "a+1,since=6").await;
+    gone.handle.abort();
+    assert!(gone.handle.await.unwrap_err().is_cancelled());
+    store.until_waiting(1).await;
+    store.commit("holder").await;
+    assert_eq!(stays.answer().await, yes(r#""a":[101,1]"#));
+}
+
+#[tokio::test]
 async fn two_participants_cannot_deadlock() {
     let ((_one, mut here), (_two, mut there)) = (store(LOCKING), store(LOCKING));
     here.prepare("old", "a+1,since=1").await;

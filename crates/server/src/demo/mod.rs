@@ -17,7 +17,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 use unanimity::core::splitmix64;
-use unanimity_bank::Total;
+use unanimity_bank::{AccountsBy, Total};
 use unanimity_sdk::api::TransactionList;
 use unanimity_sdk::{Client, TransactionId};
 
@@ -69,6 +69,9 @@ pub struct DemoArguments {
     /// Mixes two-phase, compensable and deferred branches, rather than two-phase ones only.
     #[arg(long)]
     pub mixed: bool,
+    /// How the banks keep transfers out of each other's way.
+    #[arg(long, value_enum, default_value_t)]
+    pub accounts_by: AccountsBy,
     /// Repeats a run's transfers, faults and kills; drawn if left out.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -159,7 +162,7 @@ pub fn fleet_options(
         faults: arguments.faults.clone(),
         seed,
         coordinator_flags: flags.split(' ').map(str::to_owned).collect(),
-        bank_flags: Vec::new(),
+        bank_flags: vec!["--accounts-by".to_owned(), arguments.accounts_by.to_string()],
     })
 }
 

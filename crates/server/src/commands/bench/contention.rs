@@ -326,8 +326,8 @@ fn transfer(load: &Load, draw: &mut impl FnMut(u64) -> u64, since_ms: u64) -> Tr
     TransactionRequest { branches, ..TransactionRequest::default() }
 }
 
-/// The first share of hot transfers at which `way` is ahead of optimistic where it was not before,
-/// and a sentence about it.
+/// The share of hot transfers from which on `way` is ahead of optimistic, where it is not at the
+/// first, and a sentence about it.
 fn crossing(rows: &[Value], way: &str) -> (Option<u64>, String) {
     let rate = |share: &Value, way: &str| {
         let row = rows.iter().find(|row| row["hot_percent"] == *share && row["accounts_by"] == way);
@@ -339,14 +339,20 @@ fn crossing(rows: &[Value], way: &str) -> (Option<u64>, String) {
         |share: &Value, one: &str, other: &str| rate(share, one) > rate(share, other) * MARGIN;
     let ahead: Vec<bool> = shares.iter().map(|share| leads(share, way, "optimistic")).collect();
     let behind = shares.iter().any(|share| leads(share, "optimistic", way));
-    match ahead.iter().position(|ahead| *ahead) {
-        Some(0) => (None, format!("{way} is ahead of optimistic from the first share on")),
+    let from = ahead.iter().rposition(|ahead| !*ahead).map_or(0, |last| last + 1);
+    match Some(from).filter(|from| *from < ahead.len()) {
+        Some(0) => (None, format!("{way} is ahead of optimistic everywhere")),
         Some(place) => {
             let share = shares[place];
-            (share.as_u64(), format!("{way} overtakes optimistic at {share} % hot transfers"))
+            (
+                share.as_u64(),
+                format!("{way} is ahead of optimistic from {share} % hot transfers on"),
+            )
         }
-        None if behind => (None, format!("{way} and optimistic do not cross: it is never ahead")),
-        None => (None, format!("{way} and optimistic do not cross: neither is ever ahead")),
+        None if behind => {
+            (None, format!("{way} and optimistic do not cross: it is not ahead for good"))
+        }
+        None => (None, format!("{way} and optimistic do not cross: neither is ahead for good")),
     }
 }
 
@@ -376,9 +382,10 @@ mod tests {
 
     #[test]
     fn the_crossing_is_where_locking_comes_ahead() {
-        check(&[(0, 100, 104), (50, 100, 90), (95, 50, 20)], Some(50), "at 50 %");
-        check(&[(0, 100, 104), (50, 100, 98)], None, "neither is ever ahead");
-        check(&[(0, 100, 120), (50, 100, 120)], None, "it is never ahead");
-        check(&[(0, 120, 100), (50, 100, 120)], None, "from the first");
+        check(&[(0, 100, 104), (50, 100, 90), (95, 50, 20)], Some(50), "from 50 %");
+        check(&[(0, 100, 104), (50, 100, 98)], None, "neither is ahead for good");
+        check(&[(0, 100, 120), (50, 100, 120)], None, "it is not ahead for good");
+        check(&[(0, 100, 120), (20, 90, 80), (50, 100, 120)], None, "it is not ahead for good");
+        check(&[(0, 120, 100), (50, 120, 100)], None, "everywhere");
     }
 }
