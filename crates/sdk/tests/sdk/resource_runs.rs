@@ -237,6 +237,9 @@ fn vote(answer: &str) -> Vote {
 /// A key of one participant.
 type Place = (usize, String);
 
+/// For each version of a key, who has only read it, and who has read it to write the next one.
+type Seen = BTreeMap<i64, (Vec<usize>, Option<usize>)>;
+
 impl Run {
     fn committed(&self) -> Vec<&Transfer> {
         self.transfers.iter().filter(|transfer| transfer.decision == Some(true)).collect()
@@ -245,8 +248,7 @@ impl Run {
     /// The committed transfers in an order in which each comes before those that saw its work.
     fn serial(&self) -> Vec<&Transfer> {
         let committed = self.committed();
-        // Who read a version, and who read it to write the next one.
-        let mut seen: BTreeMap<Place, BTreeMap<i64, (Vec<usize>, Option<usize>)>> = BTreeMap::new();
+        let mut seen: BTreeMap<Place, Seen> = BTreeMap::new();
         for (number, transfer) in committed.iter().enumerate() {
             for (side, vote) in transfer.votes.iter().enumerate() {
                 let Vote::Yes(read) = vote else { panic!("{} is committed", transfer.name) };
