@@ -71,6 +71,9 @@ pub fn write_answer(answer: Result<Reply, CallError>) -> Response<Body> {
         Err(CallError::Failed(message)) => {
             write_problem(&Problem::new(500, "service_failed", "The service failed", message))
         }
+        Err(CallError::Busy(message)) => {
+            write_problem(&Problem::new(503, "service_busy", "The service is busy", message))
+        }
     }
 }
 

@@ -230,7 +230,7 @@ impl Asker {
                     let code = contradiction.code();
                     tracing::error!(%transaction, %branch, code, "the decision contradicts");
                 }
-                Err(CallError::Failed(error)) => {
+                Err(CallError::Failed(error) | CallError::Busy(error)) => {
                     tracing::warn!(%transaction, %branch, %error, "failed; tried again later");
                     all = Asked::Pending;
                 }

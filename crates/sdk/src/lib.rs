@@ -5,7 +5,9 @@
 //! [`router`] (the five operations over HTTP). After a restart an [`inquiry`] asks the coordinator
 //! what became of the branches still in doubt. A service without a database uses
 //! [`MemoryParticipant`]; one with a database of another make implements [`Participant`] over the
-//! pure rules in [`guard`].
+//! pure rules in [`guard`]. One whose data are keys with values, and that wants no two transactions
+//! to get in each other's way, says only which keys it touches and what follows from them: see
+//! [`resource`].
 //!
 //! **An initiator** uses [`Client`].
 //!
@@ -25,6 +27,7 @@ mod local_work;
 mod memory;
 mod participant;
 mod problem;
+pub mod resource;
 mod router;
 mod service;
 mod sqlite;
@@ -37,9 +40,10 @@ pub use local_work::{
 };
 pub use memory::{MemoryParticipant, MemoryService};
 pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+pub use resource::ResourceParticipant;
 pub use router::router;
 pub use rusqlite;
-pub use service::{BranchContext, ServiceError, ServiceResult, Vote};
+pub use service::{BranchContext, Busy, ServiceError, ServiceResult, Vote};
 pub use sqlite::{
     Counters, GuardCounts, GuardEntry, Moment, MomentHook, OpenError, SqliteOptions,
     SqliteParticipant, SqliteService,

@@ -100,7 +100,7 @@ impl<S: MemoryService> MemoryParticipant<S> {
             Verdict::Refuse(contradiction) => return Err(CallError::Contradiction(contradiction)),
             Verdict::Remember(row, reply) => (row, reply),
             Verdict::Apply => {
-                let work = isolated(|| self.work(request)).map_err(CallError::Failed)?;
+                let work = isolated(|| self.work(request))?;
                 settle(request.operation, work)
             }
         };

@@ -34,13 +34,16 @@ pub enum CallError {
     Contradiction(Contradiction),
     /// It failed, and nothing of it remains; the coordinator tries again. Says why.
     Failed(String),
+    /// Somebody else holds what it needs, and nothing of it remains; the coordinator tries again.
+    /// Says what is held.
+    Busy(String),
 }
 
 impl fmt::Display for CallError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Contradiction(contradiction) => formatter.write_str(contradiction.code()),
-            Self::Failed(message) => formatter.write_str(message),
+            Self::Failed(message) | Self::Busy(message) => formatter.write_str(message),
         }
     }
 }

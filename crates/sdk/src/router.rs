@@ -57,6 +57,9 @@ async fn answer(
             let code = contradiction.code();
             tracing::error!(%transaction, %branch, operation = operation.as_str(), code, "refused");
         }
+        Err(CallError::Busy(what)) => {
+            tracing::debug!(%transaction, %branch, operation = operation.as_str(), %what, "busy");
+        }
         Err(CallError::Failed(error)) => {
             tracing::warn!(%transaction, %branch, operation = operation.as_str(), %error, "failed");
         }

@@ -8,11 +8,21 @@ use unanimity_core::guard::Work;
 use unanimity_core::{Operation, REASON_BYTES_MAX, TransactionId};
 
 use crate::contract::{RESULT_BYTES_MAX, cut};
-use crate::participant::Request;
+use crate::participant::{CallError, Request};
 
 /// An error of the service itself: nothing of the call remains, and the coordinator tries again.
 /// Anything that is an error, and any text, converts into it with `?` or `.into()`.
 pub type ServiceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The error of a service that could do the work but for somebody else who holds what it needs.
+/// Like any other error, except that it reaches the coordinator as [`CallError::Busy`] and is not
+/// counted as a failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Busy(
+    /// What is held.
+    pub String,
+);
 
 /// What a service's functions return.
 pub type ServiceResult<T> = Result<T, ServiceError>;
@@ -88,13 +98,17 @@ impl Vote {
 }
 
 /// Runs a service's code. A panic in it counts as an error of this one call.
-pub(crate) fn isolated<T>(work: impl FnOnce() -> ServiceResult<T>) -> Result<T, String> {
+pub(crate) fn isolated<T>(work: impl FnOnce() -> ServiceResult<T>) -> Result<T, CallError> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(done) => done.map_err(|error| error.to_string()),
+        Ok(done) => done.map_err(|error| match error.downcast::<Busy>() {
+            Ok(busy) => CallError::Busy(busy.0),
+            Err(error) => CallError::Failed(error.to_string()),
+        }),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!("the service panicked: {}", text.unwrap_or("no message")))
+            let text = text.unwrap_or("no message");
+            Err(CallError::Failed(format!("the service panicked: {text}")))
         }
     }
 }

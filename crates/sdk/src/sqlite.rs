@@ -180,6 +180,8 @@ pub struct Counters {
     pub refused: u64,
     /// Calls that failed on their own.
     pub failed: u64,
+    /// Calls for which the service was busy.
+    pub busy: u64,
     /// Local commits; every other number divided by this one is the gain of group commit.
     pub groups: u64,
 }
@@ -290,6 +292,7 @@ impl SqliteParticipant {
             repeated: read(&tally.repeated),
             refused: read(&tally.refused),
             failed: read(&tally.failed),
+            busy: read(&tally.busy),
             groups: read(&tally.groups),
         }
     }

@@ -172,6 +172,12 @@ const PARTICIPANT_CODES: &[Row] = &[
          kept.",
         "Look at the service's log. The coordinator calls again.",
     ),
+    (
+        "service_busy",
+        "The service is busy",
+        "Another branch holds what this call needs. Nothing of it was kept.",
+        "Nothing: the coordinator calls again. If it goes on, look for the branch in doubt.",
+    ),
 ];
 
 /// A page of the reference.

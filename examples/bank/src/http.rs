@@ -17,8 +17,9 @@ use unanimity_sdk::contract::{
     ATTEMPT_HEADER, BODY_BYTES_MAX, BRANCH_HEADER, TRANSACTION_HEADER, write_problem,
 };
 use unanimity_sdk::guard::GuardState;
-use unanimity_sdk::{CallError, SqliteParticipant};
+use unanimity_sdk::{CallError, ResourceParticipant, SqliteParticipant};
 
+use crate::Books;
 use crate::faults::{Fault, FaultSpec, Faults, Message};
 use crate::listen::LoseAnswer;
 
@@ -34,8 +35,11 @@ pub struct AccountView {
     pub id: String,
     /// In cents; what is reserved is part of it.
     pub balance: i64,
-    /// In cents: held back for debits that are prepared.
+    /// In cents: held back for debits that are prepared. Always 0 where accounts are locked.
     pub reserved: i64,
+    /// How often it was changed, where accounts are locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
 }
 
 /// One page of accounts, in the order of their names.
@@ -112,14 +116,16 @@ struct PageQuery {
 
 #[derive(Clone)]
 struct App {
-    participant: Arc<SqliteParticipant>,
+    file: Arc<SqliteParticipant>,
+    keyed: bool,
     faults: Arc<Faults>,
 }
 
 type Answer<T> = Result<T, Response>;
 
-pub(crate) fn router(participant: Arc<SqliteParticipant>, faults: Arc<Faults>) -> Router {
-    let transactions = unanimity_sdk::router(Arc::clone(&participant) as _)
+pub(crate) fn router(books: Books, faults: Arc<Faults>) -> Router {
+    let Books { participant, file, keyed } = books;
+    let transactions = unanimity_sdk::router(participant)
         .layer(from_fn_with_state(Arc::clone(&faults), misbehave));
     Router::new()
         .route("/accounts/{id}", get(account))
@@ -128,7 +134,7 @@ pub(crate) fn router(participant: Arc<SqliteParticipant>, faults: Arc<Faults>) -
         .route("/branches", get(branches))
         .route("/faults", get(show_faults).post(set_faults))
         .route("/livez", get(|| async { "alive\n" }))
-        .with_state(App { participant, faults })
+        .with_state(App { file, keyed, faults })
         .nest("/transactions", transactions)
 }
 
@@ -205,13 +211,27 @@ fn failed(error: CallError) -> Response {
 }
 
 fn view(row: &Row<'_>) -> rusqlite::Result<AccountView> {
-    Ok(AccountView { id: row.get(0)?, balance: row.get(1)?, reserved: row.get(2)? })
+    let (id, balance, reserved) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(AccountView { id, balance, reserved, version: None })
+}
+
+fn with_version(
+    database: &Connection,
+    keyed: bool,
+    account: AccountView,
+) -> rusqlite::Result<AccountView> {
+    let version = || ResourceParticipant::version(database, &account.id);
+    let version = keyed.then(version).transpose()?;
+    Ok(AccountView { version, ..account })
 }
 
 async fn account(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<AccountView>> {
     let sql = "SELECT id, balance, reserved FROM account WHERE id = ?1";
     let unknown = Problem::new(404, "unknown_account", "No such account", format!("{id:?}"));
-    let read = app.participant.read(move |db| db.query_row(sql, [id], view).optional());
+    let read = app.file.read(move |db| {
+        let found = db.query_row(sql, [id], view).optional()?;
+        found.map(|account| with_version(db, app.keyed, account)).transpose()
+    });
     let found = read.await.map_err(failed)?;
     found.map(Json).ok_or_else(|| write_problem(&unknown))
 }
@@ -222,9 +242,10 @@ async fn accounts(
 ) -> Answer<Json<AccountPage>> {
     let limit = query.limit.unwrap_or(1_000).clamp(1, PAGE_ACCOUNTS_MAX);
     let sql = "SELECT id, balance, reserved FROM account WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let read = app.participant.read(move |db| {
+    let read = app.file.read(move |db| {
         let mut statement = db.prepare_cached(sql)?;
         let rows = statement.query_map(params![query.after, limit], view)?;
+        let rows = rows.map(|account| with_version(db, app.keyed, account?));
         rows.collect::<rusqlite::Result<Vec<_>>>()
     });
     let accounts = read.await.map_err(failed)?;
@@ -255,8 +276,8 @@ fn read_total(database: &Connection) -> rusqlite::Result<Total> {
 }
 
 async fn total(State(app): State<App>) -> Answer<Json<Total>> {
-    let total = app.participant.read(read_total).await.map_err(failed)?;
-    let counters = app.participant.counters();
+    let total = app.file.read(read_total).await.map_err(failed)?;
+    let counters = app.file.counters();
     Ok(Json(Total {
         duplicates_absorbed: counters.repeated,
         contradictions: counters.refused,
@@ -268,7 +289,7 @@ async fn total(State(app): State<App>) -> Answer<Json<Total>> {
 async fn branches(State(app): State<App>) -> Answer<Response> {
     let (mut lines, mut after) = (String::new(), None);
     loop {
-        let page = app.participant.guard_entries(after, PAGE_ROWS).await.map_err(failed)?;
+        let page = app.file.guard_entries(after, PAGE_ROWS).await.map_err(failed)?;
         let Some(last) = page.last() else { break };
         after = Some((last.transaction.to_string(), last.branch.to_string()));
         for entry in page {

@@ -1,12 +1,13 @@
 //! An account service that takes part in transactions, and the example of how to build one: what
-//! the bank does is in `service`, how it misbehaves on demand in `faults`, what it tells over HTTP
-//! in
-//! `http`. This file decides how it is configured, started and stopped.
+//! the bank does is in `service`, and in `keyed` where it locks accounts rather than reserving from
+//! them; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file
+//! decides how it is configured, started and stopped.
 //!
 //! It has no access control, so it listens on loopback addresses only.
 
 mod faults;
 mod http;
+mod keyed;
 mod listen;
 mod service;
 
@@ -19,11 +20,44 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
-use unanimity_sdk::{Client, SqliteOptions, SqliteParticipant, inquiry};
+use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
+use unanimity_sdk::{
+    Client, Doubting, ResourceParticipant, SqliteOptions, SqliteParticipant, inquiry,
+};
 
 pub use faults::{Fault, FaultSpec, Faults, Message};
 pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
+pub use keyed::KeyedAccounts;
 pub use service::{AMOUNT_MAX_CENTS, AccountService, BALANCE_MAX_CENTS, Payload};
+
+/// How many branches may wait for locked accounts: as many as can be connected.
+const WAITERS_MAX: usize = 1_024;
+
+/// How a bank keeps transfers out of each other's way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccountsBy {
+    /// A debit reserves its amount; many branches may use one account at a time.
+    #[default]
+    Reservation,
+    /// A branch locks its account; older transactions wait for it, younger ones are refused.
+    Locking,
+    /// A branch locks its account; younger transactions wait for it, older ones are refused.
+    Queueing,
+    /// A branch locks its account; whoever meets the lock is refused.
+    Optimistic,
+}
+
+impl std::fmt::Display for AccountsBy {
+    /// The word of the command line.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Reservation => "reservation",
+            Self::Locking => "locking",
+            Self::Queueing => "queueing",
+            Self::Optimistic => "optimistic",
+        })
+    }
+}
 
 /// How a bank is started.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,6 +77,12 @@ pub struct BankArguments {
     /// The balance that each account of a new file begins with, in cents.
     #[arg(long, default_value_t = 100_000)]
     pub balance: i64,
+    /// How transfers are kept out of each other's way.
+    #[arg(long, value_enum, default_value_t)]
+    pub accounts_by: AccountsBy,
+    /// How long a branch waits for a locked account at most, in milliseconds.
+    #[arg(long, default_value_t = 1_000)]
+    pub wait_max_ms: u64,
     /// The coordinator's base URL, to be asked about branches in doubt after a restart.
     #[arg(long)]
     pub coordinator: Option<String>,
@@ -65,9 +105,24 @@ pub struct BankArguments {
 pub struct Bank {
     name: String,
     listener: TcpListener,
-    participant: Arc<SqliteParticipant>,
+    books: Books,
     faults: Arc<Faults>,
     inquiry: Option<Inquiry>,
+}
+
+/// The participant: what is called, and the file behind it, which is read.
+#[derive(Clone)]
+pub(crate) struct Books {
+    pub(crate) participant: Arc<dyn Doubting>,
+    pub(crate) file: Arc<SqliteParticipant>,
+    /// Whether accounts are keys of the SDK's resource layer, with versions.
+    pub(crate) keyed: bool,
+}
+
+impl std::fmt::Debug for Books {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Books").field("keyed", &self.keyed).finish_non_exhaustive()
+    }
 }
 
 impl Bank {
@@ -81,12 +136,12 @@ impl Bank {
             bail!("{address} is not a loopback address, and this example has no access control");
         }
         let faults = Arc::new(Faults::new(arguments.seed, arguments.faults.clone()));
-        let participant = Arc::new(open(&arguments, &faults)?);
+        let books = open(&arguments, &faults)?;
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
-        let inquiry = inquire(&arguments, &participant)?;
-        Ok(Self { name: arguments.name, listener, participant, faults, inquiry })
+        let inquiry = inquire(&arguments, &books.participant)?;
+        Ok(Self { name: arguments.name, listener, books, faults, inquiry })
     }
 
     /// Where it listens.
@@ -97,15 +152,15 @@ impl Bank {
         Ok(self.listener.local_addr()?)
     }
 
-    /// The participant behind it.
+    /// The participant behind it, for reading.
     #[must_use]
     pub fn participant(&self) -> Arc<SqliteParticipant> {
-        Arc::clone(&self.participant)
+        Arc::clone(&self.books.file)
     }
 
     /// Serves until `stop` is ready, and then until the requests under way are answered.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
-        let router = http::router(self.participant, self.faults);
+        let router = http::router(self.books, self.faults);
         listen::serve(self.listener, router, stop).await;
         drop(self.inquiry);
     }
@@ -134,7 +189,7 @@ pub async fn serve(arguments: BankArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<SqliteParticipant> {
+fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Books> {
     let service = AccountService::new(
         &arguments.name,
         arguments.accounts,
@@ -150,13 +205,30 @@ fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Sqlit
         ..SqliteOptions::default()
     };
     let path = &arguments.database;
-    SqliteParticipant::open_with(path, service, options)
-        .with_context(|| format!("cannot use {} as the bank's file", path.display()))
+    let unusable = || format!("cannot use {} as the bank's file", path.display());
+    let (wait_max_ms, waiters_max) = (arguments.wait_max_ms, WAITERS_MAX);
+    let locking = |order| Concurrency::Locking { wait_max_ms, waiters_max, order };
+    let concurrency = match arguments.accounts_by {
+        AccountsBy::Reservation => {
+            let file = SqliteParticipant::open_with(path, service, options);
+            let file = Arc::new(file.with_context(unusable)?);
+            return Ok(Books { participant: Arc::clone(&file) as _, file, keyed: false });
+        }
+        AccountsBy::Locking => locking(WaitOrder::OlderWaits),
+        AccountsBy::Queueing => locking(WaitOrder::YoungerWaits),
+        AccountsBy::Optimistic => Concurrency::Optimistic,
+    };
+    let options = ResourceOptions { sqlite: options, ..ResourceOptions::new(concurrency) };
+    let accounts = KeyedAccounts::new(service);
+    let participant = ResourceParticipant::open_with(path, accounts, options);
+    let participant = participant.with_context(unusable)?;
+    let file = participant.file();
+    Ok(Books { participant: Arc::new(participant), file, keyed: true })
 }
 
 fn inquire(
     arguments: &BankArguments,
-    participant: &Arc<SqliteParticipant>,
+    participant: &Arc<dyn Doubting>,
 ) -> anyhow::Result<Option<Inquiry>> {
     let Some(coordinator) = &arguments.coordinator else { return Ok(None) };
     let client = Client::new(coordinator, arguments.token.as_deref())?;

@@ -4,13 +4,16 @@
 //!
 //! What a branch has prepared or executed is kept in a row of its own, so commit, rollback and
 //! compensate need no payload. That each of them runs at most once is the guard's business.
+//!
+//! What a payload may ask for and what an account can bear is decided here for `keyed` as well,
+//! where accounts are locked rather than reserved from.
 
 use std::sync::Arc;
 
 use anyhow::bail;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use unanimity_sdk::{BranchContext, ServiceResult, SqliteService, Vote};
+use unanimity_sdk::{BranchContext, ResourceParticipant, ServiceResult, SqliteService, Vote};
 
 use crate::faults::{Fault, Faults, Message};
 
@@ -19,6 +22,9 @@ pub const AMOUNT_MAX_CENTS: i64 = 1_000_000_000_000;
 /// The largest balance that a credit may lead to, in cents. Credits that are prepared at the same
 /// time may together go over it; nine million of the largest would be needed to overflow.
 pub const BALANCE_MAX_CENTS: i64 = 1_000_000_000_000_000;
+
+/// The reason of a no that only the fault `vote_no` gives.
+pub(crate) const REFUSED_BY_CHANCE: &str = "this bank refuses by chance (the fault vote_no)";
 
 const TABLES: &str = "
     CREATE TABLE account (
@@ -42,13 +48,49 @@ const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;";
 
 /// What a branch asks of the bank.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Payload {
     /// The account, such as `A-17`.
     pub account: String,
     /// In cents: below 0 a debit, above 0 a credit.
     pub amount: i64,
+    /// The account's version that the initiator has read: the branch is refused if it is another
+    /// one by now. Not for a bank that reserves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
+    /// When the initiator first began this transfer, in milliseconds since the Unix epoch, so that
+    /// it grows older where it has to be begun anew. Nothing to a bank that reserves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+}
+
+impl Payload {
+    /// Reads a payload, or says what is wrong with it.
+    pub(crate) fn read(payload: &[u8]) -> Result<Self, String> {
+        let payload: Self = serde_json::from_slice(payload)
+            .map_err(|error| format!("the payload cannot be read: {error}"))?;
+        let amount = payload.amount;
+        if amount == 0 || amount.unsigned_abs() > AMOUNT_MAX_CENTS.unsigned_abs() {
+            let limit = AMOUNT_MAX_CENTS;
+            return Err(format!("the amount {amount} must be 1 to {limit} cents, or minus that"));
+        }
+        Ok(payload)
+    }
+
+    /// Says whether an account with this balance, of which so much is reserved, can bear it.
+    pub(crate) fn afford(&self, balance: i64, reserved: i64) -> Result<(), String> {
+        let Self { account, amount, .. } = self;
+        let free = balance - reserved;
+        if free + amount < 0 && *amount < 0 {
+            let needed = amount.unsigned_abs();
+            return Err(format!("{account} has {free} cents free; {needed} are needed"));
+        }
+        if *amount > 0 && balance + amount > BALANCE_MAX_CENTS {
+            return Err(format!("{account} cannot hold more than {BALANCE_MAX_CENTS} cents"));
+        }
+        Ok(())
+    }
 }
 
 /// The bank's own part, behind the guard.
@@ -85,33 +127,44 @@ impl AccountService {
         database: &Connection,
         payload: &[u8],
     ) -> ServiceResult<Result<Payload, String>> {
-        let payload: Payload = match serde_json::from_slice(payload) {
+        let payload = match Payload::read(payload) {
             Ok(payload) => payload,
-            Err(error) => return Ok(Err(format!("the payload cannot be read: {error}"))),
+            Err(reason) => return Ok(Err(reason)),
         };
-        let Payload { account, amount } = &payload;
-        if *amount == 0 || amount.unsigned_abs() > AMOUNT_MAX_CENTS.unsigned_abs() {
-            let limit = AMOUNT_MAX_CENTS;
-            return Ok(Err(format!(
-                "the amount {amount} must be 1 to {limit} cents, or minus that"
-            )));
+        if payload.version.is_some() {
+            return Ok(Err("this bank reserves, and its accounts have no versions".to_owned()));
         }
         let sql = "SELECT balance, reserved FROM account WHERE id = ?1";
         let mut statement = database.prepare_cached(sql)?;
-        let found: Option<(i64, i64)> =
-            statement.query_row([account], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-        let Some((balance, reserved)) = found else {
-            return Ok(Err(format!("there is no account {account:?} in bank {}", self.name)));
+        let found: rusqlite::Result<(i64, i64)> =
+            statement.query_row([&payload.account], |row| Ok((row.get(0)?, row.get(1)?)));
+        let Some((balance, reserved)) = found.optional()? else {
+            return Ok(Err(self.unknown(&payload.account)));
         };
-        let free = balance - reserved;
-        if free + amount < 0 && *amount < 0 {
-            let needed = amount.unsigned_abs();
-            return Ok(Err(format!("{account} has {free} cents free; {needed} are needed")));
+        Ok(payload.afford(balance, reserved).map(|()| payload))
+    }
+
+    pub(crate) fn unknown(&self, account: &str) -> String {
+        format!("there is no account {account:?} in bank {}", self.name)
+    }
+
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Creates the tables and the accounts of a new file.
+    pub(crate) fn create(&self, database: &Connection) -> ServiceResult<()> {
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'account'";
+        if database.query_row(sql, [], |row| row.get::<_, u32>(0))? > 0 {
+            return Ok(());
         }
-        if *amount > 0 && balance + amount > BALANCE_MAX_CENTS {
-            return Ok(Err(format!("{account} cannot hold more than {BALANCE_MAX_CENTS} cents")));
+        // All in the one transaction that the SDK has begun: a crash leaves no half of it.
+        database.execute_batch(TABLES)?;
+        let mut insert = database.prepare("INSERT INTO account (id, balance) VALUES (?1, ?2)")?;
+        for number in 1..=self.accounts {
+            insert.execute(params![format!("{}-{number}", self.name), self.balance_cents])?;
         }
-        Ok(Ok(payload))
+        Ok(())
     }
 
     /// Checks the payload and votes; what a yes needs is left to `work`.
@@ -129,7 +182,7 @@ impl AccountService {
             Err(reason) => return Ok(Vote::No(reason)),
         };
         if self.faults.strikes(Fault::VoteNo, &message) {
-            return Ok(Vote::no("this bank refuses by chance (the fault vote_no)"));
+            return Ok(Vote::no(REFUSED_BY_CHANCE));
         }
         work(&payload)?;
         Ok(Vote::Yes)
@@ -138,17 +191,16 @@ impl AccountService {
 
 impl SqliteService for AccountService {
     fn migrate(&self, database: &Connection) -> ServiceResult<()> {
-        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'account'";
+        // A branch that the other kind of bank has prepared could not be committed by this one.
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'unanimity_lock'";
         if database.query_row(sql, [], |row| row.get::<_, u32>(0))? > 0 {
-            return Ok(());
+            let locks = ResourceParticipant::count_locks(database)?;
+            if locks > 0 {
+                let open = "accounts are still locked: open the file with --accounts-by locking";
+                return Err(format!("{locks} {open} until they are decided").into());
+            }
         }
-        // All in the one transaction that the SDK has begun: a crash leaves no half of it.
-        database.execute_batch(TABLES)?;
-        let mut insert = database.prepare("INSERT INTO account (id, balance) VALUES (?1, ?2)")?;
-        for number in 1..=self.accounts {
-            insert.execute(params![format!("{}-{number}", self.name), self.balance_cents])?;
-        }
-        Ok(())
+        self.create(database)
     }
 
     fn prepare(
@@ -158,7 +210,7 @@ impl SqliteService for AccountService {
         payload: &[u8],
     ) -> ServiceResult<Vote> {
         self.vote(database, branch, payload, |payload| {
-            let Payload { account, amount } = payload;
+            let Payload { account, amount, .. } = payload;
             keep(database, "reservation", branch, account, *amount)?;
             change(database, account, 0, reserved_by(*amount))
         })
@@ -188,7 +240,7 @@ impl SqliteService for AccountService {
         payload: &[u8],
     ) -> ServiceResult<Vote> {
         self.vote(database, branch, payload, |payload| {
-            let Payload { account, amount } = payload;
+            let Payload { account, amount, .. } = payload;
             keep(database, "movement", branch, account, *amount)?;
             change(database, account, *amount, 0)
         })

@@ -43,6 +43,7 @@ pub(super) struct Tally {
     pub(super) repeated: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) failed: AtomicU64,
+    pub(super) busy: AtomicU64,
     pub(super) groups: AtomicU64,
 }
 
@@ -216,7 +217,7 @@ impl<S: SqliteService> Writer<S> {
                 Ok(reply)
             }
             Verdict::Apply => {
-                let reply = self.apply(request).map_err(|error| self.failed(error))?;
+                let reply = self.apply(request).inspect_err(|error| self.count_error(error))?;
                 count(&self.tally.applied);
                 Ok(reply)
             }
@@ -226,6 +227,11 @@ impl<S: SqliteService> Writer<S> {
     fn failed(&self, error: String) -> CallError {
         count(&self.tally.failed);
         CallError::Failed(error)
+    }
+
+    fn count_error(&self, error: &CallError) {
+        let busy = matches!(error, CallError::Busy(_));
+        count(if busy { &self.tally.busy } else { &self.tally.failed });
     }
 
     fn write(
@@ -238,14 +244,14 @@ impl<S: SqliteService> Writer<S> {
 
     /// The service's work and the guard's row, both or neither. If undoing fails too, SQLite has
     /// ended the whole transaction, and `try_commit` sees that.
-    fn apply(&self, request: &Request) -> Result<Reply, String> {
+    fn apply(&self, request: &Request) -> Result<Reply, CallError> {
         self.savepoint("SAVEPOINT unanimity_call")?;
         let settled = isolated(|| self.work(request)).and_then(|work| {
             if matches!(work, Work::No(_) | Work::ReadOnly) {
                 self.savepoint("ROLLBACK TO unanimity_call")?;
             }
             let (row, reply) = settle(request.operation, work);
-            self.write(request, &row).map_err(|error| error.to_string())?;
+            self.write(request, &row).map_err(|error| CallError::Failed(error.to_string()))?;
             Ok(reply)
         });
         if settled.is_err() && !self.connection.is_autocommit() {
@@ -257,10 +263,10 @@ impl<S: SqliteService> Writer<S> {
         settled
     }
 
-    fn savepoint(&self, sql: &str) -> Result<(), String> {
+    fn savepoint(&self, sql: &str) -> Result<(), CallError> {
         let done =
             self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
-        done.map(|_| ()).map_err(|error| error.to_string())
+        done.map(|_| ()).map_err(|error| CallError::Failed(error.to_string()))
     }
 
     fn work(&self, request: &Request) -> ServiceResult<Work> {

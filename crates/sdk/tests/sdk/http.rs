@@ -42,6 +42,7 @@ async fn answers_have_the_statuses_of_the_contract() {
     for (operation, payload, status, media, part, read) in [
         ("commit", "", 409, problem, r#""code":"never_prepared""#, None),
         ("prepare", "panic", 500, problem, r#""code":"service_failed""#, None),
+        ("prepare", "busy", 503, problem, r#""code":"service_busy""#, None),
         (
             "prepare",
             "result",

@@ -8,4 +8,7 @@ mod groups;
 mod guard;
 mod http;
 mod inquiry;
+mod keys;
+mod resource;
+mod resource_runs;
 mod support;

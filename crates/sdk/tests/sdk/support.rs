@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use unanimity_sdk::guard::Reply;
 use unanimity_sdk::rusqlite::{Connection, params};
 use unanimity_sdk::{
-    BranchContext, CallError, MemoryService, Operation, Participant, Request, ServiceResult,
+    BranchContext, Busy, CallError, MemoryService, Operation, Participant, Request, ServiceResult,
     SqliteParticipant, SqliteService, TransactionId, Vote,
 };
 
@@ -52,6 +52,7 @@ fn vote(payload: &[u8]) -> ServiceResult<Vote> {
         b"result" => Ok(Vote::YesWith(serde_json::json!({"seat": 7}))),
         b"huge" => Ok(Vote::YesWith("x".repeat(100_000).into())),
         b"error" => Err("said error".into()),
+        b"busy" => Err(Busy("seat 7 is held".to_owned()).into()),
         b"panic" => panic!("said panic"),
         _ => Ok(Vote::Yes),
     }
@@ -130,6 +131,7 @@ pub fn text(answer: Result<Reply, CallError>) -> String {
         Ok(Reply::Acknowledged) => "ack".to_owned(),
         Err(CallError::Contradiction(contradiction)) => contradiction.code().to_owned(),
         Err(CallError::Failed(error)) => format!("failed({error})"),
+        Err(CallError::Busy(what)) => format!("busy({what})"),
     }
 }
 

@@ -6,6 +6,10 @@
 //! load is a closed loop: each of N initiators begins its next transaction when it has the outcome
 //! of the last. A transaction with two branches is five round trips (one from the initiator, two
 //! prepares, two commits), so the ceiling is a fifth of the bare round trips.
+//!
+//! What transfers cost that get in each other's way is measured in `contention`.
+
+mod contention;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,6 +26,7 @@ use unanimity_sdk::{
 
 use super::Ended;
 use crate::demo::fleet::Process;
+use crate::demo::percentile_ms;
 use crate::draw::{FAINT, HEADING, paint};
 use crate::inbound::{self, InboundLimits};
 
@@ -34,13 +39,30 @@ pub(crate) struct BenchArguments {
     /// How long each measurement runs, in seconds.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// How many initiators at once, one measurement each.
-    #[arg(long, value_delimiter = ',', default_value = "1,16,128")]
+    /// How many initiators at once, one measurement each: 1, 16 and 128 if left out. With
+    /// `--contention` only the first counts, and it is 64 if left out.
+    #[arg(long, value_delimiter = ',')]
     concurrency: Vec<usize>,
+    /// Measure transfers that get in each other's way instead: by locking accounts (the older wait,
+    /// or the younger), optimistically, and by reservation.
+    #[arg(long)]
+    contention: bool,
+    /// How many accounts each bank has, with `--contention`. One in a hundred is hot.
+    #[arg(long, default_value_t = 1_000)]
+    accounts: u32,
+    /// How many runs for each line, of which the median counts, with `--contention`.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// The shares in percent of transfers between hot accounts, with `--contention`: one run each.
+    #[arg(long, value_delimiter = ',', default_value = "0,20,50,80,95")]
+    hot_percent: Vec<u64>,
     /// Answer in JSON.
     #[arg(long)]
     json: bool,
 }
+
+/// How many initiators unless the command line says otherwise.
+const INITIATORS: [usize; 3] = [1, 16, 128];
 
 /// What one closed loop measured.
 struct Measured {
@@ -54,7 +76,11 @@ struct Measured {
 pub(crate) async fn bench(arguments: BenchArguments) -> Ended {
     let folder = std::env::temp_dir().join(format!("unanimity-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let ended = measure(&arguments, &folder).await;
+    let ended = if arguments.contention {
+        contention::contention(&arguments, &folder).await
+    } else {
+        measure(&arguments, &folder).await
+    };
     // dropped: a folder that is gone already needs no removing.
     let _ = std::fs::remove_dir_all(&folder);
     ended
@@ -89,7 +115,8 @@ async fn measure(arguments: &BenchArguments, folder: &std::path::Path) -> Ended 
         );
     }
     let mut rows = Vec::new();
-    for concurrency in &arguments.concurrency {
+    let given = &arguments.concurrency;
+    for concurrency in if given.is_empty() { &INITIATORS[..] } else { given } {
         let row = one_row(arguments, *concurrency, &coordinator, [&first, &second]).await?;
         if !arguments.json {
             anstream::println!(
@@ -216,14 +243,10 @@ where
         latencies_us.extend(worker.context("a worker of the bench")?);
     }
     latencies_us.sort_unstable();
-    let percentile = |percent: usize| {
-        let place = (latencies_us.len() * percent / 100).min(latencies_us.len().saturating_sub(1));
-        latencies_us.get(place).map_or(0.0, |us| *us as f64 / 1_000.0)
-    };
     Ok(Measured {
         per_second: latencies_us.len() as f64 / seconds as f64,
-        p50_ms: percentile(50),
-        p99_ms: percentile(99),
+        p50_ms: percentile_ms(&latencies_us, 50),
+        p99_ms: percentile_ms(&latencies_us, 99),
         failures: failures.load(Ordering::Relaxed),
     })
 }

@@ -190,6 +190,8 @@ pub struct FleetOptions {
     pub seed: u64,
     /// Further flags for the coordinator.
     pub coordinator_flags: Vec<String>,
+    /// Further flags for both banks.
+    pub bank_flags: Vec<String>,
 }
 
 impl Fleet {
@@ -208,7 +210,7 @@ impl Fleet {
         coordinator.start().await?;
         let bank = |name: &str, process: &'static str, seed: u64| {
             let text = |text: &str| text.to_owned();
-            let arguments = vec![
+            let mut arguments = vec![
                 text("bank"),
                 text("--name"),
                 text(name),
@@ -226,6 +228,7 @@ impl Fleet {
                 text("--seed"),
                 seed.to_string(),
             ];
+            arguments.extend(options.bank_flags.iter().cloned());
             Process::new(process, &options.program, folder, arguments)
         };
         let mut bank_a = bank("A", "bank-a", options.seed);

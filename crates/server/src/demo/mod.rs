@@ -17,7 +17,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 use unanimity::core::splitmix64;
-use unanimity_bank::Total;
+use unanimity_bank::{AccountsBy, Total};
 use unanimity_sdk::api::TransactionList;
 use unanimity_sdk::{Client, TransactionId};
 
@@ -69,6 +69,9 @@ pub struct DemoArguments {
     /// Mixes two-phase, compensable and deferred branches, rather than two-phase ones only.
     #[arg(long)]
     pub mixed: bool,
+    /// How the banks keep transfers out of each other's way.
+    #[arg(long, value_enum, default_value_t)]
+    pub accounts_by: AccountsBy,
     /// Repeats a run's transfers, faults and kills; drawn if left out.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -159,6 +162,7 @@ pub fn fleet_options(
         faults: arguments.faults.clone(),
         seed,
         coordinator_flags: flags.split(' ').map(str::to_owned).collect(),
+        bank_flags: vec!["--accounts-by".to_owned(), arguments.accounts_by.to_string()],
     })
 }
 
@@ -300,7 +304,8 @@ async fn show(
     }
 }
 
-async fn money(banks: &[Client; 2]) -> anyhow::Result<i64> {
+/// All money of both banks, in cents.
+pub(crate) async fn money(banks: &[Client; 2]) -> anyhow::Result<i64> {
     let mut sum = 0;
     for bank in banks {
         sum += bank.get_json::<Total>("/total").await.context("a bank's totals")?.balance;
@@ -309,7 +314,7 @@ async fn money(banks: &[Client; 2]) -> anyhow::Result<i64> {
 }
 
 /// Waits until no transaction is open, for as long as is fair.
-async fn settle(client: &Client) -> anyhow::Result<()> {
+pub(crate) async fn settle(client: &Client) -> anyhow::Result<()> {
     let started = Instant::now();
     while started.elapsed() < SETTLE_TIMEOUT {
         let mut open = 0;
@@ -325,7 +330,8 @@ async fn settle(client: &Client) -> anyhow::Result<()> {
     Ok(()) // The verdict counts what is open still.
 }
 
-fn percentile_ms(sorted_us: &[u64], percent: usize) -> f64 {
+/// A percentile of sorted microseconds, in milliseconds.
+pub(crate) fn percentile_ms(sorted_us: &[u64], percent: usize) -> f64 {
     let place = (sorted_us.len() * percent / 100).min(sorted_us.len().saturating_sub(1));
     sorted_us.get(place).map_or(0.0, |us| *us as f64 / 1_000.0)
 }

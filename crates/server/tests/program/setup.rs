@@ -51,6 +51,7 @@ pub fn fleet_options(folder: &Folder) -> FleetOptions {
         faults: String::new(),
         seed: 1,
         coordinator_flags: flags.split(' ').map(str::to_owned).collect(),
+        bank_flags: Vec::new(),
     }
 }
 

@@ -5,10 +5,11 @@
 use std::collections::BTreeMap;
 
 use unanimity_sdk::guard::Reply;
+use unanimity_sdk::resource::{Concurrency, WaitOrder};
 use unanimity_sdk::splitmix64;
-use unanimity_sdk::{CallError, Operation, SqliteParticipant};
+use unanimity_sdk::{CallError, Operation};
 
-use crate::support::{Folder, call, open, payload};
+use crate::support::{Folder, Opened, call, open, open_by, payload};
 
 const TRANSFERS: u64 = 300;
 const ACCOUNTS: u32 = 5;
@@ -30,7 +31,7 @@ struct Transfer {
 }
 
 struct World {
-    banks: [SqliteParticipant; 2],
+    banks: [Opened; 2],
     transfers: BTreeMap<u64, Transfer>,
     underway: Vec<Message>,
     state: u64,
@@ -81,7 +82,7 @@ impl World {
         let message = self.underway.swap_remove(index);
         let bank = &self.banks[message.bank];
         let id = format!("transfer-{}", message.transfer);
-        let answer = call(bank, &id, message.operation, &message.payload).await;
+        let answer = call(&*bank.participant, &id, message.operation, &message.payload).await;
         self.delivered += 1;
         match (message.operation, answer) {
             (Operation::Prepare, Ok(Reply::Yes(_))) => self.voted(&message, true),
@@ -129,7 +130,7 @@ impl World {
                 let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
                 rows.collect::<rusqlite::Result<Vec<(String, i64)>>>()
             };
-            found.extend(bank.read(read).await.unwrap());
+            found.extend(bank.file.read(read).await.unwrap());
         }
         found
     }
@@ -138,11 +139,12 @@ impl World {
         let mut total = (0, 0, 0);
         for bank in &self.banks {
             let sql = "SELECT sum(balance), sum(reserved) FROM account";
-            let read = bank.read(|db| db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))));
+            let read =
+                bank.file.read(|db| db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))));
             let (balance, reserved): (i64, i64) = read.await.unwrap();
             total.0 += balance;
             total.1 += reserved;
-            total.2 += bank.in_doubt().await.unwrap().len();
+            total.2 += bank.file.in_doubt().await.unwrap().len();
         }
         total
     }
@@ -150,9 +152,22 @@ impl World {
 
 #[tokio::test]
 async fn money_is_conserved_under_duplicates_and_disorder() {
+    conserves(None).await;
+}
+
+#[tokio::test]
+async fn money_is_conserved_where_accounts_are_locked() {
+    // Nobody waits long here, because messages are delivered one after the other.
+    let locking = |order| Concurrency::Locking { wait_max_ms: 0, waiters_max: 100, order };
+    conserves(Some(locking(WaitOrder::OlderWaits))).await;
+    conserves(Some(locking(WaitOrder::YoungerWaits))).await;
+    conserves(Some(Concurrency::Optimistic)).await;
+}
+
+async fn conserves(locks: Option<Concurrency>) {
     let folder = Folder::new();
     let faults = "vote_no=0.05";
-    let banks = ["A", "B"].map(|name| open(&folder, name, ACCOUNTS, faults));
+    let banks = ["A", "B"].map(|name| open_by(&folder, name, ACCOUNTS, faults, locks));
     let (transfers, underway) = (BTreeMap::new(), Vec::new());
     let mut world = World { banks, transfers, underway, state: 4711, delivered: 0 };
     let mut begun = 0;
@@ -176,7 +191,7 @@ async fn money_is_conserved_under_duplicates_and_disorder() {
     assert_eq!(committed + rolled_back, world.transfers.len());
     assert!(committed > 30 && rolled_back > 30, "{committed} and {rolled_back}: no use as a test");
     assert!(world.delivered >= 2_000, "{}", world.delivered);
-    let absorbed: u64 = world.banks.iter().map(|bank| bank.counters().repeated).sum();
+    let absorbed: u64 = world.banks.iter().map(|bank| bank.file.counters().repeated).sum();
     assert!(absorbed > 500, "{absorbed}");
 }
 

@@ -5,5 +5,6 @@
 mod battery;
 mod conservation;
 mod faults;
+mod keyed;
 mod money;
 mod support;

@@ -13,9 +13,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
-use unanimity_bank::{AccountService, FaultSpec, Faults};
+use unanimity_bank::{AccountService, FaultSpec, Faults, KeyedAccounts};
 use unanimity_sdk::guard::Reply;
-use unanimity_sdk::{CallError, Operation, Participant, SqliteParticipant, TransactionId};
+use unanimity_sdk::resource::Concurrency;
+use unanimity_sdk::{
+    CallError, Operation, Participant, ResourceParticipant, SqliteParticipant, TransactionId,
+};
 
 /// A folder that goes away with its owner.
 pub struct Folder(PathBuf);
@@ -47,6 +50,32 @@ pub fn open(folder: &Folder, name: &str, accounts: u32, faults: &str) -> SqliteP
     let faults = Arc::new(Faults::new(1, spec));
     let service = AccountService::new(name, accounts, 1_000, faults).unwrap();
     SqliteParticipant::open(folder.file(name), service).unwrap()
+}
+
+/// A bank without HTTP, in whichever way: what is called, and the file behind it.
+pub struct Opened {
+    pub participant: Arc<dyn Participant>,
+    pub file: Arc<SqliteParticipant>,
+}
+
+/// A bank as `open` makes it, by reservation if no way to lock is given.
+pub fn open_by(
+    folder: &Folder,
+    name: &str,
+    accounts: u32,
+    faults: &str,
+    locks: Option<Concurrency>,
+) -> Opened {
+    let Some(concurrency) = locks else {
+        let file = Arc::new(open(folder, name, accounts, faults));
+        return Opened { participant: Arc::clone(&file) as _, file };
+    };
+    let faults = Arc::new(Faults::new(1, faults.parse().unwrap()));
+    let service = AccountService::new(name, accounts, 1_000, faults).unwrap();
+    let accounts = KeyedAccounts::new(service);
+    let participant = ResourceParticipant::open(folder.file(name), accounts, concurrency).unwrap();
+    let file = participant.file();
+    Opened { participant: Arc::new(participant), file }
 }
 
 pub fn payload(account: &str, amount: i64) -> String {
@@ -87,14 +116,24 @@ pub struct Process {
 
 impl Process {
     pub fn start(folder: &Folder, faults: &str) -> Self {
-        Self::start_at(folder, faults, "127.0.0.1:0")
+        Self::start_as(folder, faults, "reservation", "127.0.0.1:0")
     }
 
     /// The same at an address of the test's choice.
     pub fn start_at(folder: &Folder, faults: &str, address: &str) -> Self {
+        Self::start_as(folder, faults, "reservation", address)
+    }
+
+    /// The same, with another way to keep transfers apart.
+    pub fn start_by(folder: &Folder, faults: &str, way: &str) -> Self {
+        Self::start_as(folder, faults, way, "127.0.0.1:0")
+    }
+
+    fn start_as(folder: &Folder, faults: &str, way: &str, address: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bank"))
             .args(["--name", "A", "--accounts", "10", "--balance", "1000", "--faults", faults])
             .args(["--listen", address])
+            .args(["--accounts-by", way])
             .arg("--database")
             .arg(folder.file("A"))
             .stdout(Stdio::piped())
