@@ -149,20 +149,20 @@ fn other_ways() -> Vec<Configuration> {
     let by_hand = Setup { symmetry: false, ..by_hand };
     let alone = quiet(open(stormy(RESOLVED_ALONE, &[LOCAL, MESSAGE], 0)));
     vec![
-        row(one, &[Committed, RolledBack, SettledByCommit, Declined], 0),
-        row(refused, &[RolledBack, RollbackByVote, RollbackByRecovery], 0),
-        row(quiet(stormy(VISIBLE, &[YES, YES, STEP], 1)), &[Committed, Compensated], 0),
-        row(interactive, &[Committed, RolledBack, Abandoned, DownWhileOpen, WorkRefused], 0),
-        row(mixed, &[Committed, RolledBack, Compensated, DownWhileOpen, WorkRefused], 0),
-        row(inquiry, &[Committed, RolledBack, Abandoned, SettledByCommit, WorkRefused], 0),
+        row(one, &[Committed, RolledBack, SettledByCommit, Declined], 23_057),
+        row(refused, &[RolledBack, RollbackByVote, RollbackByRecovery], 309),
+        row(quiet(stormy(VISIBLE, &[YES, YES, STEP], 1)), &[Committed, Compensated], 1_751),
+        row(interactive, &[Committed, RolledBack, Abandoned, DownWhileOpen, WorkRefused], 686),
+        row(mixed, &[Committed, RolledBack, Compensated, DownWhileOpen, WorkRefused], 915),
+        row(inquiry, &[Committed, RolledBack, Abandoned, SettledByCommit, WorkRefused], 1_421),
         row(
             quiet(stormy(NOTICE_SENT, &[YES, STEP, NOTICE], 1)),
             &[ToldOfRollback, DeferredDone],
-            0,
+            1_107,
         ),
-        row(by_hand, &[Mixed, Committed, RolledBack], 0),
-        row(resolved, &[RolledBack], 0),
-        row(Setup { resolutions: 1, ..alone }, &[Committed, RolledBack, SettledByCommit], 0),
+        row(by_hand, &[Mixed, Committed, RolledBack], 5_913),
+        row(resolved, &[RolledBack], 2_318),
+        row(Setup { resolutions: 1, ..alone }, &[Committed, RolledBack, SettledByCommit], 373),
     ]
 }
 
@@ -208,7 +208,7 @@ fn with_faults() -> Vec<Configuration> {
     let alone = Setup { participant_restarts: 1, attempts_max: 2, ..alone };
     vec![
         row(restarts, &[ToldToCommit, ToldToRollBack, LatePrepareRefused], 45_976),
-        row(amnesia, &[AmnesiaReported, Committed, RolledBack], 1_442),
+        row(amnesia, &[AmnesiaReported, Committed, RolledBack], 1_540),
         row(checkpoint, &[Checkpointed, Committed, RolledBack, DownWhileCommitting], 79_857),
         row(alone, &[Committed, RolledBack, RollbackByLimit, ToldToCommit, Overdue], 73_317),
     ]
@@ -237,7 +237,7 @@ fn other_kinds() -> Vec<Configuration> {
         row(
             stormy(DEFERRED_REFUSED, &[YES, LATE_MESSAGE], 2),
             &[Committed, DeferredDone, DownWhileCommitting],
-            492,
+            456,
         ),
         row(
             stormy(MIXED, &[YES, STEP, MESSAGE], 2),
@@ -259,7 +259,20 @@ pub fn deep() -> Vec<Configuration> {
     let storm = Setup { attempts_max: 2, ..stormy("deep: storm", TWO, 1) };
     let mixed = stormy("deep: mixed", &[YES, STEP, MESSAGE], 1);
     let saga = stormy("deep: saga refused", &[STEP, LATER_REFUSAL], 2);
+    let open = |setup: Setup| Setup { open: true, commit_requests: 2, symmetry: false, ..setup };
+    let interactive = open(stormy("deep: interactive", &[YES, TRIED], 1));
+    let interactive = Setup { begun_with: 1, cancels: 1, checkpoints: 1, ..interactive };
+    let inquiry = open(stormy("deep: inquiry", &[LOCAL, MESSAGE, NOTICE], 2));
+    let inquiry = Setup { begun_with: 1, cancels: 1, attempts_max: 2, ..inquiry };
+    let one = Setup { one_phase: true, old_copies: true, cancels: 1, ..stormy("x", ONE, 2) };
+    let one = Setup { name: "deep: one phase", attempts_max: 2, refuses: true, ..one };
+    let by_hand = Setup { resolutions: 1, symmetry: false, ..stormy("x", TWO, 1) };
+    let by_hand = Setup { name: "deep: resolved", ..by_hand };
     vec![
+        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused, Checkpointed], 0),
+        row(inquiry, &[Committed, RolledBack, SettledByCommit], 0),
+        row(one, &[Committed, RolledBack, SettledByCommit, Declined], 0),
+        row(by_hand, &[Mixed, Committed, RolledBack], 0),
         row(refuses, &[RollbackByVote], 468_427),
         row(
             stormy("deep: four branches", &[YES, YES, YES, YES], 0),

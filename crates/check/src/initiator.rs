@@ -1,5 +1,5 @@
-//! The initiator of an interactive transaction: it enlists branch after branch, does the work that is
-//! its own once it was told that the branch is on record, and asks to commit when everything is
+//! The initiator of an interactive transaction: it enlists branch after branch, does the work that
+//! is its own once it was told that the branch is on record, and asks to commit when everything is
 //! done. It may also do nothing at all, at any moment and for ever.
 
 use std::collections::BTreeSet;

@@ -18,6 +18,7 @@ pub mod journal;
 pub mod milestones;
 pub mod model;
 pub mod mutants;
+pub mod operator;
 pub mod participant;
 pub mod properties;
 pub mod run;

@@ -42,7 +42,9 @@ impl Said {
             Self::No => Answer::No(REFUSED.into()),
             Self::TooLate => Answer::No(LATE_REASON.into()),
             Self::Acknowledged => Answer::Acknowledged,
-            Self::Error(contradiction) => Answer::Contradiction(contradiction),
+            Self::Error(contradiction) => {
+                Answer::Contradiction(contradiction, contradiction.code().into())
+            }
             Self::Unsupported => Answer::Unsupported,
         }
     }

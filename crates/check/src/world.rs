@@ -78,7 +78,7 @@ pub struct Told {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
     pub(crate) commit_requests: u8,
-    resolutions: u8,
+    pub(crate) resolutions: u8,
     cancels: u8,
     coordinator_crashes: u8,
     participant_restarts: u8,
@@ -268,16 +268,6 @@ impl World {
         }
     }
 
-    fn enabled_resolutions(&self, coordinator: &Coordinator, actions: &mut Vec<Action>) {
-        for (number, _) in (0..).zip(&self.participants) {
-            for outcome in [Outcome::Commit, Outcome::Rollback] {
-                if coordinator.check_resolve(&self.transaction, number, outcome, true).is_ok() {
-                    actions.push(Action::Resolve(number, outcome));
-                }
-            }
-        }
-    }
-
     /// A driver that is never wrong about silence gives up only what can have no answer any more.
     fn may_give_up(&self, call: CallMessage) -> bool {
         let answered = self.answers.iter().any(|answer| answer.call == call);
@@ -378,14 +368,6 @@ impl World {
             }
             Action::DeliverWord(word) => self.deliver_word(*word),
         }
-    }
-
-    fn resolve(&mut self, branch: u16, outcome: Outcome) {
-        self.budget.resolutions -= 1;
-        self.resolved.insert(branch);
-        let transaction = self.transaction.clone();
-        let (by, reason) = ("ann".into(), "seen".into());
-        self.happened(Event::ResolveRequested { transaction, branch, outcome, by, reason });
     }
 
     fn begin(&mut self) {

@@ -45,7 +45,8 @@ impl Coordinator {
         if branch.attempt == about.attempt {
             branch.in_flight = false;
         }
-        branch.reached |= !matches!(answer, Answer::Unsent(_));
+        branch.reached |=
+            about.operation == Operation::CommitOnePhase && !matches!(answer, Answer::Unsent(_));
         if transaction.decision.is_some() {
             self.answered_in_phase_two(now, id, about, answer, step);
         } else if settles {
@@ -74,7 +75,9 @@ impl Coordinator {
             Answer::Acknowledged => {
                 self.failed(now, id, about, "acknowledged, but did not vote", step);
             }
-            Answer::Contradiction(claim) => self.contradicted(now, id, about, claim, step),
+            Answer::Contradiction(claim, text) => {
+                self.contradicted(now, id, about, (claim, &text), step);
+            }
             Answer::Unsent(error) | Answer::Unknown(error) => {
                 self.failed(now, id, about, &error, step);
             }
@@ -102,17 +105,18 @@ impl Coordinator {
         answer: Answer,
         step: &mut Step,
     ) {
-        let committed = Answer::Contradiction(Contradiction::AlreadyCommitted);
         let ballot = match (about.operation, answer) {
             (Operation::Inquire, Answer::Yes(_)) => Ballot::Committed,
             (Operation::Inquire, Answer::No(_)) => Ballot::RolledBack,
             (Operation::Rollback, Answer::Acknowledged) => Ballot::RolledBack,
-            (Operation::Rollback, answer) if answer == committed => Ballot::Committed,
+            (Operation::Rollback, Answer::Contradiction(Contradiction::AlreadyCommitted, _)) => {
+                Ballot::Committed
+            }
             (_, Answer::Unsent(error) | Answer::Unknown(error)) => {
                 return self.failed(now, id, about, &error, step);
             }
-            (_, Answer::Contradiction(claim)) => {
-                return self.contradicted(now, id, about, claim, step);
+            (_, Answer::Contradiction(claim, text)) => {
+                return self.contradicted(now, id, about, (claim, &text), step);
             }
             (_, Answer::Unsupported) => return self.failed(now, id, about, UNSUPPORTED, step),
             (_, Answer::Yes(_) | Answer::ReadOnly | Answer::No(_) | Answer::Acknowledged) => {
@@ -150,7 +154,9 @@ impl Coordinator {
                 self.failed(now, id, about, &error, step);
             }
             Answer::Unsupported => self.failed(now, id, about, UNSUPPORTED, step),
-            Answer::Contradiction(claim) => self.contradicted(now, id, about, claim, step),
+            Answer::Contradiction(claim, text) => {
+                self.contradicted(now, id, about, (claim, &text), step);
+            }
         }
     }
 
@@ -160,12 +166,12 @@ impl Coordinator {
         now: Millis,
         id: &TransactionId,
         about: Attempt,
-        claim: Contradiction,
+        (claim, text): (Contradiction, &str),
         step: &mut Step,
     ) {
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         transaction.branch_mut(about.branch).contradiction = Some(claim);
-        self.failed(now, id, about, claim.code(), step);
+        self.failed(now, id, about, text, step);
     }
 
     /// A late or duplicate answer changes nothing, but for deliberate bugs.
@@ -242,7 +248,7 @@ impl Coordinator {
             | Answer::Unsent(_)
             | Answer::Unknown(_)
             | Answer::Unsupported
-            | Answer::Contradiction(_) => {
+            | Answer::Contradiction(..) => {
                 branch.ballot = in_favour(about.operation);
                 What::Yes(about.operation)
             }

@@ -93,8 +93,9 @@ pub enum Answer {
     Acknowledged,
     /// The participant does not know this operation, and so has done nothing.
     Unsupported,
-    /// The participant reports that this contradicts what it has already done.
-    Contradiction(Contradiction),
+    /// The participant reports that this contradicts what it has already done: how, and in which
+    /// words.
+    Contradiction(Contradiction, Box<str>),
     /// The call was certainly never sent: nobody could be connected to. Says why.
     Unsent(Box<str>),
     /// Anything else: an error, a broken connection, silence. It may or may not have been done.

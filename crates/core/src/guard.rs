@@ -17,9 +17,9 @@
 //!    acknowledged: this participant has lost its memory, or somebody calls the wrong one.
 //! 4. A commit in one phase is a prepare and a commit in one local transaction. It answers as the
 //!    prepare would have, and the branch is committed or remembers its no.
-//! 5. An inquiry asks whether work is there that the service commits by itself. Where it is not, the
-//!    inquiry is remembered as a rollback is, and the work that comes later is refused: the answer
-//!    stays true.
+//! 5. An inquiry asks whether work is there that the service commits by itself. Where it is not,
+//!    the inquiry is remembered as a rollback is, and the work that comes later is refused: the
+//!    answer stays true.
 //! 6. A commit after a rollback, or a rollback after a commit, is a contradiction: reported, never
 //!    acknowledged.
 

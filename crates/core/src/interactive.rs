@@ -1,6 +1,6 @@
-//! Decides what an initiator may do with an interactive transaction, and when: enlist branches while
-//! it is open, then ask to commit. What follows the request to commit is phase one, as for any
-//! other.
+//! Decides what an initiator may do with an interactive transaction, and when: enlist branches
+//! while it is open, then ask to commit. What follows the request to commit is phase one, as for
+//! any other.
 
 use crate::transaction::{Ballot, Branch};
 use crate::{

@@ -9,8 +9,8 @@
 //!    late commit in one phase will be refused there; decide rollback. "Already committed": decide
 //!    commit. No answer: nothing is decided; ask again.
 //!
-//! Where the call was never sent (nobody could be connected to), the participant has decided nothing,
-//! and the coordinator decides as ever.
+//! Where the call was never sent (nobody could be connected to), the participant has decided
+//! nothing, and the coordinator decides as ever.
 //!
 //! (The last-agent optimisation: Samaras, Britton, Citron and Mohan, "Two-Phase Commit
 //! Optimizations in a Commercial Distributed Environment", Distributed and Parallel Databases 3(4),

@@ -101,7 +101,7 @@ pub(crate) fn assume_prepares_called(transaction: &mut Transaction) {
     for branch in &mut transaction.branches {
         if branch.plan.kind == Kind::TwoPhase && branch.ballot == Ballot::NotCalled {
             branch.ballot = Ballot::Unanswered;
-            branch.reached = true;
+            branch.reached = transaction.options.one_phase;
         }
     }
 }

@@ -6,9 +6,9 @@ use crate::{Coordinator, Millis, Mutation, Reason, Step, TransactionId, What, ph
 
 impl Coordinator {
     /// Takes up every live transaction after recovery: arms its deadlines and retries, calls who is
-    /// owed a call, and rolls back whole ones that were still preparing (their locks should not wait
-    /// for an initiator that may be gone). Interactive ones stay open until their deadline: their
-    /// initiator asks again.
+    /// owed a call, and rolls back whole ones that were still preparing (their locks should not
+    /// wait for an initiator that may be gone). Interactive ones stay open until their deadline:
+    /// their initiator asks again.
     pub fn resume(&mut self, now: Millis) -> Step {
         let mut step = Step::default();
         let ids: Vec<TransactionId> = self.transactions.keys().cloned().collect();

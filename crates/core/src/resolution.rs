@@ -1,5 +1,5 @@
-//! Decides what an operator's word on a branch changes (a heuristic outcome: a branch settled without
-//! the coordinator), when it may be given, and what it makes of the whole transaction.
+//! Decides what an operator's word on a branch changes (a heuristic outcome: a branch settled
+//! without the coordinator), when it may be given, and what it makes of the whole transaction.
 
 use crate::answers::shorten;
 use crate::event::Effect;

@@ -42,7 +42,8 @@ impl Coordinator {
                 let decided = decision.is_some();
                 transaction.branch_mut(number).retry_at = None;
                 if decided {
-                    self.advance(now, id, step); // It may have been its delay, and not its turn yet.
+                    // It may have been its delay, and not its turn yet.
+                    self.advance(now, id, step);
                 } else {
                     self.call(now, id, number, step);
                 }
@@ -69,8 +70,8 @@ impl Coordinator {
         }
     }
 
-    /// Brings every planned retry of a transaction forward to now. What was never called waits because
-    /// it was asked to.
+    /// Brings every planned retry of a transaction forward to now. What was never called waits
+    /// because it was asked to.
     pub(crate) fn retry_all(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         let planned: Vec<(u16, Millis)> = transaction

@@ -152,7 +152,8 @@ fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Milli
 fn choices(transaction: &Transaction, awaited: &[Awaited]) -> Vec<Choice> {
     let id = &transaction.id;
     let mut choices = Vec::new();
-    if transaction.stage() != Stage::Ended && transaction.decision.is_none() {
+    let undecided = transaction.decision.is_none() && transaction.stage() != Stage::Ended;
+    if undecided && transaction.stage() != Stage::Settling {
         choices.push(Choice {
             command: format!("unanimity rollback {id}"),
             effect: match transaction.decides_alone() {
@@ -223,7 +224,10 @@ impl Awaited {
             attempts: branch.attempt,
             last_error: branch.last_error.as_ref().map(ToString::to_string),
             parked,
-            next: next_of(branch, operation, parked),
+            next: match transaction.stage() {
+                Stage::Open => "waits until its initiator asks to commit".to_owned(),
+                _ => next_of(branch, operation, parked),
+            },
             next_at_ms: branch.retry_at,
         })
     }

@@ -500,6 +500,6 @@ mod tests {
         let payload = b"{}".as_slice().into();
         let branch = BranchPlan { payload, ..BranchPlan::new("accounts", address, Kind::TwoPhase) };
         let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
-        assert_eq!(format!("{:x}", fingerprint(&plan)), "c74d13f07339534c99c83b443dd9244b");
+        assert_eq!(format!("{:x}", fingerprint(&plan)), "53a1176a4479598d9cf16dffd5a41de6");
     }
 }

@@ -341,13 +341,17 @@ impl Participant for ResourceParticipant {
         let answering = match (self.concurrency, request.operation) {
             (
                 Concurrency::Locking { wait_max_ms, .. },
-                Operation::Prepare | Operation::Execute | Operation::Compensate,
+                Operation::Prepare
+                | Operation::CommitOnePhase
+                | Operation::Execute
+                | Operation::Compensate,
             ) => {
                 let ticket = self.room.arrive(&transaction, &branch);
                 let first = self.file.call(request.clone());
                 Box::pin(self.patiently(request.clone(), ticket, first, wait_max_ms))
             }
-            (Concurrency::Optimistic, _) | (_, Operation::Commit | Operation::Rollback) => {
+            (Concurrency::Optimistic, _)
+            | (_, Operation::Commit | Operation::Rollback | Operation::Inquire) => {
                 self.file.call(request.clone())
             }
         };

@@ -152,7 +152,8 @@ codes! {
         "Work of the initiator must be undone if the transaction rolls back, so the branch must be \
         on record first: that is possible in an interactive transaction only, and never for a \
         deferred branch."
-        "Begin it with interactive, and enlist the branch before its work; or leave phase_one_by out."
+        "Begin it with interactive, and enlist the branch before its work; or leave phase_one_by \
+        out."
     DEFERRED_ONLY "deferred_only" 400 "Only a deferred branch can have this"
         "A delay after the decision, or work after a rollback, makes sense for deferred branches \
         only."

@@ -86,8 +86,12 @@ fn answer(word: &str) -> Answer {
         "lost" => Answer::Unknown("lost".into()),
         "unsent" => Answer::Unsent("refused".into()),
         "unsupported" => Answer::Unsupported,
-        "already-committed" => Answer::Contradiction(Contradiction::AlreadyCommitted),
-        "already-rolled-back" => Answer::Contradiction(Contradiction::AlreadyRolledBack),
+        "already-committed" => {
+            Answer::Contradiction(Contradiction::AlreadyCommitted, "said so".into())
+        }
+        "already-rolled-back" => {
+            Answer::Contradiction(Contradiction::AlreadyRolledBack, "said so".into())
+        }
         _ => panic!("no answer {word}"),
     }
 }
@@ -147,8 +151,9 @@ impl World {
     }
 
     fn enlist(&mut self, word: &str) -> String {
-        let live = self.live().map(|live| live.branches.iter().map(|b| b.plan.clone()).collect());
-        let branch = branch(word, &live.unwrap_or_else(Vec::new));
+        let plans = |live: &Transaction| live.branches.iter().map(|b| b.plan.clone()).collect();
+        let live: Option<Vec<BranchPlan>> = self.live().map(plans);
+        let branch = branch(word, &live.unwrap_or_default());
         let transaction = id("T");
         match self.coordinator.check_enlist(&transaction, &branch) {
             Ok(number) if usize::from(number) == self.names.len() => {

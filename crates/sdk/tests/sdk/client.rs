@@ -25,6 +25,8 @@ async fn serve(app: Router) -> String {
 
 fn status() -> TransactionStatus {
     TransactionStatus {
+        interactive: false,
+        heuristic: None,
         id: "t".into(),
         stage: Stage::Ended,
         outcome: Some(Outcome::Commit),

@@ -70,7 +70,7 @@ pub(super) async fn begin(
     let chosen = convert::chosen_id(&request, &headers)?;
     let plan = convert::plan(shared, &request)?;
     drop(body);
-    // An interactive one is begun when it is open: its outcome is asked for by the request to commit.
+    // An interactive one is begun when it is open: the request to commit waits for its outcome.
     let wait = match request.interactive {
         true => Wait::Accepted,
         false => convert::wait(request.wait),

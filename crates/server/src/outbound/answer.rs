@@ -70,7 +70,7 @@ fn judge_last_word(response: Response<'_>) -> Answer {
     match response.status {
         StatusCode::OK => vote(response),
         StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => match contradiction(response) {
-            Some(contradiction) => Answer::Contradiction(contradiction),
+            Some(contradiction) => contradicts(response, contradiction),
             None => Answer::No(reason(response).into()),
         },
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
@@ -87,7 +87,7 @@ fn judge_acknowledgement(response: Response<'_>) -> Answer {
         StatusCode::OK if response.is_html() => unknown(response, "the answer is an HTML page"),
         StatusCode::OK | StatusCode::NO_CONTENT => Answer::Acknowledged,
         StatusCode::CONFLICT => match contradiction(response) {
-            Some(contradiction) => Answer::Contradiction(contradiction),
+            Some(contradiction) => contradicts(response, contradiction),
             None => judge_anything_else(response),
         },
         _ => judge_anything_else(response),
@@ -99,6 +99,13 @@ fn judge_anything_else(response: Response<'_>) -> Answer {
         return unknown(response, "redirects are not followed");
     }
     unknown(response, &explanation(response).unwrap_or_default())
+}
+
+fn contradicts(response: Response<'_>, contradiction: Contradiction) -> Answer {
+    let Answer::Unknown(text) = judge_anything_else(response) else {
+        return Answer::Contradiction(contradiction, contradiction.code().into());
+    };
+    Answer::Contradiction(contradiction, text)
 }
 
 /// The contradiction that a problem document's code names.
@@ -361,6 +368,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_of_who_alone_decides() {
+        let unsupported = Answer::Unsupported;
+        for operation in [Operation::CommitOnePhase, Operation::Inquire] {
+            case(operation, 200, "", Answer::Yes(None));
+            case(operation, 409, r#"{"reason":"not there"}"#, Answer::No("not there".into()));
+            for status in [404, 405, 501] {
+                case(operation, status, "", unsupported.clone());
+            }
+            case(operation, 503, "", unknown("HTTP 503 Service Unavailable"));
+            let claim = Contradiction::WrongKind;
+            let text = "HTTP 409 Conflict: wrong_kind".into();
+            case(operation, 409, r#"{"code":"wrong_kind"}"#, Answer::Contradiction(claim, text));
+        }
+    }
+
+    #[test]
     fn acknowledgements() {
         for operation in [Operation::Commit, Operation::Rollback, Operation::Compensate] {
             case(operation, 200, "", Answer::Acknowledged);
@@ -373,7 +396,10 @@ mod tests {
                 operation,
                 409,
                 r#"{"code":"never_prepared","detail":"no such branch"}"#,
-                unknown("HTTP 409 Conflict: never_prepared: no such branch"),
+                Answer::Contradiction(
+                    Contradiction::NeverPrepared,
+                    "HTTP 409 Conflict: never_prepared: no such branch".into(),
+                ),
             );
             case(
                 operation,

@@ -3,8 +3,8 @@
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
 //! connection is made `connect`'s, which are kept `pool`'s, what an answer means `answer`'s, and
-//! how results get into payloads [`references`]'s. Whether a participant that fails is called at all
-//! is `breaker`'s.
+//! how results get into payloads [`references`]'s. Whether a participant that fails is called at
+//! all is `breaker`'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
@@ -138,8 +138,8 @@ impl HttpTransport {
     /// Carries one call, within the call's own time limit. Needs a tokio runtime.
     ///
     /// Every failure, and every answer that is not in the contract's closed set, is
-    /// [`Answer::Unknown`] with a text that says what happened; where it matters, one that was never
-    /// sent is [`Answer::Unsent`].
+    /// [`Answer::Unknown`] with a text that says what happened; where it matters, one that was
+    /// never sent is [`Answer::Unsent`].
     pub async fn call(&self, call: Call) -> Answer {
         self.start_sweeper();
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
@@ -196,7 +196,7 @@ impl HttpTransport {
             | Answer::ReadOnly
             | Answer::No(_)
             | Answer::Unsupported
-            | Answer::Contradiction(_)
+            | Answer::Contradiction(..)
             | Answer::Unsent(_)
             | Answer::Acknowledged => pass.answered(),
         }

@@ -106,6 +106,8 @@ fn call_to(participant: &str, operation: Operation) -> Call {
         attempt: 3,
         timeout_ms: 5_000,
         payload: None,
+        results: Vec::new(),
+        outcome: None,
     }
 }
 
