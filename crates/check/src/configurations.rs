@@ -261,9 +261,9 @@ pub fn deep() -> Vec<Configuration> {
     let saga = stormy("deep: saga refused", &[STEP, LATER_REFUSAL], 2);
     let open = |setup: Setup| Setup { open: true, commit_requests: 2, symmetry: false, ..setup };
     let interactive = open(stormy("deep: interactive", &[YES, TRIED], 1));
-    let interactive = Setup { begun_with: 1, cancels: 1, checkpoints: 1, ..interactive };
+    let interactive = Setup { begun_with: 1, gives_up: false, checkpoints: 1, ..interactive };
     let inquiry = open(stormy("deep: inquiry", &[LOCAL, MESSAGE, NOTICE], 2));
-    let inquiry = Setup { begun_with: 1, cancels: 1, attempts_max: 2, ..inquiry };
+    let inquiry = Setup { begun_with: 1, gives_up: false, cancels: 1, ..inquiry };
     let one = Setup { one_phase: true, old_copies: true, cancels: 1, ..stormy("x", ONE, 2) };
     let one = Setup { name: "deep: one phase", attempts_max: 2, refuses: true, ..one };
     let by_hand = Setup { resolutions: 1, symmetry: false, ..stormy("x", TWO, 1) };

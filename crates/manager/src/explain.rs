@@ -39,6 +39,8 @@ pub struct Awaited {
     pub attempts: u32,
     /// What went wrong last.
     pub last_error: Option<String>,
+    /// Whether a call to it is under way.
+    pub in_flight: bool,
     /// Whether it is parked.
     pub parked: bool,
     /// What happens next with it, in a sentence.
@@ -118,7 +120,7 @@ fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Milli
         return ("Nothing: it has ended.".to_owned(), None);
     }
     let soonest = awaited.iter().filter_map(|one| Some((one.next_at_ms?, one))).min_by_key(|x| x.0);
-    let asked = awaited.iter().find(|one| one.next_at_ms.is_none());
+    let asked = awaited.iter().find(|one| one.in_flight);
     if transaction.decision.is_none() && transaction.stage() != Stage::Settling {
         let deadline = transaction.phase_one_deadline();
         let whole = transaction.whole_deadline().unwrap_or(Millis::MAX);
@@ -223,6 +225,7 @@ impl Awaited {
             since_ms: first_called(transaction, number, operation),
             attempts: branch.attempt,
             last_error: branch.last_error.as_ref().map(ToString::to_string),
+            in_flight: branch.in_flight,
             parked,
             next: match transaction.stage() {
                 Stage::Open => "waits until its initiator asks to commit".to_owned(),

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use unanimity_sdk::api::{BranchRequest, Json, Kind, Outcome, TransactionRequest};
-use unanimity_sdk::{Client, ClientError};
+use unanimity_sdk::api::{
+    BranchRequest, Json, Kind, Outcome, TransactionRequest, TransactionStatus,
+};
+use unanimity_sdk::{Client, ClientError, TransactionId};
 
 use unanimity::core::splitmix64;
 
@@ -85,6 +87,33 @@ impl Progress {
     }
 }
 
+/// What a branch asks of a bank.
+fn branch(name: &str, participant: &str, account: &str, cents: i64) -> BranchRequest {
+    let payload = serde_json::json!({ "account": account, "amount": cents });
+    BranchRequest {
+        name: name.to_owned(),
+        participant: participant.to_owned(),
+        payload: Json::from_value(&payload).unwrap_or_default(),
+        ..BranchRequest::default()
+    }
+}
+
+/// An order of 100.00: all three kinds of branches. The courier's account takes 60.00 of it, and
+/// whoever gets the receipt 40.00.
+#[must_use]
+pub fn order(id: &str, participants: &[String; 2], courier: &str) -> TransactionRequest {
+    let money = branch("money", &participants[0], "A-1", -10_000);
+    let mut courier = branch("courier", &participants[1], courier, 6_000);
+    let mut receipt = branch("receipt", &participants[1], "B-2", 4_000);
+    courier.kind = Kind::Compensable;
+    receipt.kind = Kind::Deferred;
+    TransactionRequest {
+        id: Some(id.to_owned()),
+        branches: vec![money, courier, receipt],
+        ..TransactionRequest::default()
+    }
+}
+
 /// A transfer between two accounts, each at a bank of its own.
 #[must_use]
 pub fn transfer(
@@ -94,15 +123,6 @@ pub fn transfer(
     cents: i64,
     prepare_timeout_ms: u64,
 ) -> TransactionRequest {
-    let branch = |name: &str, participant: &str, account: &str, cents: i64| {
-        let payload = serde_json::json!({ "account": account, "amount": cents });
-        BranchRequest {
-            name: name.to_owned(),
-            participant: participant.to_owned(),
-            payload: Json::from_value(&payload).unwrap_or_default(),
-            ..BranchRequest::default()
-        }
-    };
     TransactionRequest {
         id: Some(id.to_owned()),
         branches: vec![
@@ -147,6 +167,9 @@ fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Transacti
             request.branches[1].payload = Json::from_value(&payload).unwrap_or_default();
         }
         request.execute_timeout_ms = Some(options.prepare_timeout_ms);
+        // A quarter is begun empty, and enlists its branches one by one.
+        request.interactive = draw(4) == 0;
+        request.open_timeout_ms = Some(options.prepare_timeout_ms);
     }
     request
 }
@@ -189,12 +212,46 @@ pub async fn run(
     initiators.join_all().await;
 }
 
+/// One way through an interactive transaction. Every step may be taken again, so whoever lost an
+/// answer begins anew. One transaction in eight is left after its branches: its time runs out.
+async fn interactively(
+    client: &Client,
+    request: &TransactionRequest,
+) -> Result<TransactionStatus, ClientError> {
+    let name = request.id.clone().unwrap_or_default();
+    let id = TransactionId::new(&name).map_err(|error| ClientError::Unusable(error.to_string()))?;
+    let begun =
+        client.begin(&TransactionRequest { branches: Vec::new(), ..request.clone() }).await?;
+    if begun.outcome.is_some() {
+        return Ok(begun);
+    }
+    let open = client.join(id.clone());
+    for branch in &request.branches {
+        match open.enlist(branch).await {
+            Err(error) if matches!(error.code(), Some("not_open" | "transaction_unknown")) => break,
+            enlisted => enlisted?,
+        };
+    }
+    let left = name.bytes().map(u32::from).sum::<u32>() % 8 == 0;
+    if left {
+        return client.get(&id, Some(ASK_AGAIN)).await;
+    }
+    match open.commit().await {
+        Err(error) if error.code() == Some("already_decided") => client.get(&id, None).await,
+        committed => committed,
+    }
+}
+
 /// Asks until the outcome is known: an initiator that lost its answer uses the same id again.
 async fn until_known(client: &Client, request: &TransactionRequest, progress: &Progress) {
     let started = Instant::now();
     let id = request.id.clone().unwrap_or_default();
     loop {
-        match client.begin(request).await {
+        let asked = match request.interactive {
+            true => interactively(client, request).await,
+            false => client.begin(request).await,
+        };
+        match asked {
             Ok(transaction) => {
                 if let Some(outcome) = transaction.outcome {
                     let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -3,6 +3,7 @@
 //! killed; then every account and every transaction is checked.
 
 pub mod chaos;
+mod explained;
 pub mod fleet;
 pub mod load;
 pub mod verdict;
@@ -22,6 +23,7 @@ use unanimity_sdk::api::TransactionList;
 use unanimity_sdk::{Client, TransactionId};
 
 use self::chaos::{ChaosOptions, Killed};
+use self::explained::Explained;
 use self::fleet::{Fleet, FleetOptions};
 use self::load::{Acknowledged, LoadOptions, Progress};
 use self::verdict::Verdict;
@@ -69,6 +71,10 @@ pub struct DemoArguments {
     /// Mixes two-phase, compensable and deferred branches, rather than two-phase ones only.
     #[arg(long)]
     pub mixed: bool,
+    /// Asks every live transaction all the time what it waits for, and counts one that does not
+    /// know as an error.
+    #[arg(long)]
+    pub explain: bool,
     /// How the banks keep transfers out of each other's way.
     #[arg(long, value_enum, default_value_t)]
     pub accounts_by: AccountsBy,
@@ -129,7 +135,7 @@ async fn told(arguments: &DemoArguments, seed: u64, folder: &Path) -> Ended {
         two_transfers(&fleet).await?;
     }
     let heading = format!(
-        "\n3. {} transfers, {} at a time, while everything fails",
+        "\n5. {} transfers, {} at a time, while everything fails",
         arguments.transfers, arguments.concurrency
     );
     say(paint(HEADING, heading));
@@ -186,16 +192,33 @@ fn introduction(fleet: &Fleet, folder: &Path, arguments: &DemoArguments) -> Stri
 /// One transfer that commits and one that is refused, each with the command that repeats it.
 async fn two_transfers(fleet: &Fleet) -> anyhow::Result<()> {
     let (client, participants) = (fleet.client()?, fleet.participants());
+    let accounts = ["A-1", "B-1"];
+    let transfer = |id, cents| load::transfer(id, &participants, accounts, cents, 5_000);
+    let order = |id, courier| load::order(id, &participants, courier);
     let cases = [
-        ("1. A transfer of 100.00 from account A-1 to account B-1", "demo-commits", 10_000),
-        ("2. A transfer of 9,999.00, which account A-1 does not have", "demo-refused", 999_900),
+        (
+            "1. A transfer of 100.00 from account A-1 to account B-1",
+            transfer("demo-commits", 10_000),
+        ),
+        (
+            "2. A transfer of 9,999.00, which account A-1 does not have",
+            transfer("demo-refused", 999_900),
+        ),
+        (
+            "3. An order: money is reserved (two-phase), a courier booked (compensable), and a \
+             receipt sent (deferred)",
+            order("demo-order", "B-1"),
+        ),
+        (
+            "4. The same, and no courier comes: the money is free again, no receipt is sent",
+            order("demo-order-refused", "nobody"),
+        ),
     ];
-    for (title, id, cents) in cases {
+    for (title, mut request) in cases {
         anstream::println!("\n{}", paint(HEADING, title));
-        let mut request = load::transfer(id, &participants, ["A-1", "B-1"], cents, 5_000);
         request.wait = Some(unanimity_sdk::api::Wait::Completed);
         let begun = client.begin(&request).await?;
-        let timeline = client.timeline(&TransactionId::new(id)?).await?;
+        let timeline = client.timeline(&TransactionId::new(&begun.id)?).await?;
         for line in crate::draw::transaction(&begun, &timeline).lines() {
             anstream::println!("   {line}");
         }
@@ -250,8 +273,14 @@ pub async fn storm(
         end.send_replace(true);
     };
     let watching = show(&bar, &progress, arguments.transfers, end.subscribe());
-    let ((), (), killed) =
-        tokio::join!(transfers, watching, chaos::rage(fleet, &chaos, &progress, ended));
+    let explaining = async {
+        match arguments.explain {
+            true => explained::all(&client, ended.clone()).await,
+            false => Explained::default(),
+        }
+    };
+    let raging = chaos::rage(fleet, &chaos, &progress, ended.clone());
+    let ((), (), explained, killed) = tokio::join!(transfers, watching, explaining, raging);
     let took = started.elapsed();
     bar.finish_and_clear();
     let mut killed = killed?;
@@ -261,6 +290,8 @@ pub async fn storm(
     }
     let acknowledged = progress.take();
     let mut verdict = verdict::judge(&client, &banks, &acknowledged, money_before_cents).await?;
+    verdict.explained = explained.asked;
+    verdict.wrong.extend(explained.wrong);
     let (known, started) = (acknowledged.outcomes.len(), progress.started());
     if known != started {
         verdict.wrong.push(format!("{known} of {started} outcomes are known"));
@@ -313,12 +344,16 @@ pub(crate) async fn money(banks: &[Client; 2]) -> anyhow::Result<i64> {
     Ok(sum)
 }
 
+/// Every stage of a transaction that has not ended.
+pub(crate) const LIVE_STAGES: [&str; 6] =
+    ["open", "preparing", "executing", "settling", "committing", "rolling_back"];
+
 /// Waits until no transaction is open, for as long as is fair.
 pub(crate) async fn settle(client: &Client) -> anyhow::Result<()> {
     let started = Instant::now();
     while started.elapsed() < SETTLE_TIMEOUT {
         let mut open = 0;
-        for state in ["preparing", "executing", "committing", "rolling_back"] {
+        for state in LIVE_STAGES {
             let page: TransactionList = client.list(&format!("state={state}&limit=1")).await?;
             open += page.transactions.len();
         }

@@ -23,6 +23,8 @@ pub struct Verdict {
     pub rolled_back: BTreeMap<String, usize>,
     /// How many were taken up again by a restarted coordinator.
     pub recovered: usize,
+    /// How often a live transaction was asked what it waits for, and had an answer.
+    pub explained: usize,
     /// How many are not complete.
     pub open: usize,
     /// The sum of all balances, in cents.
@@ -44,11 +46,13 @@ pub async fn judge(
     money_before_cents: i64,
 ) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::default();
-    let mut history = HashMap::new();
+    let (mut history, mut branches) = (HashMap::new(), HashMap::new());
     each_transaction(coordinator, |transaction| {
         count(&mut verdict, transaction);
         let id = transaction["id"].as_str().unwrap_or_default().to_owned();
         let committed = transaction["outcome"] == "commit";
+        let count = transaction["branches"].as_array().map_or(0, Vec::len);
+        branches.insert(id.clone(), count);
         if history.insert(id.clone(), committed).is_some() {
             verdict.wrong.push(format!("{id} is in the history twice"));
         }
@@ -69,8 +73,10 @@ pub async fn judge(
     }
     for (id, _) in history.iter().filter(|(_, committed)| **committed) {
         let committed = seen.get(id).map_or(0, |states| count_committed(states));
-        if committed != 2 {
-            verdict.wrong.push(format!("{id} committed, but at {committed} banks, not at both"));
+        let count = branches.get(id).copied().unwrap_or(0);
+        if committed != count {
+            let wrong = format!("{id} committed, but only {committed} of its {count} branches did");
+            verdict.wrong.push(wrong);
         }
     }
     if verdict.money_cents != money_before_cents {

@@ -3,7 +3,7 @@
 
 use clap::{Args, Command, FromArgMatches};
 use unanimity_server::demo::fleet::Fleet;
-use unanimity_server::demo::{DemoArguments, fleet_options, storm};
+use unanimity_server::demo::{DemoArguments, Run, fleet_options, storm};
 
 use crate::setup::{Folder, program};
 
@@ -14,7 +14,7 @@ fn arguments(flags: &str) -> DemoArguments {
     DemoArguments::from_arg_matches(&matches).unwrap()
 }
 
-async fn check(flags: &str, seed: u64) {
+async fn check(flags: &str, seed: u64) -> Run {
     let folder = Folder::new();
     let arguments = arguments(flags);
     let mut options = fleet_options(&arguments, seed, folder.path()).unwrap();
@@ -26,7 +26,7 @@ async fn check(flags: &str, seed: u64) {
     println!(
         "seed {seed}: {} kills {:?}, {} transactions, {} committed, rolled back {:?}, {} \
          recovered, \
-         {} duplicates absorbed",
+         {} duplicates absorbed, {} explanations",
         run.killed.total(),
         run.killed.kills,
         verdict.transactions,
@@ -34,6 +34,7 @@ async fn check(flags: &str, seed: u64) {
         verdict.rolled_back,
         verdict.recovered,
         run.killed.duplicates_absorbed,
+        verdict.explained,
     );
     assert_eq!(verdict.wrong, Vec::<String>::new(), "seed {seed}");
     assert!(run.killed.total() >= arguments.kills_min as u64);
@@ -41,6 +42,7 @@ async fn check(flags: &str, seed: u64) {
     assert!(verdict.committed > 100, "too few commits to mean anything");
     assert!(verdict.recovered > 0, "nothing was recovered");
     assert!(run.killed.duplicates_absorbed > 0, "no duplicate was ever sent");
+    run
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,7 +56,11 @@ async fn two_hundred_kills_lose_nothing() {
 async fn two_hundred_kills_lose_nothing_with_all_kinds_of_branches_mixed() {
     // No refusals on demand: a deferred branch that is refused for good can never be complete.
     let flags = "--transfers 1000 --concurrency 32 --kills-min 200 --pause-min-ms 20 \
-                 --pause-max-ms 150 --mixed \
+                 --pause-max-ms 150 --mixed --explain \
                  --faults error_before=0.02,error_after=0.02,lost_answer=0.02,delay=0.002:1500";
-    check(flags, 42).await;
+    let run = check(flags, 42).await;
+    // Each of them named a next action: one that did not would be among the wrong.
+    assert!(run.verdict.explained > 1_000, "too few explanations to mean anything");
+    let abandoned = run.verdict.rolled_back.get("abandoned").copied().unwrap_or(0);
+    assert!(abandoned > 0, "no interactive transaction was abandoned");
 }
