@@ -299,23 +299,6 @@ async fn deferred_work_and_the_notice_wait_for_everybody_else() {
 }
 
 #[tokio::test]
-async fn the_notice_also_waits_for_deferred_work_that_was_enlisted_after_it() {
-    let (actor, coordinator) = start().await;
-    let ask = &coordinator.ask;
-    ask.open("t", &json!({"notice": {"url": actor.at("notice")}})).await;
-    let deferred = with(branch(&actor, "mail"), &[("kind", json!("deferred"))]);
-    enlisted(ask, "t", &deferred).await;
-    actor.answer("execute", 503, &json!({}));
-    assert_eq!(ask.about("t", "commit", &json!({})).await.json()["outcome"], "commit");
-    until("two attempts", async || (actor.count("execute", "t") >= 2).then_some(())).await;
-    let course = actor.course("t");
-    assert!(course.iter().all(|call| call == "mail execute"), "{course:?}");
-    actor.answer("execute", 200, &json!({}));
-    ask.ended("t").await;
-    assert_eq!(actor.course("t").last().unwrap(), "notice execute");
-}
-
-#[tokio::test]
 async fn after_a_rollback_only_deferred_work_that_asks_for_it_is_done() {
     let (actor, coordinator) = start().await;
     let ask = &coordinator.ask;
