@@ -94,8 +94,11 @@ class Participant(BaseHTTPRequestHandler):
         operation = self.path.rsplit("/", 1)[-1]
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         key = (self.headers.get("Unanimity-Transaction"), self.headers.get("Unanimity-Branch"))
-        if None in key or (None, operation) not in GUARD:
-            return self.answer(400, {"detail": "not a call that this participant knows"})
+        if None in key:
+            return self.answer(400, {"detail": "the headers of a call are missing"})
+        if (None, operation) not in GUARD:
+            # It says: this is not offered here. The coordinator then prepares and commits instead.
+            return self.answer(404, {"detail": "this participant does not know " + operation[:64]})
         try:
             db = connect()
             self.answer(*handle(db, key, operation, json.loads(body or b"null")))

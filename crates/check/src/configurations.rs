@@ -30,6 +30,7 @@ const fn by_initiator(branch: BranchSetup) -> BranchSetup {
 }
 
 const LOCAL: BranchSetup = branch(Kind::Local, Says::Yes, &[]);
+const LATER: BranchSetup = branch(Kind::TwoPhase, Says::Yes, &[0]);
 const TRIED: BranchSetup = by_initiator(YES);
 const TRIED_STEP: BranchSetup = by_initiator(STEP);
 const NOTICE: BranchSetup = BranchSetup { notice: true, ..branch(Kind::Deferred, Says::Yes, &[]) };
@@ -92,6 +93,8 @@ pub const ONE_PHASE_REFUSED: &str = "one phase refused";
 pub const VISIBLE: &str = "visible work";
 /// An interactive transaction: one branch is there, one is enlisted and tried by the initiator.
 pub const INTERACTIVE: &str = "interactive";
+/// An interactive one whose second branch comes after the first.
+pub const INTERACTIVE_ORDER: &str = "interactive in order";
 /// An interactive one with visible work of the initiator and of the coordinator.
 pub const INTERACTIVE_MIXED: &str = "interactive mixed";
 /// A message that goes out if the initiator's own database has committed.
@@ -140,6 +143,8 @@ fn other_ways() -> Vec<Configuration> {
     let quiet = |setup: Setup| Setup { gives_up: false, ..setup };
     let interactive = quiet(open(stormy(INTERACTIVE, &[YES, TRIED], 1)));
     let interactive = Setup { begun_with: 1, ..interactive };
+    let in_order = quiet(open(stormy(INTERACTIVE_ORDER, &[YES, LATER], 1)));
+    let in_order = Setup { begun_with: 1, ..in_order };
     let mixed = quiet(open(stormy(INTERACTIVE_MIXED, &[TRIED_STEP, STEP], 1)));
     let mixed = Setup { begun_with: 1, ..mixed };
     let inquiry =
@@ -152,7 +157,8 @@ fn other_ways() -> Vec<Configuration> {
         row(one, &[Committed, RolledBack, SettledByCommit, Declined], 23_057),
         row(refused, &[RolledBack, RollbackByVote, RollbackByRecovery], 309),
         row(quiet(stormy(VISIBLE, &[YES, YES, STEP], 1)), &[Committed, Compensated], 1_751),
-        row(interactive, &[Committed, RolledBack, Abandoned, DownWhileOpen, WorkRefused], 686),
+        row(interactive, &[Committed, RolledBack, Abandoned, DownWhileOpen, WorkRefused], 780),
+        row(in_order, &[Committed, RolledBack, DownWhileOpen], 1_801),
         row(mixed, &[Committed, RolledBack, Compensated, DownWhileOpen, WorkRefused], 915),
         row(inquiry, &[Committed, RolledBack, Abandoned, SettledByCommit, WorkRefused], 1_421),
         row(
@@ -261,7 +267,7 @@ pub fn deep() -> Vec<Configuration> {
     let saga = stormy("deep: saga refused", &[STEP, LATER_REFUSAL], 2);
     let open = |setup: Setup| Setup { open: true, commit_requests: 2, symmetry: false, ..setup };
     let interactive = open(stormy("deep: interactive", &[YES, TRIED], 1));
-    let interactive = Setup { begun_with: 1, gives_up: false, checkpoints: 1, ..interactive };
+    let interactive = Setup { begun_with: 1, commit_requests: 1, ..interactive };
     let inquiry = open(stormy("deep: inquiry", &[LOCAL, MESSAGE, NOTICE], 2));
     let inquiry = Setup { begun_with: 1, gives_up: false, cancels: 1, ..inquiry };
     let one = Setup { one_phase: true, old_copies: true, cancels: 1, ..stormy("x", ONE, 2) };
@@ -269,10 +275,10 @@ pub fn deep() -> Vec<Configuration> {
     let by_hand = Setup { resolutions: 1, symmetry: false, ..stormy("x", TWO, 1) };
     let by_hand = Setup { name: "deep: resolved", ..by_hand };
     vec![
-        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused, Checkpointed], 0),
-        row(inquiry, &[Committed, RolledBack, SettledByCommit], 0),
-        row(one, &[Committed, RolledBack, SettledByCommit, Declined], 0),
-        row(by_hand, &[Mixed, Committed, RolledBack], 0),
+        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused], 1_521),
+        row(inquiry, &[Committed, RolledBack, SettledByCommit], 6_455),
+        row(one, &[Committed, RolledBack, SettledByCommit, Declined], 318_168),
+        row(by_hand, &[Mixed, Committed, RolledBack], 91_100),
         row(refuses, &[RollbackByVote], 468_427),
         row(
             stormy("deep: four branches", &[YES, YES, YES, YES], 0),

@@ -91,7 +91,7 @@ pub enum Answer {
     No(Box<str>),
     /// A commit, rollback or compensate is done.
     Acknowledged,
-    /// The participant does not know this operation, and so has done nothing.
+    /// The participant, or this copy of it, does not know the operation.
     Unsupported,
     /// The participant reports that this contradicts what it has already done: how, and in which
     /// words.

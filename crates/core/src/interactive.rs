@@ -114,7 +114,6 @@ impl Coordinator {
         self.disarm(before, id, TimerPurpose::PhaseOneDeadline);
         self.arm_deadlines(id);
         self.observe(now, id, None, What::CommitRequested);
-        self.call_unanswered(now, id, step);
         self.advance(now, id, step);
     }
 }

@@ -96,12 +96,16 @@ fn callable(transaction: &Transaction, kind: Kind) -> Vec<u16> {
 }
 
 /// A recovered coordinator does not know which prepares had left: any may have, so each counts as
-/// called. Visible work is on record before it starts, so the records are right about that.
+/// called. Visible work is on record before it starts, so the records are right about that. An
+/// interactive transaction may go on, and then its prepares are asked in their order as ever.
 pub(crate) fn assume_prepares_called(transaction: &mut Transaction) {
+    let open = transaction.open;
     for branch in &mut transaction.branches {
         if branch.plan.kind == Kind::TwoPhase && branch.ballot == Ballot::NotCalled {
-            branch.ballot = Ballot::Unanswered;
-            branch.reached = transaction.options.one_phase;
+            branch.reached = true;
+            if !open {
+                branch.ballot = Ballot::Unanswered;
+            }
         }
     }
 }

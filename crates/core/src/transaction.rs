@@ -121,7 +121,7 @@ pub struct Branch {
     pub last_error: Option<Box<str>>,
     /// When it is tried again, or first, if that is what it waits for.
     pub retry_at: Option<Millis>,
-    /// Whether a commit in one phase may have reached the participant.
+    /// Whether a commit in one phase, or a prepare before a restart, may have reached it.
     pub(crate) reached: bool,
     /// Whether the participant does not know how to commit in one phase.
     pub(crate) declines_one_phase: bool,
@@ -329,9 +329,14 @@ impl Transaction {
         (timeout_ms > 0).then(|| self.begun_at.saturating_add(timeout_ms))
     }
 
-    /// Where every branch stands, for a record.
+    /// Where every branch stands, for a record. One that may have been called before a restart
+    /// counts as called.
     pub(crate) fn ballots(&self) -> Vec<Ballot> {
-        self.branches.iter().map(|branch| branch.ballot).collect()
+        let ballot = |branch: &Branch| match (branch.ballot, branch.reached) {
+            (Ballot::NotCalled, true) => Ballot::Unanswered,
+            (ballot, _) => ballot,
+        };
+        self.branches.iter().map(ballot).collect()
     }
 
     /// The results that no record holds yet, for the next record.

@@ -177,7 +177,7 @@ impl CommitError {
         match self {
             Self::Unknown => "transaction_unknown",
             Self::Whole => "not_interactive",
-            Self::RolledBack(_) => "already_rolled_back",
+            Self::RolledBack(_) => "already_decided",
             Self::Unavailable(unavailable) => unavailable.code(),
         }
     }

@@ -1,7 +1,7 @@
 //! The manager's face for interactive transactions, and for operators who settle a branch by hand.
 
 use tokio::sync::oneshot;
-use unanimity_core::{BranchPlan, EnlistRefusal, Outcome, PlanError, TransactionId};
+use unanimity_core::{BranchPlan, EnlistRefusal, Outcome, PlanError, Stage, TransactionId};
 
 use crate::error::{CommitError, EnlistError, ResolveError};
 use crate::manager::TransactionManager;
@@ -39,7 +39,12 @@ impl TransactionManager {
         let (reply, replied) = oneshot::channel();
         let command = EnlistCommand { id: id.clone(), branch, after, refers, reply };
         self.send(id, Command::Ask(Ask::Enlist(command))).await?;
-        replied.await.map_err(|_| self.unavailable())?
+        let enlisted = replied.await.map_err(|_| self.unavailable())?;
+        let unknown = matches!(enlisted, Err(EnlistError::Refused(EnlistRefusal::Unknown)));
+        if unknown && self.get(id).await?.is_some_and(|known| known.completed) {
+            return Err(EnlistRefusal::NotOpen(Stage::Ended).into());
+        }
+        enlisted
     }
 
     /// Asks to commit an interactive transaction, and waits as `wait` says. Asking again is safe.

@@ -56,7 +56,7 @@ impl Client {
     /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
     /// use unanimity_sdk::api::{BranchRequest, TransactionRequest};
     /// use unanimity_sdk::{Client, ClientError};
-    /// let client = Client::new("http://127.0.0.1:7070", None)?;
+    /// let client = Client::new("http://127.0.0.1:7171", None)?;
     /// let status = client
     ///     .transaction(TransactionRequest::default(), |open| async move {
     ///         open.enlist(&BranchRequest {
@@ -166,7 +166,8 @@ impl OpenTransaction {
         self.client.ask(Method::POST, &path, None, Duration::ZERO).await
     }
 
-    /// Rolls everything back.
+    /// Rolls everything back. One with an inquiry asks there first: the answer may then say
+    /// `settling`, and have no outcome yet.
     ///
     /// # Errors
     /// [`ClientError`]; `already_decided` if it is committed.

@@ -2,7 +2,7 @@
 //!
 //! **A participant** is a [`SqliteService`] (its own tables in a SQLite file) behind a
 //! [`SqliteParticipant`] (the guard, in the same file and the same local transaction) behind a
-//! [`router`] (the five operations over HTTP). After a restart an [`inquiry`] asks the coordinator
+//! [`router`] (the operations over HTTP). After a restart an [`inquiry`] asks the coordinator
 //! what became of the branches still in doubt. A service without a database uses
 //! [`MemoryParticipant`]; one with a database of another make implements [`Participant`] over the
 //! pure rules in [`guard`]. One whose data are keys with values, and that wants no two transactions

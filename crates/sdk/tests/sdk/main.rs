@@ -9,6 +9,7 @@ mod guard;
 mod http;
 mod inquiry;
 mod keys;
+mod local_work;
 mod resource;
 mod resource_runs;
 mod support;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
-use unanimity::core::{BranchPlan, EnlistRefusal, Options, Plan, TransactionId};
+use unanimity::core::{BranchPlan, EnlistRefusal, Options, Plan, PlanError, TransactionId};
 use unanimity::{
     BeginError, CommitError, EnlistError, EnlistRequest, ResolveError, Unavailable, Wait,
 };
@@ -247,7 +247,11 @@ fn problem_of_code(code: &str, detail: String) -> Problem {
 pub(super) fn problem_of_enlist(error: EnlistError) -> Problem {
     match error {
         EnlistError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
-        EnlistError::Refused(EnlistRefusal::Plan(error)) => error.into(),
+        // The core names the place in the whole; the request is one branch of it.
+        EnlistError::Refused(EnlistRefusal::Plan(error)) => {
+            let field = error.field.rsplit("].").next().unwrap_or_default().to_owned();
+            PlanError { field, ..error }.into()
+        }
         EnlistError::Refused(_) => problem_of_code(error.code(), error.to_string()),
     }
 }

@@ -48,6 +48,14 @@ pub(super) async fn enlist(
     let body = read_body(body, shared.limits.body_bytes_max).await?;
     let request: BranchRequest = parse_json(&body, shared.limits.json_depth_max)?;
     let enlist = convert::enlist(shared, &request)?;
+    if let Some(known) = shared.manager.get(&id).await.map_err(problem_of_unavailable)? {
+        let there = known.branches.iter().any(|branch| branch.name == request.name);
+        let most = shared.limits.branches_max;
+        if known.branches.len() >= most && !there {
+            let detail = format!("the transaction has {most} branches, and no more are allowed");
+            return Err(Problem::new(code::TOO_MANY_BRANCHES, detail));
+        }
+    }
     shared.manager.enlist(&id, enlist).await.map_err(problem_of_enlist)?;
     Ok(Json(found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?))
 }

@@ -1,6 +1,7 @@
 //! A participant that does what a test tells it to: vote yes or no, hold its votes back, refuse to
 //! acknowledge; and that remembers who asked it for what.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -22,6 +23,8 @@ pub enum Hold {
     Only(String),
     /// Every answer to a commit or rollback.
     PhaseTwo,
+    /// Every answer of one operation.
+    Operation(&'static str),
 }
 
 /// A call as the participant saw it.
@@ -33,6 +36,8 @@ pub struct Seen {
     pub transaction: String,
     pub branch: String,
     pub attempt: u32,
+    /// What was decided, if the call says so; empty if it does not.
+    pub outcome: String,
     pub body: String,
 }
 
@@ -41,6 +46,7 @@ struct Mind {
     held: AtomicUsize,
     vote: AtomicU16,
     phase_two: AtomicU16,
+    answers: Mutex<BTreeMap<&'static str, (u16, String)>>,
     seen: Mutex<Vec<Seen>>,
 }
 
@@ -58,6 +64,7 @@ impl Actor {
             held: AtomicUsize::new(0),
             vote: AtomicU16::new(200),
             phase_two: AtomicU16::new(200),
+            answers: Mutex::default(),
             seen: Mutex::default(),
         });
         let router =
@@ -97,6 +104,11 @@ impl Actor {
         self.mind.phase_two.store(status, Ordering::SeqCst);
     }
 
+    /// The status and the body with which one operation is answered from now on.
+    pub fn answer(&self, operation: &'static str, status: u16, body: &serde_json::Value) {
+        self.mind.answers.lock().unwrap().insert(operation, (status, body.to_string()));
+    }
+
     /// Every call so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.mind.seen.lock().unwrap().clone()
@@ -108,7 +120,15 @@ impl Actor {
         let these = seen.iter().filter(|seen| seen.operation == operation);
         these.filter(|seen| seen.transaction == transaction).count()
     }
+
+    /// What was asked for on a transaction, in its order, as `branch operation`.
+    pub fn course(&self, transaction: &str) -> Vec<String> {
+        let seen = self.seen().into_iter().filter(|seen| seen.transaction == transaction);
+        seen.map(|seen| format!("{} {}", seen.branch, seen.operation)).collect()
+    }
 }
+
+const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 /// A vote that is held back, counted also if the caller goes away.
 struct Held(Arc<Mind>);
@@ -132,6 +152,7 @@ async fn act(
         transaction: text("unanimity-transaction"),
         branch: text("unanimity-branch"),
         attempt: text("unanimity-attempt").parse().unwrap(),
+        outcome: headers.get("unanimity-outcome").map_or("", |v| v.to_str().unwrap()).to_owned(),
         body,
     };
     let transaction = seen.transaction.clone();
@@ -142,11 +163,16 @@ async fn act(
         Hold::Everybody => prepares,
         Hold::Only(only) => prepares && *only == transaction,
         Hold::PhaseTwo => !prepares,
+        Hold::Operation(only) => operation == *only,
     };
     mind.held.fetch_add(usize::from(prepares), Ordering::SeqCst);
     let held = prepares.then(|| Held(Arc::clone(&mind)));
     mind.hold.subscribe().wait_for(|hold| !mine(hold)).await.unwrap();
     drop(held);
+    let told = mind.answers.lock().unwrap().get(&*operation).cloned();
+    if let Some((status, body)) = told {
+        return (StatusCode::from_u16(status).unwrap(), JSON, body).into_response();
+    }
     if !prepares {
         let status = StatusCode::from_u16(mind.phase_two.load(Ordering::SeqCst)).unwrap();
         return (status, "told so by the test").into_response();

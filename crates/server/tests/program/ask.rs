@@ -131,6 +131,22 @@ impl Ask {
         self.post("/v1/transactions", request).await
     }
 
+    /// Begins an interactive transaction with these fields, and shows it.
+    pub async fn open(&self, id: &str, fields: &Value) -> Value {
+        let mut asked = json!({"id": id, "interactive": true, "branches": []});
+        for (name, value) in fields.as_object().unwrap() {
+            asked[name] = value.clone();
+        }
+        let answer = self.begin(&asked).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    }
+
+    /// Asks for something about a transaction, by the rest of the path.
+    pub async fn about(&self, id: &str, rest: &str, body: &Value) -> Answer {
+        self.post(&format!("/v1/transactions/{id}/{rest}"), body).await
+    }
+
     /// A transaction as it is.
     pub async fn shown(&self, id: &str) -> Value {
         let answer = self.get(&format!("/v1/transactions/{id}")).await;

@@ -12,6 +12,8 @@ mod breaker;
 mod commands;
 mod crashes;
 mod described;
+mod interactive;
+mod interactive_settled;
 mod limits;
 mod moments;
 mod setup;
