@@ -1,5 +1,5 @@
-//! Asks, for as long as a run lasts, every live transaction what it waits for: each must name a next
-//! action with a time, or a call that is under way.
+//! Asks, for as long as a run lasts, every live transaction what it waits for: each must name a
+//! next action with a time, or a call that is under way.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn round(client: &Client, stage: &str, explained: &mut Explained) {
     }
 }
 
-/// A deadline, a call under way, a planned retry; or nobody is awaited and the end is being written.
+/// A deadline, a call under way, a planned retry; or nobody is awaited, and the end is written.
 fn has_next_action(answer: &Value) -> bool {
     let awaited = answer["awaited"].as_array().map_or(&[][..], Vec::as_slice);
     let moves = |one: &Value| one["in_flight"] == true || one["next_at_ms"].is_u64();
