@@ -2,6 +2,8 @@
 //! the initiator does itself, requests that come twice or too late, results that flow, deferred
 //! work, and the plans that are refused.
 
+use std::slice;
+
 use serde_json::{Value, json};
 use unanimity_sdk::TransactionError;
 use unanimity_sdk::api::{BranchRequest, Outcome, TransactionRequest};
@@ -250,9 +252,9 @@ async fn plans_that_could_not_be_kept_are_refused_and_nobody_is_called() {
             false,
         ),
         ("deferred_only", b(&[("delay_ms", json!(5))]), "delay_ms", false),
-        ("deferred_only", b(std::slice::from_ref(&also)), "also_on_rollback", false),
+        ("deferred_only", b(slice::from_ref(&also)), "also_on_rollback", false),
         ("local_unsafe", b(&[("kind", json!("local"))]), "kind", false),
-        ("phase_one_by_unsafe", b(std::slice::from_ref(&by_initiator)), "phase_one_by", true),
+        ("phase_one_by_unsafe", b(slice::from_ref(&by_initiator)), "phase_one_by", true),
     ];
     for (number, (code, branch, field, may_be_enlisted)) in cases.into_iter().enumerate() {
         let whole = with(request("whole", &[]), &[("branches", json!([a, branch]))]);

@@ -1,6 +1,8 @@
 //! Where the coordinator may not decide alone: one participant that commits in one phase, an
 //! initiator's own database that is asked, and an operator's word on a branch.
 
+use std::slice;
+
 use serde_json::{Value, json};
 
 use crate::actor::{Actor, Hold};
@@ -36,7 +38,7 @@ async fn a_single_branch_commits_in_one_call() {
     let (actor, coordinator) = start().await;
     let ask = &coordinator.ask;
     let completed = ("wait", json!("completed"));
-    let shown = ask.begin(&single(&actor, "one", std::slice::from_ref(&completed))).await.json();
+    let shown = ask.begin(&single(&actor, "one", slice::from_ref(&completed))).await.json();
     assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)));
     assert_eq!(actor.course("one"), ["a commit_one_phase"]);
     assert_eq!(actor.seen()[0].body, json!({"of": "one"}).to_string());
@@ -46,7 +48,7 @@ async fn a_single_branch_commits_in_one_call() {
     for status in [404, 405, 501] {
         actor.answer("commit_one_phase", status, &json!({}));
         let id = format!("unknown-{status}");
-        let shown = ask.begin(&single(&actor, &id, std::slice::from_ref(&completed))).await.json();
+        let shown = ask.begin(&single(&actor, &id, slice::from_ref(&completed))).await.json();
         assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)));
         assert_eq!(actor.course(&id), ["a commit_one_phase", "a prepare", "a commit"]);
     }
