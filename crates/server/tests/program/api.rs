@@ -487,7 +487,7 @@ async fn a_commit_is_never_turned_back_by_a_timeout() {
     let (actor, coordinator) = (Actor::start().await, Coordinator::start(&flags).await);
     let ask = &coordinator.ask;
     actor.phase_two(500);
-    let fields = [("timeout_ms", json!(300)), ("wait", json!("completed"))];
+    let fields = [("timeout_ms", json!(3_000)), ("wait", json!("completed"))];
     let asked = with(request("t", &actor.two()), &fields);
     // Its limit passes: the answer says that it is decided, and not complete.
     let shown = check(&ask.begin(&asked).await, 202, json!("commit"), false);
