@@ -100,9 +100,10 @@ fn callable(transaction: &Transaction, kind: Kind) -> Vec<u16> {
 /// interactive transaction may go on, and then its prepares are asked in their order as ever.
 pub(crate) fn assume_prepares_called(transaction: &mut Transaction) {
     let open = transaction.open;
+    let remembered = open || transaction.options.one_phase;
     for branch in &mut transaction.branches {
         if branch.plan.kind == Kind::TwoPhase && branch.ballot == Ballot::NotCalled {
-            branch.reached = true;
+            branch.reached = remembered;
             if !open {
                 branch.ballot = Ballot::Unanswered;
             }
