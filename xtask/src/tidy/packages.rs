@@ -9,16 +9,24 @@ use super::files::Files;
 ///
 /// `server` reaches everything that its two arrows (manager, sdk) lead to, and the bank, which its
 /// demo runs. `bank` is an example of what a user writes: it sees the sdk alone.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("unanimity-core", &[]),
     ("unanimity-journal", &[]),
     ("unanimity", &["unanimity-core", "unanimity-journal"]),
     ("unanimity-sdk", &["unanimity-core"]),
     (
         "unanimity-server",
-        &["unanimity", "unanimity-core", "unanimity-journal", "unanimity-sdk", "unanimity-bank"],
+        &[
+            "unanimity",
+            "unanimity-core",
+            "unanimity-journal",
+            "unanimity-judge",
+            "unanimity-sdk",
+            "unanimity-bank",
+        ],
     ),
-    ("unanimity-check", &["unanimity-core", "unanimity-journal"]),
+    ("unanimity-judge", &["unanimity-core"]),
+    ("unanimity-check", &["unanimity-core", "unanimity-journal", "unanimity-judge"]),
     ("unanimity-bank", &["unanimity-sdk"]),
     ("xtask", &[]),
 ];

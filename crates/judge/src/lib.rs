@@ -1,0 +1,35 @@
+//! Judges a history of distributed transactions. One trace format ([`trace`]) is written by the
+//! model, the simulator, the crash tests and the program's own export; one [`Judge`] reads any of
+//! them. The rules of one transaction ([`rules`]) are functions of whoever has the [`Evidence`], so
+//! that the model checker asks the very same in every state that it reaches.
+//!
+//! ```
+//! use unanimity_judge::{Judge, read_line};
+//! let trace = [
+//!     r#"{"at":0,"event":"trace","version":1,"source":"by hand","sees":["coordinator"]}"#,
+//!     r#"{"at":1,"event":"recorded","transaction":"t","fact":"begun","branches":[]}"#,
+//!     r#"{"at":2,"event":"told","transaction":"t","told":"outcome","outcome":"commit"}"#,
+//! ];
+//! let mut judge = Judge::new();
+//! for (number, line) in (1..).zip(trace) {
+//!     judge.take(&read_line(number, line).unwrap());
+//! }
+//! let found = judge.found()[0].to_string();
+//! assert_eq!(
+//!     found,
+//!     "line 3, 2 ms, transaction t: durable before visible: commit was told, and is not durable"
+//! );
+//! ```
+
+mod case;
+pub mod evidence;
+mod judge;
+pub mod rules;
+pub mod trace;
+mod words;
+
+pub use evidence::{Evidence, Outcomes};
+pub use judge::{Finding, Judge, names};
+pub use trace::{BranchLine, Event, FactLine, Line, Move, Sight, TRACE_VERSION, ToldLine};
+pub use trace::{TraceError, read_line, write_line};
+pub use words::state_word;
