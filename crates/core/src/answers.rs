@@ -310,6 +310,9 @@ impl Coordinator {
             policy.delay_unparked(branch.failures, random)
         };
         let at = now.saturating_add(delay_ms);
+        if patient && self.config.mutations.has(Mutation::RetryNotArmed) {
+            return;
+        }
         branch.retry_at = Some(at);
         self.arm(at, id, TimerPurpose::Retry(about.branch));
         if parks {

@@ -13,8 +13,9 @@ use crate::phase_one::{self, Next};
 use crate::schedule::Schedule;
 use crate::transaction::{Ballot, Progress};
 use crate::{
-    Call, Effect, Event, Fact, Kind, Millis, Observation, Operation, Outcome, Plan, Reason, Record,
-    Refusal, Resolution, Step, Timer, TimerPurpose, Transaction, TransactionId, What, phase_two,
+    Call, Effect, Event, Fact, Kind, Millis, Mutation, Observation, Operation, Outcome, Plan,
+    Reason, Record, Refusal, Resolution, Step, Timer, TimerPurpose, Transaction, TransactionId,
+    What, phase_two,
 };
 
 /// The bounds and the seed of one coordinator.
@@ -154,17 +155,6 @@ impl Coordinator {
         self.transactions.contains_key(id)
     }
 
-    /// Writes everything that is known of a live transaction anew, so that the batches which hold
-    /// its older records can be forgotten. `None` if it is not live.
-    pub fn rewrite(&mut self, now: Millis, id: &TransactionId) -> Option<Step> {
-        let transaction = self.transactions.get_mut(id)?;
-        let timeline = &mut transaction.timeline;
-        timeline.saved.append(&mut timeline.unsaved);
-        let fact = Fact::Snapshot(Box::new(transaction.clone()));
-        let record = Record { transaction: id.clone(), at: now, fact, observations: Vec::new() };
-        Some(Step { records: vec![record], effects: Vec::new() })
-    }
-
     /// What happens next, now that `event` has happened. Time is the driver's: `now` never runs
     /// backwards between two calls.
     pub fn handle(&mut self, now: Millis, event: Event) -> Step {
@@ -239,7 +229,9 @@ impl Coordinator {
                 let ballots = transaction.ballots();
                 let results = transaction.unsaved_results();
                 let fact = Fact::Executing { branches: branches.clone(), ballots, results };
-                self.record(now, id, fact, step);
+                if !self.config.mutations.has(Mutation::ExecutingNotRecorded) {
+                    self.record(now, id, fact, step);
+                }
                 self.disarm(before, id, TimerPurpose::PhaseOneDeadline);
                 self.arm_deadlines(id);
                 for number in branches {

@@ -154,7 +154,7 @@ pub fn judge(row: Option<&GuardRow>, operation: Operation, mutations: Mutations)
         Operation::Prepare => judge_prepare(row, mutations),
         Operation::Commit => judge_commit(row, mutations),
         Operation::Rollback => judge_rollback(row),
-        Operation::Execute => judge_execute(row),
+        Operation::Execute => judge_execute(row, mutations),
         Operation::Compensate => judge_compensate(row),
         Operation::CommitOnePhase => judge_commit_one_phase(row),
         Operation::Inquire => judge_inquire(row),
@@ -209,7 +209,13 @@ fn judge_unknown(operation: Operation, mutations: Mutations) -> Verdict {
             let reply = Reply::No(NOT_THERE_REASON.to_owned());
             Verdict::Remember(row(GuardState::RolledBack), reply)
         }
+        Operation::Rollback if mutations.has(Mutation::RollbackNotRemembered) => {
+            Verdict::Repeat(Reply::Acknowledged)
+        }
         Operation::Rollback => Verdict::Remember(row(GuardState::RolledBack), Reply::Acknowledged),
+        Operation::Compensate if mutations.has(Mutation::CompensateNotRemembered) => {
+            Verdict::Repeat(Reply::Acknowledged)
+        }
         Operation::Compensate => {
             Verdict::Remember(row(GuardState::Compensated), Reply::Acknowledged)
         }
@@ -231,6 +237,7 @@ fn judge_prepare(row: &GuardRow, mutations: Mutations) -> Verdict {
         }
         GuardState::ReadOnly => Verdict::Repeat(Reply::ReadOnly),
         GuardState::RolledBack if mutations.has(Mutation::PrepareAfterRollback) => Verdict::Apply,
+        GuardState::VotedNo if mutations.has(Mutation::NoNotRemembered) => Verdict::Apply,
         GuardState::RolledBack | GuardState::VotedNo => Verdict::Repeat(no(row)),
         GuardState::Executed | GuardState::Compensated => Verdict::Refuse(Contradiction::WrongKind),
     }
@@ -259,9 +266,12 @@ fn judge_rollback(row: &GuardRow) -> Verdict {
     }
 }
 
-fn judge_execute(row: &GuardRow) -> Verdict {
+fn judge_execute(row: &GuardRow, mutations: Mutations) -> Verdict {
     match row.state {
         GuardState::Executed => Verdict::Repeat(Reply::Yes(row.note.clone())),
+        GuardState::VotedNo if mutations.has(Mutation::RefusedExecuteRepeated) => {
+            Verdict::Repeat(no(row))
+        }
         GuardState::VotedNo => Verdict::Apply,
         GuardState::Compensated => Verdict::Repeat(no(row)),
         GuardState::Prepared

@@ -21,12 +21,14 @@ mod coordinator;
 mod decision;
 mod event;
 pub mod guard;
+mod homes;
 mod ids;
 mod interactive;
 mod kind;
 mod mutation;
 mod one_phase;
 mod options;
+mod outbox;
 #[cfg(feature = "mutations")]
 mod permute;
 mod phase_one;
@@ -34,6 +36,7 @@ mod phase_two;
 mod plan;
 mod record;
 mod recovery;
+mod replay;
 mod resolution;
 mod safety;
 mod schedule;
@@ -51,11 +54,13 @@ pub use interactive::{CloseRefusal, EnlistRefusal};
 pub use kind::{Kind, Operation};
 pub use mutation::{Mutation, Mutations};
 pub use options::Options;
+pub use outbox::{Gathered, Out, Outbox, OutboxBounds};
 pub use plan::{
     BRANCHES_MAX, BranchPlan, PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX, Plan, PlanError,
     REASON_BYTES_MAX, RESULT_BYTES_MAX, TIMEOUT_MS_MAX,
 };
 pub use record::{Fact, Record};
+pub use replay::{Replay, ReplayError, Replayed};
 pub use resolution::{Heuristic, Resolution, ResolveRefusal};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
 pub use timeline::{Observation, Timeline, What};

@@ -48,11 +48,31 @@ pub enum Mutation {
     DeferredBeforeCommits,
     /// A late answer to another call counts as the answer to the one under way.
     LateAnswerEndsTheCall,
+    /// Whoever asks is told what is known before it is durable.
+    RepliesBeforeSync,
+    /// The journal may forget a transaction's old records before the new ones are durable.
+    OldHomeLeftTooEarly,
+    /// The journal is asked to forget one batch more than it may.
+    TruncationOneBatchTooFar,
+    /// A transaction that is written anew loses its decision.
+    SnapshotDropsDecision,
+    /// The guard acknowledges a rollback of what was never prepared, and forgets that it did.
+    RollbackNotRemembered,
+    /// The guard acknowledges a compensation of what was never executed, and forgets that it did.
+    CompensateNotRemembered,
+    /// The guard forgets that it said no.
+    NoNotRemembered,
+    /// A call that failed after the decision is not tried again.
+    RetryNotArmed,
+    /// Visible work starts before it is on record.
+    ExecutingNotRecorded,
+    /// The guard repeats the no of an execute for ever.
+    RefusedExecuteRepeated,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 31] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -74,6 +94,16 @@ impl Mutation {
         Self::CompensationOrderIgnored,
         Self::DeferredBeforeCommits,
         Self::LateAnswerEndsTheCall,
+        Self::RepliesBeforeSync,
+        Self::OldHomeLeftTooEarly,
+        Self::TruncationOneBatchTooFar,
+        Self::SnapshotDropsDecision,
+        Self::RollbackNotRemembered,
+        Self::CompensateNotRemembered,
+        Self::NoNotRemembered,
+        Self::RetryNotArmed,
+        Self::ExecutingNotRecorded,
+        Self::RefusedExecuteRepeated,
     ];
 }
 

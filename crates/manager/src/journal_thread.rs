@@ -4,7 +4,7 @@
 use std::sync::mpsc;
 
 use tokio::sync::mpsc::UnboundedSender;
-use unanimity_core::{Durable, Fact};
+use unanimity_core::{Durable, Gathered};
 use unanimity_journal::{Engine, JournalError, ShardId};
 
 use crate::crash_point::crash_point;
@@ -15,28 +15,6 @@ pub(crate) enum JournalCommand {
     Append(Gathered),
     /// Forget what lies before this position; no answer.
     Truncate(u64),
-}
-
-/// A batch of encoded records for one position.
-#[derive(Debug, Default)]
-pub(crate) struct Gathered {
-    pub(crate) position: u64,
-    pub(crate) records: Vec<Vec<u8>>,
-    pub(crate) bytes: usize,
-    /// Whether a beginning or a decision is among them, for the labelled crash points.
-    pub(crate) has_begun: bool,
-    pub(crate) has_decided: bool,
-}
-
-impl Gathered {
-    pub(crate) fn at(position: u64) -> Self {
-        Self { position, ..Self::default() }
-    }
-
-    pub(crate) fn note(&mut self, fact: &Fact) {
-        self.has_begun |= matches!(fact, Fact::Begun { .. });
-        self.has_decided |= matches!(fact, Fact::Decided { .. });
-    }
 }
 
 /// Works until the shard hangs up or something fails. Each append is answered: with how far the

@@ -15,7 +15,6 @@ mod error;
 mod explain;
 mod filter;
 mod history;
-mod homes;
 mod interactive;
 mod journal_thread;
 mod local;

@@ -2,14 +2,14 @@
 //! batches (one append under way while the next gathers), and lets effects out against receipts. It
 //! waits for no participant, no history, and no client.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Durable, Effect, Event, Fact, Operation, Plan, Refusal, Sealed, Step,
-    TransactionId, encode_record,
+    Coordinator, Durable, Effect, Event, Mutations, Operation, Out, Outbox, OutboxBounds, Plan,
+    Refusal, Replayed, Step, TransactionId,
 };
 use unanimity_journal::JournalError;
 
@@ -18,8 +18,7 @@ use crate::crash_point::crash_point;
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
 use crate::history::{ArchiveReply, ArchiveRequest};
-use crate::homes::Homes;
-use crate::journal_thread::{Gathered, JournalCommand};
+use crate::journal_thread::JournalCommand;
 use crate::recovery::Recovered;
 use crate::transport::{Transport, dispatch};
 use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
@@ -28,10 +27,6 @@ pub(crate) use requests::{Ask, Committing, EnlistCommand};
 
 mod requests;
 
-/// A batch that has grown to this many bytes is closed and the next one begun.
-const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How many stragglers are written anew in one go.
-const STRAGGLERS_MAX: usize = 256;
 /// Said where the journal's thread has ended, by a panic, without saying why.
 const JOURNAL_GONE: &str = "the journal's thread has ended";
 /// How many commands or answers are taken up between two looks at everything else.
@@ -99,20 +94,8 @@ struct LookedUp {
     found: Result<bool, Unavailable>,
 }
 
-/// Something that may leave only when a position is durable.
-enum Held {
-    Effects(Sealed),
-    Reply(u64, Box<dyn FnOnce() + Send>),
-}
-
-impl Held {
-    fn position(&self) -> u64 {
-        match self {
-            Self::Effects(sealed) => sealed.position(),
-            Self::Reply(position, _) => *position,
-        }
-    }
-}
+/// An answer of the shard's own, to be let out when what it rests on is durable.
+type Reply = Box<dyn FnOnce() + Send>;
 
 /// Asks the history whether an id was used; runs where blocking is allowed.
 pub(crate) type WasUsed = Arc<dyn Fn(&TransactionId) -> Result<bool, Unavailable> + Send + Sync>;
@@ -145,13 +128,7 @@ pub(crate) struct Shard {
     history: std_mpsc::Sender<ArchiveRequest>,
     archived: mpsc::UnboundedReceiver<Result<Vec<TransactionId>, String>>,
     archived_sender: mpsc::UnboundedSender<Result<Vec<TransactionId>, String>>,
-    /// Batches that wait for the append under way; the last one gathers.
-    gathered: VecDeque<Gathered>,
-    append_under_way: bool,
-    next_position: u64,
-    first_position: u64,
-    durable: Durable,
-    held: VecDeque<Held>,
+    outbox: Outbox<Reply>,
     watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
@@ -159,7 +136,6 @@ pub(crate) struct Shard {
     to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
     reserved: HashMap<TransactionId, Vec<BeginCommand>>,
-    homes: Homes,
     bounds: Bounds,
     stopping: bool,
 }
@@ -169,12 +145,14 @@ impl Shard {
         let (answers_sender, answers) = mpsc::unbounded_channel();
         let (looked_up_sender, looked_up) = mpsc::unbounded_channel();
         let (archived_sender, archived) = mpsc::unbounded_channel();
-        let mut homes = Homes::default();
-        let Recovered { coordinator, homes: found, ended, first_position, next_position } =
-            parts.recovered;
-        for (id, position) in &found {
-            homes.settle(id, *position);
-        }
+        let Recovered { replayed, first_position, next_position } = parts.recovered;
+        let Replayed { coordinator, homes, ended } = replayed;
+        let bounds = OutboxBounds {
+            truncate_batches_min: parts.bounds.truncate_batches_min,
+            straggler_batches: parts.bounds.straggler_batches,
+        };
+        let positions = (first_position, next_position);
+        let outbox = Outbox::new(positions, &homes, bounds, Mutations::default());
         let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended)));
         Self {
             coordinator,
@@ -191,17 +169,11 @@ impl Shard {
             history: parts.history,
             archived,
             archived_sender,
-            gathered: VecDeque::new(),
-            append_under_way: false,
-            next_position,
-            first_position,
-            durable: Durable::up_to(next_position - 1),
-            held: VecDeque::new(),
+            outbox,
             watchers: Watchers::default(),
             ending: ending.collect(),
             to_archive: ended,
             reserved: HashMap::new(),
-            homes,
             bounds: parts.bounds,
             stopping: false,
         }
@@ -214,7 +186,7 @@ impl Shard {
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.fire_timers();
-            self.write_stragglers();
+            self.outbox.write_stragglers(self.clock.now_ms(), &mut self.coordinator);
             self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
@@ -262,10 +234,7 @@ impl Shard {
     }
 
     fn is_idle(&self) -> bool {
-        self.coordinator.is_empty()
-            && self.ending.is_empty()
-            && self.gathered.is_empty()
-            && !self.append_under_way
+        self.coordinator.is_empty() && self.ending.is_empty() && self.outbox.is_idle()
     }
 
     fn fire_timers(&mut self) {
@@ -281,94 +250,47 @@ impl Shard {
         self.take(step);
     }
 
-    /// Puts a step's records into the batch that gathers, and keeps its effects back.
+    /// Puts a step's records on their way to the journal, and its effects behind them.
     fn take(&mut self, step: Step) {
-        if step.is_empty() {
-            return;
-        }
         for ended in step.ended() {
             self.ending.insert(ended.id.clone(), Arc::clone(ended));
         }
-        let position = if step.has_records() { self.gathering() } else { self.last_position() };
-        let (records, sealed) = step.seal(position);
-        for record in records {
-            match record.fact {
-                Fact::Begun { .. } => self.homes.settle(&record.transaction, position),
-                Fact::Snapshot(_) => self.homes.move_to(&record.transaction, position),
-                Fact::Enlisted { .. }
-                | Fact::Resolved { .. }
-                | Fact::Executing { .. }
-                | Fact::Decided { .. }
-                | Fact::Finished { .. }
-                | Fact::Ended => {}
-            }
-            let mut bytes = Vec::with_capacity(160);
-            encode_record(&record, &mut bytes);
-            if let Some(batch) = self.gathered.back_mut() {
-                batch.note(&record.fact);
-                batch.bytes += bytes.len();
-                batch.records.push(bytes);
-            }
+        if let Some(out) = self.outbox.take(step) {
+            self.let_out(out);
         }
-        self.hold(Held::Effects(sealed));
     }
 
-    /// The position of the batch that gathers, begun if there is none with room.
-    fn gathering(&mut self) -> u64 {
-        let room = self.gathered.back().is_some_and(|batch| batch.bytes < BATCH_BYTES_MAX);
-        if !room {
-            self.gathered.push_back(Gathered::at(self.next_position));
-            self.next_position += 1;
-        }
-        self.last_position()
-    }
-
-    /// The last position that was handed out, durable or not.
-    const fn last_position(&self) -> u64 {
-        self.next_position - 1
-    }
-
-    /// Lets something out when its position is durable; at once if it is already.
-    fn hold(&mut self, held: Held) {
-        if self.held.is_empty() && Durable::up_to(held.position()) <= self.durable {
-            self.let_out(held);
-        } else {
-            self.held.push_back(held);
+    /// Answers when everything that the answer may rest on is durable.
+    fn reply(&mut self, reply: Reply) {
+        if let Some(out) = self.outbox.reply(reply) {
+            self.let_out(out);
         }
     }
 
     fn start_append(&mut self) -> Result<(), String> {
-        if self.append_under_way {
-            return Ok(());
-        }
-        let Some(batch) = self.gathered.pop_front() else { return Ok(()) };
+        let Some(batch) = self.outbox.next_append() else { return Ok(()) };
         metrics::histogram!("unanimity_journal_batch_records").record(batch.records.len() as f64);
-        self.append_under_way = true;
         let sent = self.journal.send(JournalCommand::Append(batch));
         sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
 
     fn on_receipt(&mut self, receipt: Result<Durable, JournalError>) -> Result<(), String> {
         let durable = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
-        self.append_under_way = false;
-        self.durable = durable;
-        self.homes.durable(durable.position());
+        self.outbox.receipt(durable);
         // The next sync starts before the effects of this one are carried out.
         self.start_append()?;
-        while self.held.front().is_some_and(|held| Durable::up_to(held.position()) <= durable) {
-            if let Some(held) = self.held.pop_front() {
-                self.let_out(held);
-            }
+        while let Some(out) = self.outbox.release() {
+            self.let_out(out);
         }
         self.forget()
     }
 
-    fn let_out(&mut self, held: Held) {
-        match held {
-            Held::Reply(_, reply) => reply(),
-            Held::Effects(sealed) => {
+    fn let_out(&mut self, out: Out<Reply>) {
+        match out {
+            Out::Reply(reply) => reply(),
+            Out::Effects(effects) => {
                 let mut commits = 0;
-                for effect in sealed.release(self.durable) {
+                for effect in effects {
                     if is_commit(&effect) {
                         commits += 1;
                         if commits == 2 {
@@ -440,13 +362,13 @@ impl Shard {
                 let found = self.list(&filter, limit);
                 // dropped: a caller that has gone away wants no list.
                 let send = move || drop(reply.send(found));
-                self.hold(Held::Reply(self.last_position(), Box::new(send)));
+                self.reply(Box::new(send));
             }
             Command::Ask(ask) => self.on_ask(ask),
             Command::Tell { event, reply } => {
                 self.handle(event);
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
-                self.hold(Held::Reply(self.last_position(), Box::new(send)));
+                self.reply(Box::new(send));
             }
             Command::Stop | Command::Abandon => self.stopping = true,
         }
@@ -457,7 +379,7 @@ impl Shard {
             drop(command.reply.send(Err(Unavailable::Stopping.into())));
             return;
         }
-        if !command.may_be_used || self.homes.knows(&command.id) {
+        if !command.may_be_used || self.outbox.knows(&command.id) {
             self.begin(command);
             return;
         }
@@ -544,36 +466,16 @@ impl Shard {
     fn on_archived(&mut self, archived: Result<Vec<TransactionId>, String>) -> Result<(), String> {
         for id in archived.map_err(|error| format!("the history cannot be written: {error}"))? {
             self.ending.remove(&id);
-            self.homes.leave(&id);
+            self.outbox.archived(&id);
         }
         self.forget()
     }
 
     /// Lets the journal forget what nobody needs any more.
     fn forget(&mut self) -> Result<(), String> {
-        let low_water = self.homes.low_water(self.durable.position() + 1);
-        if low_water < self.first_position + self.bounds.truncate_batches_min {
-            return Ok(());
-        }
-        self.first_position = low_water;
+        let Some(low_water) = self.outbox.forgettable() else { return Ok(()) };
         let sent = self.journal.send(JournalCommand::Truncate(low_water));
         sent.map_err(|_| JOURNAL_GONE.to_owned())
-    }
-
-    /// Writes transactions anew that have been live for so long that the journal grows behind them.
-    fn write_stragglers(&mut self) {
-        let low_water = self.homes.low_water(self.next_position);
-        if self.next_position - low_water < self.bounds.straggler_batches {
-            return;
-        }
-        for id in self.homes.stragglers(STRAGGLERS_MAX) {
-            if self.gathered.len() > 1 {
-                return; // There is work enough for the disk; the rest has its turn later.
-            }
-            if let Some(step) = self.coordinator.rewrite(self.clock.now_ms(), &id) {
-                self.take(step);
-            }
-        }
     }
 }
 

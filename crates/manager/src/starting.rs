@@ -129,7 +129,7 @@ fn recover_all(config: &ManagerConfig, internals: &Internals) -> Result<Vec<Open
             ..CoordinatorConfig::default()
         });
         let read = recover(engine.as_mut(), shard, coordinator)?;
-        let live = read.coordinator.len();
+        let live = read.replayed.coordinator.len();
         if live > 0 {
             tracing::info!(shard, live, "taking up the transactions that the journal holds");
         }

@@ -9,7 +9,7 @@ use unanimity_core::{
     TransactionId,
 };
 
-use super::{Held, Shard};
+use super::Shard;
 use crate::error::{EnlistError, ResolveError};
 use crate::filter::Filter;
 use crate::watchers::{Shown, Wait, Watcher, WatcherReply, reached};
@@ -72,7 +72,7 @@ impl Shard {
     fn tell_when_durable<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, value: T) {
         // dropped: a caller that has gone away wants no answer.
         let send = move || drop(reply.send(value));
-        self.hold(Held::Reply(self.last_position(), Box::new(send)));
+        self.reply(Box::new(send));
     }
 
     fn on_enlist(&mut self, command: EnlistCommand) {
@@ -164,7 +164,7 @@ impl Shard {
         match shown.or_else(ended) {
             Some((reached, transaction)) if !may_wait || reached >= wait => {
                 let send = move || watcher.answer(transaction);
-                self.hold(Held::Reply(self.last_position(), Box::new(send)));
+                self.reply(Box::new(send));
             }
             Some(_) => self.watchers.add(id, watcher),
             None => {

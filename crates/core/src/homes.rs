@@ -1,21 +1,27 @@
 //! Which batch each transaction was last written whole in: decides what the journal may forget, and
 //! which stragglers must be written anew so that it can.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use unanimity_core::TransactionId;
+use crate::{Mutation, Mutations, TransactionId};
 
 /// The batches that must still be kept, and for whom.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Homes {
-    by_id: HashMap<TransactionId, u64>,
-    by_batch: BTreeMap<u64, HashSet<TransactionId>>,
+    by_id: BTreeMap<TransactionId, u64>,
+    by_batch: BTreeMap<u64, BTreeSet<TransactionId>>,
     /// Written anew in batches that are not durable yet, in their order.
     moves: VecDeque<(u64, TransactionId)>,
-    moving: HashSet<TransactionId>,
+    moving: BTreeSet<TransactionId>,
+    mutations: Mutations,
 }
 
 impl Homes {
+    /// Nobody is at home yet.
+    pub(crate) fn new(mutations: Mutations) -> Self {
+        Self { mutations, ..Self::default() }
+    }
+
     /// The transaction was written whole, for the first time, in this batch.
     pub(crate) fn settle(&mut self, id: &TransactionId, position: u64) {
         self.leave(id);
@@ -26,6 +32,9 @@ impl Homes {
     /// The transaction is written anew in this batch. Until the batch is durable the old one is
     /// the transaction's only record, and is kept.
     pub(crate) fn move_to(&mut self, id: &TransactionId, position: u64) {
+        if self.mutations.has(Mutation::OldHomeLeftTooEarly) {
+            self.settle(id, position);
+        }
         self.moving.insert(id.clone());
         self.moves.push_back((position, id.clone()));
     }
@@ -59,7 +68,11 @@ impl Homes {
     /// Everything before this position may be forgotten; at most everything that is durable.
     pub(crate) fn low_water(&self, next_position: u64) -> u64 {
         let oldest = self.by_batch.first_key_value().map(|(position, _)| *position);
-        oldest.unwrap_or(next_position).min(next_position)
+        let low_water = oldest.unwrap_or(next_position).min(next_position);
+        if self.mutations.has(Mutation::TruncationOneBatchTooFar) && low_water < next_position {
+            return low_water + 1;
+        }
+        low_water
     }
 
     /// Some of those that keep the oldest batch from being forgotten and are not being written anew

@@ -1,0 +1,290 @@
+//! Group commit: steps come in, batches for the journal and effects that may leave come out. It
+//! decides which batch a step's records go into, what waits for which batch, and what the journal
+//! may forget; when an append is carried out, and by whom, is the driver's.
+//!
+//! One append is under way at a time; what comes meanwhile gathers in the next batch, so that
+//! batches grow with the load (DeWitt and others, "Implementation Techniques for Main Memory
+//! Database Systems", SIGMOD 1984: group commit).
+
+use std::collections::VecDeque;
+
+use crate::homes::Homes;
+use crate::{
+    Coordinator, Durable, Effect, Fact, Millis, Mutation, Mutations, Record, Sealed, Step,
+    TransactionId, encode_record,
+};
+
+/// A batch that has grown to this many bytes is closed and the next one begun.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How many stragglers are written anew in one go.
+const STRAGGLERS_MAX: usize = 256;
+
+/// When the journal is asked to forget, in batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboxBounds {
+    /// It is asked when at least this many batches can go.
+    pub truncate_batches_min: u64,
+    /// A transaction that keeps more batches than this from being forgotten is written anew.
+    pub straggler_batches: u64,
+}
+
+/// A batch of encoded records for one position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gathered {
+    /// Where in the shard's journal it goes.
+    pub position: u64,
+    /// Its records.
+    pub records: Vec<Vec<u8>>,
+    /// How many bytes they have together.
+    pub bytes: usize,
+    /// Whether a beginning is among them, for labelled crash points.
+    pub has_begun: bool,
+    /// Whether a decision is among them, for labelled crash points.
+    pub has_decided: bool,
+}
+
+impl Gathered {
+    fn push(&mut self, record: &Record) {
+        let mut bytes = Vec::with_capacity(160);
+        encode_record(record, &mut bytes);
+        self.has_begun |= matches!(record.fact, Fact::Begun { .. });
+        self.has_decided |= matches!(record.fact, Fact::Decided { .. });
+        self.bytes += bytes.len();
+        self.records.push(bytes);
+    }
+}
+
+/// Something that may leave now.
+#[derive(Debug)]
+pub enum Out<R> {
+    /// What the core wants done.
+    Effects(Vec<Effect>),
+    /// An answer of the driver's own.
+    Reply(R),
+}
+
+/// Something that may leave only when a position is durable.
+#[derive(Clone, Debug)]
+enum Held<R> {
+    Effects(Sealed),
+    Reply(u64, R),
+}
+
+impl<R> Held<R> {
+    fn position(&self) -> u64 {
+        match self {
+            Self::Effects(sealed) => sealed.position(),
+            Self::Reply(position, _) => *position,
+        }
+    }
+
+    fn release(self, durable: Durable) -> Out<R> {
+        match self {
+            Self::Effects(sealed) => Out::Effects(sealed.release(durable)),
+            Self::Reply(_, reply) => Out::Reply(reply),
+        }
+    }
+}
+
+/// What one shard has on its way to the journal. `R` is what the driver answers with: whatever
+/// rests on what the core knows has to wait for the disk as the core's own effects do.
+#[derive(Clone, Debug)]
+pub struct Outbox<R> {
+    /// Batches that wait for the append under way; the last one gathers.
+    gathered: VecDeque<Gathered>,
+    append_under_way: bool,
+    next_position: u64,
+    first_position: u64,
+    durable: Durable,
+    held: VecDeque<Held<R>>,
+    homes: Homes,
+    bounds: OutboxBounds,
+    mutations: Mutations,
+}
+
+impl<R> Outbox<R> {
+    /// An outbox over a journal that was read from `first_position` up to, and without,
+    /// `next_position`, and in which `homes` says where each transaction was last written whole.
+    #[must_use]
+    pub fn new<'a>(
+        (first_position, next_position): (u64, u64),
+        homes: impl IntoIterator<Item = (&'a TransactionId, &'a u64)>,
+        bounds: OutboxBounds,
+        mutations: Mutations,
+    ) -> Self {
+        let mut at_home = Homes::new(mutations);
+        for (id, position) in homes {
+            at_home.settle(id, *position);
+        }
+        Self {
+            gathered: VecDeque::new(),
+            append_under_way: false,
+            next_position,
+            first_position,
+            durable: Durable::up_to(next_position - 1),
+            held: VecDeque::new(),
+            homes: at_home,
+            bounds,
+            mutations,
+        }
+    }
+
+    /// Puts a step's records into the batch that gathers, and keeps its effects back until they
+    /// are durable. Gives back effects that may leave at once.
+    pub fn take(&mut self, step: Step) -> Option<Out<R>> {
+        if step.is_empty() {
+            return None;
+        }
+        let position = if step.has_records() { self.gathering() } else { self.last_position() };
+        let (records, sealed) = step.seal(position);
+        for record in records {
+            match record.fact {
+                Fact::Begun { .. } => self.homes.settle(&record.transaction, position),
+                Fact::Snapshot(_) => self.homes.move_to(&record.transaction, position),
+                Fact::Enlisted { .. }
+                | Fact::Resolved { .. }
+                | Fact::Executing { .. }
+                | Fact::Decided { .. }
+                | Fact::Finished { .. }
+                | Fact::Ended => {}
+            }
+            if let Some(batch) = self.gathered.back_mut() {
+                batch.push(&record);
+            }
+        }
+        self.hold(Held::Effects(sealed))
+    }
+
+    /// Keeps an answer back until everything that it may rest on is durable. Gives it back if that
+    /// is so already.
+    pub fn reply(&mut self, reply: R) -> Option<Out<R>> {
+        if self.mutations.has(Mutation::RepliesBeforeSync) {
+            return Some(Out::Reply(reply));
+        }
+        self.hold(Held::Reply(self.last_position(), reply))
+    }
+
+    fn hold(&mut self, held: Held<R>) -> Option<Out<R>> {
+        if self.mutations.has(Mutation::EffectsBeforeSync) {
+            let durable = Durable::up_to(held.position());
+            return Some(held.release(durable));
+        }
+        if self.held.is_empty() && Durable::up_to(held.position()) <= self.durable {
+            return Some(held.release(self.durable));
+        }
+        self.held.push_back(held);
+        None
+    }
+
+    /// The position of the batch that gathers, begun if there is none with room.
+    fn gathering(&mut self) -> u64 {
+        let room = self.gathered.back().is_some_and(|batch| batch.bytes < BATCH_BYTES_MAX);
+        if !room {
+            let batch = Gathered { position: self.next_position, ..Gathered::default() };
+            self.gathered.push_back(batch);
+            self.next_position += 1;
+        }
+        self.last_position()
+    }
+
+    /// The last position that was handed out, durable or not.
+    const fn last_position(&self) -> u64 {
+        self.next_position - 1
+    }
+
+    /// The next batch to append, unless an append is under way. Answer with [`Outbox::receipt`].
+    pub fn next_append(&mut self) -> Option<Gathered> {
+        if self.append_under_way {
+            return None;
+        }
+        let batch = self.gathered.pop_front()?;
+        self.append_under_way = true;
+        Some(batch)
+    }
+
+    /// The append under way is done. What may leave now is to be had from [`Outbox::release`]; the
+    /// next append can be started before.
+    pub fn receipt(&mut self, durable: Durable) {
+        self.append_under_way = false;
+        self.durable = durable;
+        self.homes.durable(durable.position());
+    }
+
+    /// The next thing that may leave now, in the order in which it came.
+    pub fn release(&mut self) -> Option<Out<R>> {
+        let ready = |held: &Held<R>| Durable::up_to(held.position()) <= self.durable;
+        if !self.held.front().is_some_and(ready) {
+            return None;
+        }
+        self.held.pop_front().map(|held| held.release(self.durable))
+    }
+
+    /// Whether nothing waits for the journal.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.gathered.is_empty() && !self.append_under_way
+    }
+
+    /// How many things are held back.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether the transaction is live, or ended and not in the history yet.
+    #[must_use]
+    pub fn knows(&self, id: &TransactionId) -> bool {
+        self.homes.knows(id)
+    }
+
+    /// The transaction is in the history: the journal may forget it.
+    pub fn archived(&mut self, id: &TransactionId) {
+        self.homes.leave(id);
+    }
+
+    /// The position before which the journal may forget everything, if it is worth asking.
+    pub fn forgettable(&mut self) -> Option<u64> {
+        let low_water = self.homes.low_water(self.durable.position() + 1);
+        if low_water < self.first_position + self.bounds.truncate_batches_min {
+            return None;
+        }
+        self.first_position = low_water;
+        Some(low_water)
+    }
+
+    /// Writes transactions anew that have been live for so long that the journal grows behind
+    /// them. Nothing ever leaves because of it.
+    pub fn write_stragglers(&mut self, now: Millis, coordinator: &mut Coordinator) {
+        let low_water = self.homes.low_water(self.next_position);
+        if self.next_position - low_water < self.bounds.straggler_batches {
+            return;
+        }
+        for id in self.homes.stragglers(STRAGGLERS_MAX) {
+            if self.gathered.len() > 1 {
+                return; // There is work enough for the disk; the rest has its turn later.
+            }
+            let Some(step) = coordinator.rewrite(now, &id) else { continue };
+            // A snapshot has no effects: what is held back is an empty list.
+            if let Some(Out::Effects(effects)) = self.take(step) {
+                assert!(effects.is_empty(), "writing anew tells nobody anything");
+            }
+        }
+    }
+}
+
+impl Coordinator {
+    /// Writes everything that is known of a live transaction anew, so that the batches which hold
+    /// its older records can be forgotten. `None` if it is not live.
+    pub fn rewrite(&mut self, now: Millis, id: &TransactionId) -> Option<Step> {
+        let transaction = self.transactions.get_mut(id)?;
+        let timeline = &mut transaction.timeline;
+        timeline.saved.append(&mut timeline.unsaved);
+        let mut snapshot = transaction.clone();
+        if self.config.mutations.has(Mutation::SnapshotDropsDecision) {
+            snapshot.decision = None;
+        }
+        let fact = Fact::Snapshot(Box::new(snapshot));
+        let record = Record { transaction: id.clone(), at: now, fact, observations: Vec::new() };
+        Some(Step { records: vec![record], effects: Vec::new() })
+    }
+}

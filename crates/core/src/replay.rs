@@ -1,0 +1,102 @@
+//! Reads a shard's records back, in order, each through the same `apply` as in live operation. What
+//! it finds is to be made durable again before anything acts on it; that is the driver's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::{Coordinator, Fact, Record, Transaction, TransactionId, decode_record};
+
+/// What a shard's journal held.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// The live transactions. None has been taken up yet: see
+    /// [`Coordinator::resume_transaction`].
+    pub coordinator: Coordinator,
+    /// In which batch each live or just ended transaction was last written whole.
+    pub homes: BTreeMap<TransactionId, u64>,
+    /// Ended, but perhaps not in the history yet.
+    pub ended: Vec<Arc<Transaction>>,
+}
+
+/// A record that cannot be what a coordinator wrote there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayError {
+    /// In which batch.
+    pub position: u64,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Takes a shard's records in.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    coordinator: Coordinator,
+    homes: BTreeMap<TransactionId, u64>,
+    ended: Vec<Arc<Transaction>>,
+    /// Transactions whose beginning was forgotten: each must have ended or been written anew.
+    orphans: BTreeSet<TransactionId>,
+    /// The first thing that does not fit.
+    problem: Option<ReplayError>,
+}
+
+impl Replay {
+    /// Starts with a coordinator that knows of nothing.
+    #[must_use]
+    pub const fn new(coordinator: Coordinator) -> Self {
+        Self {
+            coordinator,
+            homes: BTreeMap::new(),
+            ended: Vec::new(),
+            orphans: BTreeSet::new(),
+            problem: None,
+        }
+    }
+
+    /// Takes the next record in. After the first that does not fit, nothing more is looked at.
+    pub fn take(&mut self, position: u64, bytes: &[u8]) {
+        if self.problem.is_some() {
+            return;
+        }
+        let applied = decode_record(bytes)
+            .map_err(|error| error.to_string())
+            .and_then(|record| self.apply(position, &record));
+        if let Err(problem) = applied {
+            self.problem = Some(ReplayError { position, problem });
+        }
+    }
+
+    fn apply(&mut self, position: u64, record: &Record) -> Result<(), String> {
+        let id = &record.transaction;
+        let whole = matches!(record.fact, Fact::Begun { .. } | Fact::Snapshot(_));
+        if whole {
+            self.orphans.remove(id);
+            self.homes.insert(id.clone(), position);
+        } else if !self.coordinator.knows(id) {
+            if matches!(record.fact, Fact::Ended) {
+                self.orphans.remove(id);
+            } else {
+                self.orphans.insert(id.clone());
+            }
+            return Ok(());
+        }
+        let ended = self.coordinator.apply(record).map_err(|error| error.to_string())?;
+        self.ended.extend(ended.map(Arc::new));
+        Ok(())
+    }
+
+    /// Everything up to, and without, `next_position` was read.
+    ///
+    /// # Errors
+    /// The first record that did not fit, or a transaction whose beginning is missing.
+    pub fn finish(self, next_position: u64) -> Result<Replayed, ReplayError> {
+        if let Some(problem) = self.problem {
+            return Err(problem);
+        }
+        if let Some(orphan) = self.orphans.first() {
+            let problem = format!("transaction {orphan} has records but no beginning");
+            return Err(ReplayError { position: next_position, problem });
+        }
+        let Self { coordinator, homes, ended, .. } = self;
+        Ok(Replayed { coordinator, homes, ended })
+    }
+}
