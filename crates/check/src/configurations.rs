@@ -87,7 +87,15 @@ pub const DEFERRED_REFUSED: &str = "deferred refused";
 pub const MIXED: &str = "mixed";
 /// A single branch that commits in one phase, and copies of its service that do not know how.
 pub const ONE_PHASE: &str = "one phase";
-/// The same, and it refuses.
+/// The same, and the journal is written anew.
+pub const ONE_PHASE_ANEW: &str = "one phase, written anew";
+/// An interactive transaction, and the journal is written anew.
+pub const INTERACTIVE_ANEW: &str = "interactive, written anew";
+/// A branch of each kind, and the journal is written anew.
+pub const MIXED_ANEW: &str = "mixed, written anew";
+/// A message that waits for local work, and the journal is written anew.
+pub const INQUIRY_ANEW: &str = "inquiry, written anew";
+/// A single branch that commits in one phase, and it refuses.
 pub const ONE_PHASE_REFUSED: &str = "one phase refused";
 /// Two votes before visible work.
 pub const VISIBLE: &str = "visible work";
@@ -153,7 +161,16 @@ fn other_ways() -> Vec<Configuration> {
     let by_hand = Setup { resolutions: 1, ..quiet(stormy(RESOLVED, TWO, 0)) };
     let by_hand = Setup { symmetry: false, ..by_hand };
     let alone = quiet(open(stormy(RESOLVED_ALONE, &[LOCAL, MESSAGE], 0)));
+    let anew = |name, setup: &Setup| Setup { name, checkpoints: 1, ..setup.clone() };
+    let one_anew = anew(ONE_PHASE_ANEW, &Setup { one_phase: true, ..stormy("", ONE, 1) });
+    let open_anew = anew(INTERACTIVE_ANEW, &interactive);
+    let mixed_anew = anew(MIXED_ANEW, &quiet(stormy("", &[YES, STEP, MESSAGE], 1)));
+    let inquiry_anew = anew(INQUIRY_ANEW, &inquiry);
     vec![
+        row(one_anew, &[Checkpointed, Committed, RolledBack, SettledByCommit], 879),
+        row(open_anew, &[Checkpointed, Committed, RolledBack, Abandoned, DownWhileOpen], 5_886),
+        row(mixed_anew, &[Checkpointed, Committed, Compensated, DeferredDone], 2_969),
+        row(inquiry_anew, &[Checkpointed, Committed, RolledBack, Abandoned], 10_174),
         row(one, &[Committed, RolledBack, SettledByCommit, Declined], 23_057),
         row(refused, &[RolledBack, RollbackByVote, RollbackByRecovery], 309),
         row(quiet(stormy(VISIBLE, &[YES, YES, STEP], 1)), &[Committed, Compensated], 1_751),
@@ -275,7 +292,7 @@ pub fn deep() -> Vec<Configuration> {
     let by_hand = Setup { resolutions: 1, symmetry: false, ..stormy("x", TWO, 1) };
     let by_hand = Setup { name: "deep: resolved", ..by_hand };
     vec![
-        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused], 1_521),
+        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused], 1_808),
         row(inquiry, &[Committed, RolledBack, SettledByCommit], 6_455),
         row(one, &[Committed, RolledBack, SettledByCommit, Declined], 318_168),
         row(by_hand, &[Mixed, Committed, RolledBack], 91_100),

@@ -102,11 +102,11 @@ pub(crate) fn assume_prepares_called(transaction: &mut Transaction) {
     let open = transaction.open;
     let remembered = open || transaction.options.one_phase;
     for branch in &mut transaction.branches {
-        if branch.plan.kind == Kind::TwoPhase && branch.ballot == Ballot::NotCalled {
+        // A transaction that was written anew says of a branch that it was called already.
+        let called = matches!(branch.ballot, Ballot::NotCalled | Ballot::Unanswered);
+        if branch.plan.kind == Kind::TwoPhase && !branch.plan.by_initiator && called {
             branch.reached = remembered;
-            if !open {
-                branch.ballot = Ballot::Unanswered;
-            }
+            branch.ballot = if open { Ballot::NotCalled } else { Ballot::Unanswered };
         }
     }
 }
