@@ -268,6 +268,9 @@ mod tests {
         open(vec![tried(TwoPhase), branch("b", TwoPhase, &[])], Ok(()));
         check(vec![tried(TwoPhase)], Err("phase_one_by_unsafe"));
         open(vec![tried(Deferred)], Err("phase_one_by_unsafe"));
+        let late = |kind| BranchPlan { after: vec![0], name: "late".into(), ..tried(kind) };
+        open(vec![tried(TwoPhase), late(TwoPhase)], Ok(()));
+        open(vec![branch("b", TwoPhase, &[]), late(TwoPhase)], Err("after_unsafe"));
         open(vec![branch("l", Local, &[]), branch("m", Deferred, &[])], Ok(()));
         check(vec![branch("l", Local, &[])], Err("local_unsafe"));
         open(vec![branch("l", Local, &[]), branch("a", TwoPhase, &[])], Err("local_unsafe"));

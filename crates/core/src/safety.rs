@@ -13,6 +13,14 @@ pub(crate) fn check_order(
     before: &BranchPlan,
     field: &str,
 ) -> Result<(), PlanError> {
+    if branch.by_initiator && !before.by_initiator {
+        let message = format!(
+            "the initiator does the work of {:?} before it asks to commit, and {:?} is called only \
+             after that: the order could not be kept",
+            branch.name, before.name
+        );
+        return Err(error("after_unsafe", field, message));
+    }
     let rank = |kind: Kind| kind as u8;
     if rank(branch.kind) >= rank(before.kind) {
         return Ok(());
