@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::{Coordinator, Fact, Record, Transaction, TransactionId, decode_record};
+use crate::{Coordinator, Fact, Millis, Record, Transaction, TransactionId, decode_record};
 
 /// What a shard's journal held.
 #[derive(Clone, Debug)]
@@ -16,6 +16,9 @@ pub struct Replayed {
     pub homes: BTreeMap<TransactionId, u64>,
     /// Ended, but perhaps not in the history yet.
     pub ended: Vec<Arc<Transaction>>,
+    /// The latest moment on record: the coordinator's time goes on from there, whatever a clock
+    /// that was set back says meanwhile.
+    pub latest: Millis,
 }
 
 /// A record that cannot be what a coordinator wrote there.
@@ -35,6 +38,7 @@ pub struct Replay {
     ended: Vec<Arc<Transaction>>,
     /// Transactions whose beginning was forgotten: each must have ended or been written anew.
     orphans: BTreeSet<TransactionId>,
+    latest: Millis,
     /// The first thing that does not fit.
     problem: Option<ReplayError>,
 }
@@ -48,6 +52,7 @@ impl Replay {
             homes: BTreeMap::new(),
             ended: Vec::new(),
             orphans: BTreeSet::new(),
+            latest: 0,
             problem: None,
         }
     }
@@ -67,6 +72,7 @@ impl Replay {
 
     fn apply(&mut self, position: u64, record: &Record) -> Result<(), String> {
         let id = &record.transaction;
+        self.latest = self.latest.max(record.at);
         let whole = matches!(record.fact, Fact::Begun { .. } | Fact::Snapshot(_));
         if whole {
             self.orphans.remove(id);
@@ -96,7 +102,7 @@ impl Replay {
             let problem = format!("transaction {orphan} has records but no beginning");
             return Err(ReplayError { position: next_position, problem });
         }
-        let Self { coordinator, homes, ended, .. } = self;
-        Ok(Replayed { coordinator, homes, ended })
+        let Self { coordinator, homes, ended, latest, .. } = self;
+        Ok(Replayed { coordinator, homes, ended, latest })
     }
 }

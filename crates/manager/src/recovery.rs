@@ -33,5 +33,7 @@ pub(crate) fn recover(
         message: error.problem,
     })?;
     engine.harden(shard)?;
-    Ok(Recovered { replayed, first_position: bounds.first, next_position: bounds.next })
+    // Whoever still believes that this shard is theirs meets a conflict at their next append.
+    let fence = engine.append(shard, bounds.next, &[])?.position();
+    Ok(Recovered { replayed, first_position: bounds.first, next_position: fence + 1 })
 }

@@ -146,7 +146,7 @@ impl Shard {
         let (looked_up_sender, looked_up) = mpsc::unbounded_channel();
         let (archived_sender, archived) = mpsc::unbounded_channel();
         let Recovered { replayed, first_position, next_position } = parts.recovered;
-        let Replayed { coordinator, homes, ended } = replayed;
+        let Replayed { coordinator, homes, ended, .. } = replayed;
         let bounds = OutboxBounds {
             truncate_batches_min: parts.bounds.truncate_batches_min,
             straggler_batches: parts.bounds.straggler_batches,

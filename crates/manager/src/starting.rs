@@ -98,13 +98,14 @@ pub(crate) fn start(
         Some(_) | None => {}
     }
     let recovered = recover_all(&config, &internals)?;
+    let latest = recovered.iter().map(|(_, read)| read.replayed.latest).max().unwrap_or(0);
     remember_shards(&writer, config.shards).map_err(|source| place.error(source))?;
     let starting = Starting {
         transport,
         history: Arc::new(reader),
         lock: lock.map(Arc::new),
         bounds: internals.bounds,
-        clock: Clock::start(),
+        clock: Clock::start_no_earlier(latest),
         threads: Vec::new(),
     };
     starting.spawn(recovered, writer)

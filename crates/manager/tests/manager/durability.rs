@@ -9,6 +9,9 @@ use unanimity_journal::AppendFault;
 use crate::fake::{Fake, PATIENCE, Wire, begin, ended, id, request, short, soon};
 use crate::gated::Gated;
 
+/// Every start appends one empty batch, by which an older owner would notice.
+const FENCE: u64 = 1;
+
 fn start(gated: &Gated, fake: &Arc<Fake>) -> TransactionManager {
     let internals = gated.internals(Bounds::default());
     let wire = Arc::new(Wire(Arc::clone(fake)));
@@ -55,7 +58,7 @@ async fn no_prepare_leaves_before_the_beginning_is_durable() {
 #[tokio::test]
 async fn whoever_waits_for_a_beginning_hears_nothing_that_is_not_durable() {
     let (gated, fake) = (Gated::default(), Fake::new());
-    gated.memory.fail_append(2, AppendFault::Lost);
+    gated.memory.fail_append(2 + FENCE, AppendFault::Lost);
     let manager = start(&gated, &fake);
     gated.allow(0);
     let asked = request("T", &["a"], Wait::Accepted);
@@ -104,7 +107,7 @@ async fn an_id_whose_end_is_not_durable_yet_is_used_all_the_same() {
 /// Fails the `nth` append, and says what recovery makes of it.
 async fn check_failure(nth: u64, fault: AppendFault, expected: Option<&str>) {
     let (gated, fake) = (Gated::default(), Fake::new());
-    gated.memory.fail_append(nth, fault);
+    gated.memory.fail_append(nth + FENCE, fault);
     let manager = start(&gated, &fake);
     let told = soon(manager.begin(request("T", &["a", "b"], Wait::Outcome))).await;
     assert!(failed(&told), "{told:?}");
@@ -154,4 +157,17 @@ async fn another_coordinator_that_took_over_ends_the_shard() {
     assert!(failed(&told), "{told:?}");
     assert!(soon(manager.failed()).await.starts_with("journal_conflict"));
     assert_eq!(fake.count("U"), 0);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_starts_fences_an_older_one_at_once() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let older = start(&gated, &fake);
+    begin(&older, "T", &["a"], Wait::Completed).await;
+    let newer = start(&gated, &fake);
+    let told = soon(older.begin(request("U", &["a"], Wait::Outcome))).await;
+    assert!(failed(&told), "{told:?}");
+    assert!(soon(older.failed()).await.starts_with("journal_conflict"));
+    assert_eq!(fake.count("U"), 0);
+    begin(&newer, "U", &["a"], Wait::Completed).await;
 }

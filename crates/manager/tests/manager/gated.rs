@@ -96,6 +96,9 @@ impl Engine for Gated {
         position: u64,
         records: &[Vec<u8>],
     ) -> Result<Receipt, JournalError> {
+        if records.is_empty() {
+            return self.memory.append(shard, position, records); // The start's own.
+        }
         let mut gate = self.gate.0.lock().unwrap();
         gate.started += 1;
         let mine = gate.started;
