@@ -23,6 +23,7 @@ pub mod participant;
 pub mod properties;
 pub mod run;
 pub mod setup;
+pub mod sim;
 pub mod story;
 pub mod symmetry;
 pub mod world;

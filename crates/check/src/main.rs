@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use unanimity_check::configurations::{self, Configuration};
 use unanimity_check::mutants::{self, Mutant};
-use unanimity_check::{run, story};
+use unanimity_check::{run, sim, story};
 
 /// How many threads explore: the machine's, where it tells.
 fn threads() -> usize {
@@ -15,6 +15,9 @@ fn threads() -> usize {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == "sim") {
+        return sim::command::run(&words[1..]);
+    }
     let deep = words.iter().any(|word| word == "--deep");
     let picks: Vec<&String> = words.iter().filter(|word| *word != "--deep").collect();
     let mut chosen = configurations::all();

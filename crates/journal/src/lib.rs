@@ -42,10 +42,12 @@ pub mod batch;
 mod chain;
 mod error;
 mod memory;
+mod mutation;
 mod sqlite;
 
 pub use error::JournalError;
 pub use memory::{AppendFault, MemoryEngine};
+pub use mutation::{Mutation, Mutations};
 pub use sqlite::SqliteEngine;
 
 /// Names a shard: one coordinator's own sequence of batches.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::batch::{self, GENESIS};
 use crate::chain::{Chain, Tail};
-use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
+use crate::{Batch, Bounds, Engine, JournalError, Mutation, Mutations, Receipt, ShardId};
 
 /// How an append fails. In each case the caller sees the same error and cannot know which it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +30,13 @@ pub enum AppendFault {
 pub struct MemoryEngine {
     storage: Arc<Mutex<Storage>>,
     poison: Option<String>,
+    mutations: Mutations,
 }
 
 impl Clone for MemoryEngine {
     fn clone(&self) -> Self {
-        Self { storage: Arc::clone(&self.storage), poison: None }
+        let storage = Arc::clone(&self.storage);
+        Self { storage, poison: None, mutations: self.mutations }
     }
 }
 
@@ -98,6 +100,12 @@ impl MemoryEngine {
         Self::default()
     }
 
+    /// A fresh journal with a deliberate bug in it.
+    #[must_use]
+    pub fn with_mutations(mutations: Mutations) -> Self {
+        Self { mutations, ..Self::default() }
+    }
+
     /// Lets the `nth` append from now on fail, counted over all clones; 1 is the next one.
     pub fn fail_append(&self, nth: u64, fault: AppendFault) {
         let mut storage = self.lock();
@@ -157,14 +165,17 @@ impl MemoryEngine {
         let appends = storage.appends;
         let fault = storage.faults.remove(&appends);
         let log = storage.shards.entry(shard).or_default();
-        log.tail().check_free(Path::new(PLACE), shard, position)?;
+        if !self.mutations.has(Mutation::ConflictOverlooked) {
+            log.tail().check_free(Path::new(PLACE), shard, position)?;
+        }
         if fault != Some(AppendFault::Lost) {
             log.push(shard, records);
         }
         if fault.is_none() || fault == Some(AppendFault::Durable) {
             log.sync();
         }
-        Ok(fault)
+        let retried = self.mutations.has(Mutation::FailedSyncRetried);
+        Ok(fault.filter(|fault| !(retried && *fault == AppendFault::Unsynced)))
     }
 }
 
@@ -201,7 +212,11 @@ impl Engine for MemoryEngine {
         let batches = log.batches[start..].to_vec();
         drop(storage);
         for (position, bytes) in (from..).zip(&batches) {
-            each(chain.admit(position, bytes)?)?;
+            match chain.admit(position, bytes) {
+                Err(JournalError::Corrupt { .. })
+                    if self.mutations.has(Mutation::DamageOverlooked) => {}
+                batch => each(batch?)?,
+            }
         }
         Ok(())
     }
@@ -230,7 +245,9 @@ impl Engine for MemoryEngine {
 
     fn harden(&mut self, shard: ShardId) -> Result<(), JournalError> {
         self.check_poison()?;
-        self.lock().shards.entry(shard).or_default().sync();
+        if !self.mutations.has(Mutation::HardenSkipped) {
+            self.lock().shards.entry(shard).or_default().sync();
+        }
         Ok(())
     }
 }

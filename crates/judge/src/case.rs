@@ -179,13 +179,14 @@ impl Case {
         (state, effect): (GuardState, bool),
         moved: &[Move],
     ) -> Result<(), String> {
-        self.net += moved.iter().map(|one| one.available + one.reserved).sum::<i64>();
+        self.net += net(moved);
         let branch = self.branches.get_mut(usize::from(branch));
         branch.ok_or("a branch that is not on record worked")?.worked(operation, state, effect);
         Ok(())
     }
 
-    pub(crate) fn forget(&mut self, branch: u16) {
+    pub(crate) fn forget(&mut self, branch: u16, moved: &[Move]) {
+        self.net += net(moved);
         if let Some(branch) = self.branches.get_mut(usize::from(branch)) {
             branch.forget();
         }
@@ -306,6 +307,10 @@ impl Case {
         }
         Ok(())
     }
+}
+
+fn net(moved: &[Move]) -> i64 {
+    moved.iter().map(|one| one.available + one.reserved).sum()
 }
 
 fn branches_of(fact: &FactLine) -> usize {

@@ -10,7 +10,7 @@ use unanimity_core::Outcome;
 use crate::case::Case;
 use crate::evidence::Evidence;
 use crate::rules::{self, Verdict, check};
-use crate::trace::{Event, FactLine, Line, Sight, ToldLine};
+use crate::trace::{Event, FactLine, Line, Move, Sight, ToldLine};
 
 /// The names of the rules that speak of more than one transaction, or of none.
 pub mod names {
@@ -146,16 +146,12 @@ impl Judge {
                 (rules::names::DURABLE_FIRST, case.called(*branch, *operation, *asks))
             }
             Event::Worked { branch, operation, state, effect, moved, .. } => {
-                let verdict = case.worked(*branch, *operation, (*state, *effect), moved);
-                for one in moved {
-                    let account = self.accounts.entry(Arc::clone(&one.account)).or_default();
-                    account.0 += one.available;
-                    account.1 += one.reserved;
-                }
-                (names::TRACE, verdict)
+                keep_accounts(&mut self.accounts, moved);
+                (names::TRACE, case.worked(*branch, *operation, (*state, *effect), moved))
             }
-            Event::Forgot { branch, .. } => {
-                case.forget(*branch);
+            Event::Forgot { branch, moved, .. } => {
+                keep_accounts(&mut self.accounts, moved);
+                case.forget(*branch, moved);
                 (names::TRACE, Ok(()))
             }
             Event::Told { what, .. } => (rules::names::DURABLE_FIRST, case.tell(what)),
@@ -283,7 +279,11 @@ impl Judge {
                 let verdict = check(!told, || "it was acknowledged, and is lost".to_owned());
                 self.note(Some(&id), rules::names::DURABLE_FIRST, verdict);
             } else {
+                let waits = self.cases.get(&id).is_some_and(Case::waits);
                 self.judge_case(&id);
+                if waits {
+                    self.waiting.entry(shard).or_default().insert(id);
+                }
             }
         }
         self.positions.insert(shard, position);
@@ -321,5 +321,13 @@ impl Judge {
         };
         let (commits, rollbacks) = (decided(Outcome::Commit), decided(Outcome::Rollback));
         (commits, rollbacks, self.cases.len() - commits - rollbacks)
+    }
+}
+
+fn keep_accounts(accounts: &mut BTreeMap<Arc<str>, (i64, i64)>, moved: &[Move]) {
+    for one in moved {
+        let account = accounts.entry(Arc::clone(&one.account)).or_default();
+        account.0 += one.available;
+        account.1 += one.reserved;
     }
 }

@@ -190,9 +190,12 @@ pub fn plan_order<E: Evidence + ?Sized>(evidence: &E) -> Verdict {
     for branch in ordinary(evidence) {
         let kind = evidence.kind(branch);
         let has_worked = evidence.applied(branch, forward(kind)) > 0;
+        // What tells of a rollback waits for branches that need never have been called.
+        let tells = evidence.also_on_rollback(branch) && evidence.recorded().rollback;
         for before in evidence.after(branch) {
             let earlier = usize::from(*before);
-            check(!has_worked || evidence.state(earlier).is_some(), || {
+            let in_turn = tells || evidence.state(earlier).is_some();
+            check(!has_worked || in_turn || evidence.forgot(earlier), || {
                 format!("branch {branch} worked before branch {before}")
             })?;
             let stands =

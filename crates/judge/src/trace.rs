@@ -258,6 +258,9 @@ pub enum Event {
         transaction: Arc<str>,
         /// The branch's number.
         branch: u16,
+        /// What that changed in its accounts.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        moved: Vec<Move>,
     },
     /// Somebody outside was told something.
     Told {

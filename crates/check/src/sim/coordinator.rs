@@ -1,0 +1,567 @@
+//! What happens at the coordinator's process: it starts and dies, its appends finish, its effects
+//! leave one by one, and anything may kill it between two of them.
+
+use std::sync::Arc;
+
+use unanimity_core::{
+    Answer, Effect, Event, Fact, Operation, Out, Outcome, TransactionId, decode_record,
+};
+use unanimity_journal::{AppendFault, Engine, JournalError};
+use unanimity_judge::{Event as Seen, FactLine, ToldLine};
+
+use super::options::FaultKind;
+use super::server::{self, Answered, Ask, Asker, CallKey, Process, Recovered, Say, Shard};
+use super::workload::service_of;
+use super::world::{
+    BackTo, CallOnItsWay, Happening, Simulation, answer_word, branch_line, payload_of,
+};
+
+/// A clock may be set back by at most this, in milliseconds.
+const STEP_MS: u64 = 3_600_000;
+
+impl Simulation {
+    /// A coordinator reads what is there and goes on, or refuses to.
+    pub(super) fn start_coordinator(&mut self) {
+        let generation = self.generations;
+        let awake = |one: &Process| one.generation == generation && one.paused_until <= self.now;
+        if self.processes.iter().any(awake) {
+            return; // One is there.
+        }
+        self.generations += 1;
+        let mut ahead_ms = 10 * STEP_MS;
+        if self.strikes(FaultKind::ClockStepped) {
+            ahead_ms += self.faults.random().below(2 * STEP_MS);
+            ahead_ms -= self.faults.random().below(2 * STEP_MS);
+            self.clock_stepped_ms = STEP_MS * 2;
+        }
+        let (generation, mutations) = (self.generations, self.planted.mutations);
+        let found =
+            server::recover(&self.disk, &self.options, mutations, (generation, ahead_ms, self.now));
+        match (found, self.disk.damage.take()) {
+            (Ok(_), Some((shard, position, bit))) => {
+                let problem = format!(
+                    "bit {bit} of batch {position} of shard {shard} is flipped, \
+                                       and the journal was read as if it were not"
+                );
+                self.fail("a damaged journal is refused", problem);
+            }
+            (Ok(recovered), None) => self.recovered(recovered),
+            (Err(_), Some((shard, position, bit))) => {
+                self.note("a damaged journal is refused");
+                self.disk.journal.damage(shard, position, bit);
+                self.later(500, Happening::CoordinatorStarts);
+            }
+            (Err(problem), None) => self.fail("the journal can be read back", problem),
+        }
+    }
+
+    fn recovered(&mut self, recovered: Recovered) {
+        let Recovered { process, positions } = recovered;
+        let generation = process.generation;
+        self.see(Seen::Started { process: format!("coordinator {generation}").into() });
+        for (shard, position) in (0..).zip(positions) {
+            self.see(Seen::Lost { shard, position });
+            self.see(Seen::Durable { shard, position });
+        }
+        for shard in &process.shards {
+            for live in shard.coordinator.iter() {
+                self.situations.recovered(live.stage());
+            }
+        }
+        self.processes.push(process);
+        let shards = usize::from(self.options.shards);
+        for shard in 0..shards {
+            let clock = self.clock(generation);
+            let Some(one) = self.shard(generation, shard) else { return };
+            let ids: Vec<TransactionId> =
+                one.coordinator.iter().map(|live| live.id.clone()).collect();
+            for id in ids {
+                let Some(one) = self.shard(generation, shard) else { return };
+                let step = one.coordinator.resume_transaction(clock, &id);
+                let out = one.take(step);
+                self.let_out(generation, shard, out);
+            }
+            self.settle(generation, shard);
+        }
+    }
+
+    /// Ends a process. What it was appending may be durable, or visible, or neither.
+    pub(super) fn kill(&mut self, generation: u64, power: bool) {
+        let at = self.processes.iter().position(|one| one.generation == generation);
+        let Some(mut process) = at.map(|at| self.processes.remove(at)) else { return };
+        for shard in &mut process.shards {
+            let Some(batch) = shard.appending.take() else { continue };
+            let fault = match self.faults.random().below(3) {
+                0 => AppendFault::Lost,
+                1 => AppendFault::Durable,
+                _ => AppendFault::Unsynced,
+            };
+            shard.engine.fail_append(1, fault);
+            let result = shard.engine.append(shard.number, batch.position, &batch.records);
+            let conflict = matches!(result, Err(JournalError::Conflict { .. }));
+            if fault != AppendFault::Lost && !conflict {
+                self.write_down(shard.number, batch.position, &batch.records);
+            }
+        }
+        if power {
+            self.disk.journal.lose_unsynced();
+            for shard in 0..self.options.shards {
+                let Ok(bounds) = self.disk.journal.clone().bounds(shard) else { continue };
+                self.see(Seen::Lost { shard, position: bounds.next - 1 });
+            }
+        }
+        self.see(Seen::Crashed { process: format!("coordinator {generation}").into() });
+        self.damage_the_journal();
+        let down_ms = self.disk_random.between(5, 2_500);
+        self.later(down_ms, Happening::CoordinatorStarts);
+    }
+
+    fn damage_the_journal(&mut self) {
+        if self.processes.is_empty()
+            && self.disk.damage.is_none()
+            && self.strikes(FaultKind::JournalDamaged)
+        {
+            let shards = u64::from(self.options.shards);
+            let shard = u16::try_from(self.faults.random().below(shards)).unwrap_or(0);
+            let Ok(bounds) = self.disk.journal.clone().bounds(shard) else { return };
+            if bounds.next > bounds.first {
+                let position = self.faults.random().between(bounds.first, bounds.next - 1);
+                let bit = usize::try_from(self.faults.random().below(100_000)).unwrap_or(0);
+                self.disk.journal.damage(shard, position, bit);
+                self.disk.damage = Some((shard, position, bit));
+            }
+        }
+    }
+
+    /// Writes a batch's records into the trace, as they are read back.
+    fn write_down(&mut self, shard: u16, position: u64, records: &[Vec<u8>]) {
+        for bytes in records {
+            match decode_record(bytes) {
+                Ok(record) => {
+                    let transaction: Arc<str> = record.transaction.as_str().into();
+                    let fact = fact_line(&record.fact);
+                    self.see(Seen::Recorded { transaction, shard, position, fact });
+                }
+                Err(error) => self.fail("the journal can be read back", error.to_string()),
+            }
+        }
+    }
+
+    pub(super) fn append_done(&mut self, generation: u64, number: usize) {
+        if let Some(delay) = self.sleeps(generation) {
+            self.later(delay, Happening::AppendDone(generation, number));
+            return;
+        }
+        let fault = if self.strikes(FaultKind::AppendLost) {
+            Some(AppendFault::Lost)
+        } else if self.strikes(FaultKind::AppendDurableAndFailed) {
+            Some(AppendFault::Durable)
+        } else if self.strikes(FaultKind::AppendUnsynced) {
+            Some(AppendFault::Unsynced)
+        } else {
+            None
+        };
+        let Some(shard) = self.shard(generation, number) else { return };
+        let Some(batch) = shard.appending.take() else { return };
+        if let Some(fault) = fault {
+            shard.engine.fail_append(1, fault);
+        }
+        let of_shard = shard.number;
+        let result = shard.engine.append(of_shard, batch.position, &batch.records);
+        match result {
+            Ok(receipt) => {
+                self.write_down(of_shard, batch.position, &batch.records);
+                let position = receipt.position();
+                self.see(Seen::Durable { shard: of_shard, position });
+                let Some(shard) = self.shard(generation, number) else { return };
+                shard.outbox.receipt(unanimity_core::Durable::up_to(position));
+                self.start_append(generation, number);
+                self.let_out_what_is_durable(generation, number);
+                self.forget(generation, number);
+                self.settle(generation, number);
+            }
+            Err(error) => {
+                let conflict = matches!(error, JournalError::Conflict { .. });
+                self.note(if conflict { "fenced" } else { "a failed append ended the shard" });
+                if fault.is_some_and(|fault| fault != AppendFault::Lost) && !conflict {
+                    self.write_down(of_shard, batch.position, &batch.records);
+                }
+                self.kill(generation, false);
+            }
+        }
+    }
+
+    fn let_out_what_is_durable(&mut self, generation: u64, number: usize) {
+        while let Some(out) =
+            self.shard(generation, number).and_then(|shard| shard.outbox.release())
+        {
+            self.let_out(generation, number, vec![out]);
+        }
+    }
+
+    fn forget(&mut self, generation: u64, number: usize) {
+        let Some(shard) = self.shard(generation, number) else { return };
+        let Some(before) = shard.outbox.forgettable() else { return };
+        let of_shard = shard.number;
+        if shard.engine.truncate(of_shard, before).is_err() {
+            self.kill(generation, false);
+        } else {
+            self.situations.count("journal forgot batches");
+        }
+    }
+
+    fn start_append(&mut self, generation: u64, number: usize) {
+        let mean = self.options.sync_ms;
+        let Some(shard) = self.shard(generation, number) else { return };
+        if shard.appending.is_some() {
+            return;
+        }
+        let Some(batch) = shard.outbox.next_append() else { return };
+        shard.appending = Some(batch);
+        let mut delay = self.disk_random.delay(mean);
+        if self.strikes(FaultKind::AppendSlow) {
+            delay += self.faults.random().between(500, 6_000);
+        }
+        self.later(delay, Happening::AppendDone(generation, number));
+    }
+
+    /// Looks after everything that a shard does between two events.
+    pub(super) fn settle(&mut self, generation: u64, number: usize) {
+        let now = self.clock(generation);
+        let Some(shard) = self.shard(generation, number) else { return };
+        let out = shard.fire(now);
+        self.let_out(generation, number, out);
+        let Some(shard) = self.shard(generation, number) else { return };
+        shard.outbox.write_stragglers(now, &mut shard.coordinator);
+        self.start_append(generation, number);
+        let Some(shard) = self.shard(generation, number) else { return };
+        let done = std::mem::take(&mut shard.to_archive);
+        let due = shard.coordinator.next_timer().map(|timer| timer.at);
+        let heights = (shard.coordinator.len() as u64, u64::from(self.options.live_max));
+        self.situations.height(heights.0);
+        if heights.0 > heights.1 {
+            let what = "live transactions".into();
+            self.see(Seen::Height { what, value: heights.0, most: heights.1 });
+        }
+        if !done.is_empty() {
+            self.archive(generation, number, done);
+        }
+        let Some(shard) = self.shard(generation, number) else { return };
+        if let Some(at) = due
+            && shard.wakes_at.is_none_or(|planned| at < planned)
+        {
+            shard.wakes_at = Some(at);
+            let delay = at.saturating_sub(now);
+            self.later(delay, Happening::ShardWakes(generation, number));
+        }
+    }
+
+    fn archive(
+        &mut self,
+        generation: u64,
+        number: usize,
+        done: Vec<Arc<unanimity_core::Transaction>>,
+    ) {
+        let mut delay = self.disk_random.delay(5);
+        if self.strikes(FaultKind::HistorySlow) {
+            delay += self.faults.random().between(500, 5_000);
+        }
+        self.later(delay, Happening::Archived(generation, number, done));
+    }
+
+    /// The history has written what it was given. A process that died meanwhile will give it again.
+    pub(super) fn archived(
+        &mut self,
+        generation: u64,
+        number: usize,
+        done: Vec<Arc<unanimity_core::Transaction>>,
+    ) {
+        if let Some(delay) = self.sleeps(generation) {
+            self.later(delay, Happening::Archived(generation, number, done));
+            return;
+        }
+        if self.shard(generation, number).is_none() {
+            return;
+        }
+        for one in &done {
+            self.disk.history.insert(one.id.clone(), Arc::clone(one));
+        }
+        let Some(shard) = self.shard(generation, number) else { return };
+        for one in done {
+            shard.ending.remove(&one.id);
+            shard.outbox.archived(&one.id);
+        }
+        self.forget(generation, number);
+        self.settle(generation, number);
+    }
+
+    pub(super) fn shard_wakes(&mut self, generation: u64, number: usize) {
+        if let Some(delay) = self.sleeps(generation) {
+            self.later(delay, Happening::ShardWakes(generation, number));
+            return;
+        }
+        let Some(shard) = self.shard(generation, number) else { return };
+        shard.wakes_at = None;
+        self.settle(generation, number);
+        self.may_die(generation);
+    }
+
+    /// Any moment may be a coordinator's last, or the beginning of a long sleep. Whether it died.
+    pub(super) fn may_die(&mut self, generation: u64) -> bool {
+        if self.strikes(FaultKind::CoordinatorKilled) {
+            self.kill(generation, false);
+            return true;
+        }
+        if self.strikes(FaultKind::CoordinatorLosesPower) {
+            self.kill(generation, true);
+            return true;
+        }
+        let replaced = self.strikes(FaultKind::CoordinatorReplaced);
+        if replaced || self.strikes(FaultKind::CoordinatorPaused) {
+            let until = self.now + self.faults.random().between(500, 15_000);
+            let mut processes = self.processes.iter_mut();
+            if let Some(process) = processes.find(|one| one.generation == generation) {
+                process.paused_until = until;
+            }
+            if replaced {
+                self.later(300, Happening::CoordinatorStarts);
+            }
+        }
+        false
+    }
+
+    /// Lets out what may leave, one effect after the other: the process may die between any two.
+    pub(super) fn let_out(&mut self, generation: u64, number: usize, out: Vec<Out<Answered>>) {
+        for one in out {
+            match one {
+                Out::Reply(answered) => self.say(answered),
+                Out::Effects(effects) => {
+                    for effect in effects {
+                        self.carry_out(generation, number, effect);
+                        if self.may_die(generation) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, generation: u64, number: usize, effect: Effect) {
+        match effect {
+            Effect::Call(call) => {
+                let key = Shard::key(&call);
+                let Some(shard) = self.shard(generation, number) else { return };
+                shard.open.insert(key.clone());
+                let live = shard.coordinator.get(&call.transaction);
+                let asks = live.is_some_and(|live| live.settling.is_some());
+                self.see(Seen::Called {
+                    transaction: call.transaction.as_str().into(),
+                    branch: call.branch,
+                    operation: call.operation,
+                    attempt: call.attempt,
+                    asks,
+                });
+                let timeout = call.timeout_ms;
+                let back_to = BackTo::Coordinator(generation, number);
+                self.later(timeout, Happening::CallTimesOut(generation, number, key.clone()));
+                self.check_payload(&call);
+                self.send_call(key, call.payload, back_to);
+            }
+            Effect::Begun(id) => self.tell(generation, number, &id, None),
+            Effect::Decided(id, ..) => {
+                let Some(shard) = self.shard(generation, number) else { return };
+                let live = shard.coordinator.get(&id).map(server::said);
+                let said = live.or_else(|| shard.ending.get(&id).map(|one| server::said(one)));
+                self.tell(generation, number, &id, said);
+            }
+            Effect::Ended(transaction) => {
+                let id = transaction.id.clone();
+                let Some(shard) = self.shard(generation, number) else { return };
+                shard.to_archive.push(Arc::clone(&transaction));
+                self.situations.ended(&transaction);
+                self.tell(generation, number, &id, Some(server::said(&transaction)));
+            }
+            Effect::Parked(..) => self.situations.count("parked"),
+            // Told by whoever took the request in, or only shown.
+            Effect::Refused(..)
+            | Effect::Enlisted(..)
+            | Effect::Resolved(..)
+            | Effect::Settling(_)
+            | Effect::Overdue(_) => {}
+        }
+    }
+
+    /// A call carries what the initiator gave, whole.
+    fn check_payload(&mut self, call: &unanimity_core::Call) {
+        let plan = self.plan_of(&call.transaction, call.branch);
+        let Some(plan) = plan else { return };
+        let planned = payload_of(plan, call.operation);
+        let same = planned == call.payload && service_of(plan) < self.services.len();
+        if !same {
+            self.fail("a call carries its payload", format!("{call:?}"));
+        }
+    }
+
+    fn tell(&mut self, generation: u64, number: usize, id: &TransactionId, said: Option<Say>) {
+        let Some(shard) = self.shard(generation, number) else { return };
+        let all = shard.told(id, said.is_some());
+        for waiting in all {
+            let say = said.clone().unwrap_or(Say::Begun);
+            let (to, since) = (waiting.to, waiting.since);
+            self.say(Answered { to, id: id.clone(), since, say });
+        }
+    }
+
+    /// An answer leaves the coordinator: from now on it is known outside.
+    fn say(&mut self, answered: Answered) {
+        let transaction: Arc<str> = answered.id.as_str().into();
+        let since = answered.since;
+        let told = |what| Seen::Told { transaction: Arc::clone(&transaction), what };
+        let read = |unknown, outcome| {
+            let transaction = Arc::clone(&transaction);
+            Seen::Read { transaction, since, unknown, outcome }
+        };
+        let seen = match (&answered.say, answered.to) {
+            (Say::Begun, _) => Some(told(ToldLine::Begun)),
+            (Say::Enlisted(branch), _) => Some(told(ToldLine::Enlisted { branch: *branch })),
+            (Say::Unknown, Asker::Service(..)) => Some(told(ToldLine::Presumed)),
+            (Say::Unknown, _) => Some(read(true, None)),
+            (Say::Pending, _) => Some(read(false, None)),
+            (Say::Outcome(outcome, true, mixed), _) => {
+                Some(told(ToldLine::Ended { outcome: *outcome, mixed: *mixed }))
+            }
+            (Say::Outcome(outcome, false, _), _) => Some(read(false, Some(*outcome))),
+            (Say::NotOpen | Say::Busy | Say::Refused(_), _) => None,
+        };
+        if let Some(seen) = seen {
+            self.see(seen);
+        }
+        let initiator = matches!(answered.to, Asker::Initiator(..));
+        if initiator && self.strikes(FaultKind::ReplyLost) {
+            return;
+        }
+        let delay = self.network.delay(self.options.message_ms);
+        self.later(delay, Happening::SayArrives(answered));
+    }
+
+    pub(super) fn answer_arrives(&mut self, key: CallKey, back_to: BackTo, answer: Answer) {
+        let (generation, number) = match back_to {
+            BackTo::Coordinator(generation, number) => (generation, number),
+            BackTo::Initiator(initiator, request) => {
+                self.own_work_answered(initiator, request, &answer);
+                return;
+            }
+            BackTo::Nobody => return,
+        };
+        if let Some(delay) = self.sleeps(generation) {
+            self.later(delay, Happening::AnswerArrives(key, back_to, answer));
+            return;
+        }
+        let now = self.clock(generation);
+        let Some(shard) = self.shard(generation, number) else { return };
+        if !shard.open.remove(&key) {
+            return; // Given up, or answered already: the driver owes one answer for a call.
+        }
+        let (transaction, branch, operation, attempt) = key;
+        let seen = Seen::Answered {
+            transaction: transaction.as_str().into(),
+            branch,
+            operation,
+            attempt,
+            answer: answer_word(&answer).into(),
+        };
+        let event = Event::Answer { transaction, branch, operation, attempt, answer };
+        let out = shard.handle(now, event);
+        self.see(seen);
+        self.let_out(generation, number, out);
+        self.settle(generation, number);
+        self.may_die(generation);
+    }
+
+    pub(super) fn ask_arrives(&mut self, to: Asker, id: &TransactionId, since: u64, ask: Ask) {
+        // Whoever has taken over has taken the address as well: an older one is asked nothing. (It
+        // would presume things of transactions that it never knew; the folder's lock keeps two
+        // from running at all.)
+        let Some(newest) = self.processes.last() else { return };
+        let generation = newest.generation;
+        if generation != self.generations {
+            return;
+        }
+        if let Some(delay) = self.sleeps(generation) {
+            self.later(delay, Happening::AskArrives(to, id.clone(), since, ask));
+            return;
+        }
+        let number = server::shard_of(id, newest.shards.len());
+        let now = self.clock(generation);
+        let mut processes = self.processes.iter_mut();
+        let process: Option<&mut Process> = processes.find(|one| one.generation == generation);
+        let Some(shard) = process.and_then(|one| one.shards.get_mut(number)) else { return };
+        let out = shard.asked(now, &self.disk.history, (to, id, since), ask);
+        self.let_out(generation, number, out);
+        self.settle(generation, number);
+        self.may_die(generation);
+    }
+
+    /// Sends a call over the network.
+    pub(super) fn send_call(&mut self, key: CallKey, payload: Option<Arc<[u8]>>, back_to: BackTo) {
+        let plan = self.plan_of(&key.0, key.1);
+        let Some(service) = plan.map(service_of) else { return };
+        let call = CallOnItsWay { service, key, payload, back_to };
+        let down = !self.services[service].up;
+        if down || self.strikes(FaultKind::ConnectionRefused) {
+            self.situations.count("connection refused");
+            let answer = Answer::Unsent("connection refused".into());
+            self.later(1, Happening::AnswerArrives(call.key, back_to, answer));
+            return;
+        }
+        if self.services[service].cut_in_until > self.now || self.strikes(FaultKind::CallLost) {
+            return;
+        }
+        let mut delay = self.network.delay(self.options.message_ms);
+        if self.strikes(FaultKind::CallLate) {
+            delay += self.faults.random().between(300, 8_000);
+        }
+        for (kind, again) in [(FaultKind::CallTwice, 2_000), (FaultKind::CallReplayed, STEP_MS)] {
+            if self.strikes(kind) {
+                let copy = CallOnItsWay { back_to: BackTo::Nobody, ..call.clone() };
+                let later = self.faults.random().below(again);
+                self.later(delay + later, Happening::CallArrives(copy));
+            }
+        }
+        self.later(delay, Happening::CallArrives(call));
+    }
+}
+
+/// A fact as the trace has it.
+fn fact_line(fact: &Fact) -> FactLine {
+    match fact {
+        Fact::Begun { plan, .. } => FactLine::Begun {
+            branches: plan.branches.iter().map(branch_line).collect(),
+            open: plan.open,
+            alone: false,
+        },
+        Fact::Enlisted { branch } => FactLine::Enlisted { branch: branch_line(branch) },
+        Fact::Executing { branches, .. } => FactLine::Executing { branches: branches.clone() },
+        Fact::Decided { outcome, reason, ballots, .. } => FactLine::Decided {
+            outcome: *outcome,
+            reason: reason.code().into(),
+            ballots: ballots.iter().map(|ballot| ballot.as_str().into()).collect(),
+        },
+        Fact::Finished { branch } => FactLine::Finished { branch: *branch },
+        Fact::Resolved { branch, resolution } => {
+            FactLine::Resolved { branch: *branch, outcome: resolution.outcome }
+        }
+        Fact::Ended => FactLine::Ended,
+        Fact::Snapshot(_) => FactLine::Rewritten,
+    }
+}
+
+/// The operation by which a participant in doubt obeys a decision.
+#[must_use]
+pub const fn word(outcome: Outcome) -> Operation {
+    match outcome {
+        Outcome::Commit => Operation::Commit,
+        Outcome::Rollback => Operation::Rollback,
+    }
+}

@@ -1,0 +1,18 @@
+//! The simulator: one thread and one seed; the core, the guard, the outbox and the journal contract
+//! that ship; networks, disks, clocks and people that are modelled and fail. FoundationDB (Zhou and
+//! others, SIGMOD 2021, section 4) and TigerBeetle showed the way.
+
+pub mod command;
+pub mod coordinator;
+pub mod initiator;
+pub mod options;
+pub mod participants;
+pub mod random;
+pub mod run;
+pub mod server;
+pub mod service;
+pub mod shrink;
+pub mod situations;
+pub mod story;
+pub mod workload;
+pub mod world;

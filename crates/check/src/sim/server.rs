@@ -1,0 +1,403 @@
+//! The coordinator's process around the real core: its shards, each with the real coordinator, the
+//! real outbox and the real journal contract; and what outlives it, the journal and the history.
+//! What the network and the disk do to it is the world's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use unanimity_core::{
+    BranchPlan, Call, Coordinator, CoordinatorConfig, Event, Gathered, Heuristic, Mutations,
+    Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay, Stage, Step, Transaction,
+    TransactionId,
+};
+use unanimity_journal::{Engine, MemoryEngine};
+
+use super::options::Options;
+
+/// Whom an answer goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// An initiator, with the number of its request.
+    Initiator(usize, u64),
+    /// A service in doubt about a branch.
+    Service(usize, u16),
+    /// Nobody who cares.
+    Operator,
+}
+
+/// What is asked of a coordinator.
+#[derive(Clone, Debug)]
+pub enum Ask {
+    /// To begin.
+    Begin(Plan),
+    /// To add a branch.
+    Enlist(BranchPlan),
+    /// To commit an interactive transaction.
+    Commit,
+    /// To roll back.
+    Rollback,
+    /// How it stands; at once, or when the outcome is there.
+    Status {
+        /// Whether to wait for the outcome.
+        wait: bool,
+    },
+    /// The decision, for a participant in doubt.
+    Decision,
+    /// To try again now.
+    Retry,
+    /// To take somebody's word for how a branch was settled.
+    Resolve(u16, Outcome),
+}
+
+/// What a coordinator answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// It is on record.
+    Begun,
+    /// A branch is on record.
+    Enlisted(u16),
+    /// It is in a stage in which this cannot be.
+    NotOpen,
+    /// Try later.
+    Busy,
+    /// There is no such transaction.
+    Unknown,
+    /// There is no outcome yet.
+    Pending,
+    /// The outcome; whether it is complete, and whether a branch was settled against it.
+    Outcome(Outcome, bool, bool),
+    /// A plan that can never be accepted.
+    Refused(&'static str),
+}
+
+/// An answer on its way out, and when it was asked for.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// To whom.
+    pub to: Asker,
+    /// About which transaction.
+    pub id: TransactionId,
+    /// When the question was asked.
+    pub since: u64,
+    /// What.
+    pub say: Say,
+}
+
+/// A call under way: which one.
+pub type CallKey = (TransactionId, u16, Operation, u32);
+
+/// Somebody who waits for an effect.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Who.
+    pub to: Asker,
+    /// Since when.
+    pub since: u64,
+    /// Whether it waits for the outcome, and not only for the beginning.
+    pub for_outcome: bool,
+}
+
+/// One shard of a running coordinator.
+pub struct Shard {
+    /// Its number.
+    pub number: u16,
+    /// The real coordinator.
+    pub coordinator: Coordinator,
+    /// The real outbox.
+    pub outbox: Outbox<Answered>,
+    /// Its journal.
+    pub engine: MemoryEngine,
+    /// The batch that is being appended.
+    pub appending: Option<Gathered>,
+    /// Ended, and not in the history yet.
+    pub ending: BTreeMap<TransactionId, Arc<Transaction>>,
+    /// To be written to the history.
+    pub to_archive: Vec<Arc<Transaction>>,
+    /// Who waits for what.
+    pub waiting: BTreeMap<TransactionId, Vec<Waiting>>,
+    /// Calls that are owed an answer.
+    pub open: BTreeSet<CallKey>,
+    /// When it is to be woken for its next timer.
+    pub wakes_at: Option<u64>,
+}
+
+/// A running coordinator.
+pub struct Process {
+    /// Which one: they are counted over restarts.
+    pub generation: u64,
+    /// Stopped until then.
+    pub paused_until: u64,
+    /// How far its clock is ahead of the world's.
+    pub ahead_ms: u64,
+    /// Its shards.
+    pub shards: Vec<Shard>,
+}
+
+/// What outlives a process.
+pub struct Disk {
+    /// The journal; each shard's part of it is told apart by its number.
+    pub journal: MemoryEngine,
+    /// The history.
+    pub history: BTreeMap<TransactionId, Arc<Transaction>>,
+    /// The bits that were flipped: shard, position, bit.
+    pub damage: Option<(u16, u64, usize)>,
+}
+
+/// A journal that was read.
+pub struct Recovered {
+    /// The process.
+    pub process: Process,
+    /// The last position of each shard that is there.
+    pub positions: Vec<u64>,
+}
+
+/// The shard of an id: any fixed function does.
+#[must_use]
+pub fn shard_of(id: &TransactionId, shards: usize) -> usize {
+    let sum: usize = id.as_str().bytes().map(usize::from).sum();
+    sum % shards.max(1)
+}
+
+/// Starts a coordinator on what the disk holds, as the program does: read everything, make it
+/// durable again, and only then act on it.
+///
+/// # Errors
+/// Why the journal is refused.
+pub fn recover(
+    disk: &Disk,
+    options: &Options,
+    mutations: Mutations,
+    (generation, ahead_ms, now): (u64, u64, u64),
+) -> Result<Recovered, String> {
+    let mut shards = Vec::new();
+    let mut positions = Vec::new();
+    let mut latest = 0;
+    for number in 0..options.shards {
+        let mut engine = disk.journal.clone();
+        let bounds = engine.bounds(number).map_err(|error| error.to_string())?;
+        let config = CoordinatorConfig {
+            live_transactions_max: usize::from(options.live_max),
+            observations_max: 16,
+            seed: generation,
+            mutations,
+            ..CoordinatorConfig::default()
+        };
+        let mut replay = Replay::new(Coordinator::new(config));
+        engine
+            .read(number, bounds.first, &mut |batch| {
+                batch.records.iter().for_each(|bytes| replay.take(batch.position, bytes));
+                Ok(())
+            })
+            .map_err(|error| error.to_string())?;
+        let replayed = replay
+            .finish(bounds.next)
+            .map_err(|error| format!("{}: {}", error.position, error.problem))?;
+        engine.harden(number).map_err(|error| error.to_string())?;
+        // Whoever still believes that this shard is theirs meets a conflict at their next append.
+        engine.append(number, bounds.next, &[]).map_err(|error| error.to_string())?;
+        latest = latest.max(replayed.latest);
+        positions.push(bounds.next);
+        let outbox_bounds = OutboxBounds {
+            truncate_batches_min: u64::from(options.keeps_batches),
+            straggler_batches: u64::from(options.keeps_batches) * 2,
+        };
+        let ending = replayed.ended.iter().map(|one| (one.id.clone(), Arc::clone(one)));
+        shards.push(Shard {
+            number,
+            outbox: Outbox::new(
+                (bounds.first, bounds.next + 1),
+                &replayed.homes,
+                outbox_bounds,
+                mutations,
+            ),
+            ending: ending.collect(),
+            to_archive: replayed.ended,
+            coordinator: replayed.coordinator,
+            engine,
+            appending: None,
+            waiting: BTreeMap::new(),
+            open: BTreeSet::new(),
+            wakes_at: None,
+        });
+    }
+    // Time goes on from the latest moment on record, even if the clock was set back.
+    let ahead_ms = ahead_ms.max(latest.saturating_sub(now));
+    let process = Process { generation, paused_until: 0, ahead_ms, shards };
+    Ok(Recovered { process, positions })
+}
+
+impl Shard {
+    /// Gives the core's step to the outbox; what may leave at once.
+    pub fn take(&mut self, step: Step) -> Vec<Out<Answered>> {
+        for ended in step.ended() {
+            self.ending.insert(ended.id.clone(), Arc::clone(ended));
+        }
+        self.outbox.take(step).into_iter().collect()
+    }
+
+    /// Something has happened.
+    pub fn handle(&mut self, now: u64, event: Event) -> Vec<Out<Answered>> {
+        let step = self.coordinator.handle(now, event);
+        self.take(step)
+    }
+
+    /// Fires what is due.
+    pub fn fire(&mut self, now: u64) -> Vec<Out<Answered>> {
+        let mut out = Vec::new();
+        while let Some(timer) = self.coordinator.next_timer().filter(|timer| timer.at <= now) {
+            let event = Event::Timer(timer.clone());
+            out.extend(self.handle(now, event));
+        }
+        out
+    }
+
+    fn reply(&mut self, to: Asker, id: &TransactionId, since: u64, say: Say) -> Vec<Out<Answered>> {
+        let answered = Answered { to, id: id.clone(), since, say };
+        self.outbox.reply(answered).into_iter().collect()
+    }
+
+    /// Takes a question in.
+    pub fn asked(
+        &mut self,
+        now: u64,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        (to, id, since): (Asker, &TransactionId, u64),
+        ask: Ask,
+    ) -> Vec<Out<Answered>> {
+        match ask {
+            Ask::Begin(plan) => self.begin(now, history, (to, id, since), plan),
+            Ask::Status { wait } => {
+                let say = self.status(history, id);
+                if wait && say == Say::Pending {
+                    self.wait(id, Waiting { to, since, for_outcome: true });
+                    return Vec::new();
+                }
+                self.reply(to, id, since, say)
+            }
+            Ask::Decision => {
+                let say = self.status(history, id);
+                self.reply(to, id, since, say)
+            }
+            Ask::Enlist(branch) => match self.coordinator.check_enlist(id, &branch) {
+                Ok(number) => {
+                    let event = Event::Enlist { transaction: id.clone(), branch };
+                    let mut out = self.handle(now, event);
+                    out.extend(self.reply(to, id, since, Say::Enlisted(number)));
+                    out
+                }
+                Err(_) => self.reply(to, id, since, Say::NotOpen),
+            },
+            Ask::Commit => {
+                if self.coordinator.check_close(id).is_err() {
+                    let say = self.status(history, id);
+                    return self.reply(to, id, since, say);
+                }
+                self.wait(id, Waiting { to, since, for_outcome: true });
+                let mut out = self.handle(now, Event::CommitRequested { transaction: id.clone() });
+                out.extend(self.answer_what_is_known(id));
+                out
+            }
+            Ask::Rollback => {
+                let reason = "asked".into();
+                let event = Event::RollbackRequested { transaction: id.clone(), reason };
+                let mut out = self.handle(now, event);
+                let say = self.status(history, id);
+                out.extend(self.reply(to, id, since, say));
+                out
+            }
+            Ask::Retry => self.handle(now, Event::RetryRequested { transaction: id.clone() }),
+            Ask::Resolve(branch, outcome) => {
+                if self.coordinator.check_resolve(id, branch, outcome, true).is_err() {
+                    return Vec::new();
+                }
+                let (by, reason) = ("operator".into(), "it was restored".into());
+                let transaction = id.clone();
+                let event = Event::ResolveRequested { transaction, branch, outcome, by, reason };
+                self.handle(now, event)
+            }
+        }
+    }
+
+    fn wait(&mut self, id: &TransactionId, waiting: Waiting) {
+        self.waiting.entry(id.clone()).or_default().push(waiting);
+    }
+
+    /// Whoever asked to commit what is decided already is not left waiting.
+    fn answer_what_is_known(&mut self, id: &TransactionId) -> Vec<Out<Answered>> {
+        let known = self.coordinator.get(id).filter(|live| live.decision.is_some());
+        let Some(say) = known.map(said) else { return Vec::new() };
+        let mut out = Vec::new();
+        for waiting in self.waiting.remove(id).unwrap_or_default() {
+            out.extend(self.reply(waiting.to, id, waiting.since, say.clone()));
+        }
+        out
+    }
+
+    /// How a transaction stands, as far as this shard and the history know.
+    fn status(
+        &self,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        id: &TransactionId,
+    ) -> Say {
+        let ended = || self.ending.get(id).or_else(|| history.get(id)).map(|one| said(one));
+        match self.coordinator.get(id) {
+            Some(live) => said(live),
+            None => ended().unwrap_or(Say::Unknown),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        now: u64,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        (to, id, since): (Asker, &TransactionId, u64),
+        plan: Plan,
+    ) -> Vec<Out<Answered>> {
+        let ended = self.ending.contains_key(id);
+        if ended || !self.outbox.knows(id) && history.contains_key(id) {
+            let say = self.status(history, id);
+            return self.reply(to, id, since, say);
+        }
+        let event = Event::Begin { transaction: id.clone(), fingerprint: 0, plan };
+        let step = self.coordinator.handle(now, event);
+        let say = match step.refusal() {
+            None => {
+                self.wait(id, Waiting { to, since, for_outcome: false });
+                return self.take(step);
+            }
+            Some(Refusal::Exists { .. }) => Say::Begun,
+            Some(Refusal::AtCapacity) => Say::Busy,
+            Some(Refusal::Plan(error)) => Say::Refused(error.code),
+        };
+        self.reply(to, id, since, say)
+    }
+
+    /// Those who waited for this, taken out of the list.
+    pub fn told(&mut self, id: &TransactionId, outcome: bool) -> Vec<Waiting> {
+        let Some(all) = self.waiting.remove(id) else { return Vec::new() };
+        let (now, later): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|waiting| outcome || !waiting.for_outcome);
+        if !later.is_empty() {
+            self.waiting.insert(id.clone(), later);
+        }
+        now
+    }
+
+    /// The call that is owed an answer.
+    #[must_use]
+    pub fn key(call: &Call) -> CallKey {
+        (call.transaction.clone(), call.branch, call.operation, call.attempt)
+    }
+}
+
+/// How a transaction stands.
+#[must_use]
+pub fn said(transaction: &Transaction) -> Say {
+    match transaction.outcome() {
+        None => Say::Pending,
+        Some(outcome) => {
+            let mixed = transaction.heuristic() == Some(Heuristic::Mixed);
+            Say::Outcome(outcome, transaction.stage() == Stage::Ended, mixed)
+        }
+    }
+}
