@@ -19,6 +19,10 @@ The project's chores.
   cargo xtask tidy [--update]   the house style, as a test; --update lowers the ratchet
                                 (xtask/tidy-ratchet.txt) to what is still there
   cargo xtask check [--deep]    the model checker
+  cargo xtask sim --seeds N [--from S]
+                                the simulator; --seed S --trace shows one run, --script FILE
+                                a failure that was kept
+  cargo xtask mutants [WORD]    hunt every deliberate bug with the model and the simulator
   cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`
   cargo xtask help              this page
 ";
@@ -48,6 +52,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         ["tidy"] => tidy::run(false),
         ["tidy", "--update"] => tidy::run(true),
         ["check", options @ ..] => chores::check(options),
+        ["sim", ..] | ["mutants", ..] => chores::check(&words),
         ["bench", options @ ..] => chores::bench(options),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -5,6 +5,8 @@
 use crate::Failure;
 
 const STATES: &str = "model states explored";
+/// What else is worth repeating at the end.
+const FIGURES: [&str; 3] = [STATES, "simulator seeds run", "planted bugs found"];
 
 /// The sum over all test programs so far.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -12,7 +14,7 @@ pub struct Tally {
     pub passed: u64,
     pub failed: u64,
     pub ignored: u64,
-    /// The lines `model states explored: N`, as they came.
+    /// The lines `model states explored: N` and the like, as they came.
     pub states: Vec<String>,
 }
 
@@ -25,7 +27,8 @@ impl Tally {
             self.ignored += count(result, "ignored");
         }
         // With --nocapture the harness's own words may stand before it on the same line.
-        if let Some(at) = line.find(STATES) {
+        let found = FIGURES.iter().find_map(|figure| line.find(figure));
+        if let Some(at) = found {
             self.states.push(line[at..].trim_end().to_string());
         }
     }
@@ -40,7 +43,7 @@ impl Tally {
         match self {
             Tally { passed: 0, .. } => Err("no test ran".into()),
             Tally { failed: 1.., .. } => Err(format!("{} tests failed", self.failed)),
-            Tally { states, .. } if states.is_empty() => {
+            Tally { states, .. } if !states.iter().any(|line| line.starts_with(STATES)) => {
                 Err(format!("the model checker printed no line `{STATES}: N`"))
             }
             Tally { .. } => Ok(()),
@@ -57,7 +60,7 @@ fn count(result: &str, word: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{STATES, Tally};
 
     fn check(output: &str, expected: (u64, u64, u64, &[&str])) {
         let mut tally = Tally::default();
@@ -91,9 +94,13 @@ mod tests {
 
     #[test]
     fn nothing_run_is_not_a_success() {
-        let good = Tally { passed: 1, states: vec!["s".into()], ..Tally::default() };
+        let good = Tally { passed: 1, states: vec![format!("{STATES}: 1")], ..Tally::default() };
         assert_eq!(good.judge(), Ok(()));
-        assert!(Tally { passed: 0, states: vec!["s".into()], ..Tally::default() }.judge().is_err());
+        assert!(
+            Tally { passed: 0, states: vec![format!("{STATES}: 1")], ..Tally::default() }
+                .judge()
+                .is_err()
+        );
         assert!(Tally { passed: 1, failed: 1, ..Tally::default() }.judge().is_err());
         assert!(Tally { passed: 1, ..Tally::default() }.judge().is_err());
     }

@@ -15,8 +15,10 @@ fn threads() -> usize {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if words.first().is_some_and(|word| word == "sim") {
-        return sim::command::run(&words[1..]);
+    match words.first().map(String::as_str) {
+        Some("sim") => return sim::command::run(&words[1..]),
+        Some("mutants") => return sim::planted::run(&words[1..]),
+        _ => {} // The model.
     }
     let deep = words.iter().any(|word| word == "--deep");
     let picks: Vec<&String> = words.iter().filter(|word| *word != "--deep").collect();

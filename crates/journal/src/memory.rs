@@ -21,7 +21,8 @@ pub enum AppendFault {
     /// The batch is durable; only the answer was lost.
     Durable,
     /// The sync failed: readers see the batch, and [`MemoryEngine::lose_unsynced`] takes it away,
-    /// unless [`Engine::harden`] or a later write comes first.
+    /// with everything that was written after it, unless [`Engine::harden`] comes first. A later
+    /// sync that succeeds does not bring back what an earlier one has lost.
     Unsynced,
 }
 
@@ -55,11 +56,13 @@ struct Log {
     batches: Vec<Vec<u8>>,
     /// How many of `batches` a power loss leaves in place.
     synced: usize,
+    /// Whether a sync failed, so that there is a hole on the disk where reads show a batch.
+    hole: bool,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { first: 1, first_previous: GENESIS, batches: Vec::new(), synced: 0 }
+        Self { first: 1, first_previous: GENESIS, batches: Vec::new(), synced: 0, hole: false }
     }
 }
 
@@ -85,7 +88,14 @@ impl Log {
     }
 
     fn sync(&mut self) {
-        self.synced = self.batches.len();
+        if !self.hole {
+            self.synced = self.batches.len();
+        }
+    }
+
+    fn harden(&mut self) {
+        self.hole = false;
+        self.sync();
     }
 
     fn index(&self, position: u64) -> usize {
@@ -117,6 +127,7 @@ impl MemoryEngine {
     pub fn lose_unsynced(&self) {
         for log in self.lock().shards.values_mut() {
             log.batches.truncate(log.synced);
+            log.hole = false;
         }
     }
 
@@ -171,6 +182,7 @@ impl MemoryEngine {
         if fault != Some(AppendFault::Lost) {
             log.push(shard, records);
         }
+        log.hole |= fault == Some(AppendFault::Unsynced);
         if fault.is_none() || fault == Some(AppendFault::Durable) {
             log.sync();
         }
@@ -238,6 +250,7 @@ impl Engine for MemoryEngine {
         let forgotten = log.index(before);
         log.first_previous = log.checksum_before(forgotten);
         log.batches.drain(..forgotten);
+        log.synced = log.synced.saturating_sub(forgotten);
         log.first = before;
         log.sync();
         Ok(())
@@ -246,7 +259,7 @@ impl Engine for MemoryEngine {
     fn harden(&mut self, shard: ShardId) -> Result<(), JournalError> {
         self.check_poison()?;
         if !self.mutations.has(Mutation::HardenSkipped) {
-            self.lock().shards.entry(shard).or_default().sync();
+            self.lock().shards.entry(shard).or_default().harden();
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ pub mod coordinator;
 pub mod initiator;
 pub mod options;
 pub mod participants;
+pub mod planted;
 pub mod random;
 pub mod run;
 pub mod server;
@@ -16,3 +17,7 @@ pub mod situations;
 pub mod story;
 pub mod workload;
 pub mod world;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+mod tests;

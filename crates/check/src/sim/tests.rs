@@ -1,0 +1,79 @@
+//! The simulator is the same twice, finds what is planted, and what it found once stays right.
+
+use std::path::Path;
+
+use unanimity_core::{Mutation, Mutations};
+use unanimity_judge::{Judge, read_line, write_line};
+
+use super::command::run_seeds;
+use super::run::Plan;
+use super::shrink::{Script, shrink};
+use super::story::tell;
+use super::world::Planted;
+
+/// Every failure that was kept: the seed with which the simulator found it, made small.
+#[test]
+fn what_was_wrong_once_is_right_now() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts");
+    let mut kept = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let file = entry.unwrap().path();
+        let script = Script::read(&file.to_string_lossy()).unwrap();
+        let report = script.plan(false).run();
+        assert_eq!(report.broken, None, "{}: {}", file.display(), tell(&script));
+        kept += 1;
+    }
+    assert!(kept >= 3, "the scripts are gone");
+}
+
+#[test]
+fn a_seed_is_one_run_and_another_seed_is_another() {
+    let run = |seed| Plan::of_seed(seed, Planted::default()).run();
+    let (first, again, other) = (run(7), run(7), run(8));
+    assert_eq!((first.hash, first.events), (again.hash, again.events));
+    assert_ne!(first.hash, other.hash);
+    assert!(first.events > 0);
+}
+
+#[test]
+fn seeds_are_clean_and_meet_what_they_must() {
+    let total = run_seeds(1_000_000, 2_000, Planted::default(), true);
+    assert!(total.failed.is_none(), "{:?}", total.failed);
+    assert_eq!(total.situations.missed(total.seeds), []);
+    assert!(total.faults > total.seeds);
+}
+
+#[test]
+fn a_planted_bug_is_found_made_small_and_told() {
+    let mutations = Mutations::only(Mutation::UnansweredLeftOutOfRollback);
+    let planted = Planted { mutations, ..Planted::default() };
+    let failed = run_seeds(0, 200, planted, true).failed.unwrap();
+    let full = Plan::of_seed(failed.seed, planted);
+    let script = shrink(&full);
+    let small = script.plan(false).run();
+    assert_eq!(small.broken.unwrap().rule, failed.broken.unwrap().rule);
+    let (before, after) = (full.run().transactions, small.transactions);
+    assert!(small.faults.len() <= failed.faults.len() && after <= before);
+    let story = tell(&script);
+    assert!(story.contains("=> line") && story.contains(&script.rule), "{story}");
+    let read: Script = serde_json::from_str(&script.json()).unwrap();
+    assert_eq!(read.options, script.options);
+}
+
+/// The simulator's judge reads events; a trace's reader reads text. Both see the same.
+#[test]
+fn a_trace_says_the_same_as_text() {
+    for seed in 0..20 {
+        let report = Plan { traces: true, ..Plan::of_seed(seed, Planted::default()) }.run();
+        let mut judge = Judge::new();
+        for (number, line) in (1..).zip(&report.trace) {
+            let text = write_line(line).unwrap();
+            let read = read_line(number, &text).unwrap();
+            assert_eq!(read, *line);
+            judge.take(&read);
+        }
+        assert_eq!(judge.found(), [], "seed {seed}");
+        assert_eq!(judge.lines(), report.trace.len());
+        assert!(judge.lines() > 0);
+    }
+}
