@@ -138,20 +138,15 @@ impl HttpTransport {
     /// Carries one call, within the call's own time limit. Needs a tokio runtime.
     ///
     /// Every failure, and every answer that is not in the contract's closed set, is
-    /// [`Answer::Unknown`] with a text that says what happened; where it matters, one that was
-    /// never sent is [`Answer::Unsent`].
+    /// [`Answer::Unknown`] with a text that says what happened; a call that was never sent is
+    /// [`Answer::Unsent`].
     pub async fn call(&self, call: Call) -> Answer {
         self.start_sweeper();
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
         match self.attempt(&call, deadline).await {
             Ok(answer) => answer,
-            // Only where one participant alone decides does it matter that nothing was sent.
-            Err(Failure::Unsent(text)) if call.operation == Operation::CommitOnePhase => {
-                Answer::Unsent(answer::clean(&text).into())
-            }
-            Err(Failure::Unsent(text) | Failure::Unknown(text)) => {
-                Answer::Unknown(answer::clean(&text).into())
-            }
+            Err(Failure::Unsent(text)) => Answer::Unsent(answer::clean(&text).into()),
+            Err(Failure::Unknown(text)) => Answer::Unknown(answer::clean(&text).into()),
         }
     }
 
@@ -176,7 +171,8 @@ impl HttpTransport {
         })?;
         let mut pass = pass.again().map_err(unsent)?;
         pass.leaves();
-        let exchanged = timeout_at(deadline, self.exchange(&origin, &target, request)).await;
+        let exchanged =
+            timeout_at(deadline, self.exchange(&origin, &target, request, deadline)).await;
         drop(permit);
         let exchanged = exchanged
             .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms).into()));
@@ -209,13 +205,17 @@ impl HttpTransport {
         origin: &Origin,
         target: &Target,
         mut request: Request<Full<Bytes>>,
+        deadline: Instant,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         loop {
             let idle = origin.take_idle();
             let reused = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.connect(target).await.map_err(Failure::Unsent)?,
+                None => timeout_at(deadline, self.connect(target))
+                    .await
+                    .unwrap_or_else(|_| Err("not connected within the call's time".to_owned()))
+                    .map_err(Failure::Unsent)?,
             };
             if connection.sender.ready().await.is_err() && reused {
                 continue;
