@@ -62,7 +62,7 @@ pub(crate) fn check_kind(
 }
 
 /// Local work is committed before the others are asked, so none of the others may say no.
-pub(crate) fn check_local(branches: &[BranchPlan]) -> Result<(), PlanError> {
+pub(crate) fn check_local(branches: &[&BranchPlan]) -> Result<(), PlanError> {
     let locals = branches.iter().filter(|branch| branch.kind == Kind::Local).count();
     if locals == 0 {
         return Ok(());
@@ -88,7 +88,7 @@ pub(crate) fn check_local(branches: &[BranchPlan]) -> Result<(), PlanError> {
 }
 
 /// A branch may use the result of another only if that one has certainly answered by then.
-pub(crate) fn check_references(branches: &[BranchPlan]) -> Result<(), PlanError> {
+pub(crate) fn check_references(branches: &[&BranchPlan]) -> Result<(), PlanError> {
     for (index, branch) in branches.iter().enumerate() {
         for refers in &branch.refers {
             check_reference(branches, index, branch, *refers)?;
@@ -98,7 +98,7 @@ pub(crate) fn check_references(branches: &[BranchPlan]) -> Result<(), PlanError>
 }
 
 fn check_reference(
-    branches: &[BranchPlan],
+    branches: &[&BranchPlan],
     index: usize,
     branch: &BranchPlan,
     refers: u16,
@@ -124,7 +124,7 @@ fn check_reference(
 }
 
 /// Whether a branch waits for another, over any number of `after`s.
-fn comes_before(branches: &[BranchPlan], index: usize, wanted: u16) -> bool {
+fn comes_before(branches: &[&BranchPlan], index: usize, wanted: u16) -> bool {
     let mut seen = BTreeSet::new();
     let mut open = branches[index].after.clone();
     while let Some(number) = open.pop() {

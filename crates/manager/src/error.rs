@@ -146,6 +146,12 @@ impl EnlistError {
         }
     }
 
+    pub(crate) fn too_many_branches(most: usize) -> Self {
+        let message = format!("the transaction has {most} branches, and no more are allowed");
+        let (code, field) = ("too_many_branches", "branches".to_owned());
+        Self::Refused(EnlistRefusal::Plan(PlanError { code, field, message }))
+    }
+
     pub(crate) fn unknown_branch(field: &'static str, name: &str) -> Self {
         let code = if field == "after" { "after_unknown" } else { "reference_unknown" };
         let message = format!("there is no branch {name:?} in this transaction");

@@ -119,7 +119,8 @@ fn check_participant(shared: &Shared, branch: &BranchRequest) -> Result<(), Prob
 pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRequest, Problem> {
     check_participant(shared, branch).map_err(|problem| problem.with_field("participant"))?;
     let refers = references(branch).map_err(|problem| problem.with_field("payload"))?;
-    Ok(EnlistRequest { branch: branch_plan(branch), after: branch.after.clone(), refers })
+    let (after, branches_max) = (branch.after.clone(), shared.limits.branches_max);
+    Ok(EnlistRequest { branch: branch_plan(branch), after, refers, branches_max })
 }
 
 /// The options that a request names, whatever the configuration says about the others: what makes
