@@ -37,6 +37,7 @@ mod recovery;
 mod resolution;
 mod safety;
 mod schedule;
+mod stage;
 mod timeline;
 mod timers;
 mod transaction;
@@ -58,8 +59,9 @@ pub use plan::{
 pub use record::{Fact, Record};
 pub use resolution::{Heuristic, Resolution, ResolveRefusal};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
+pub use stage::Stage;
 pub use timeline::{Observation, Timeline, What};
-pub use transaction::{Ballot, Branch, Progress, Stage, Transaction};
+pub use transaction::{Ballot, Branch, Progress, Transaction};
 
 /// Milliseconds since the Unix epoch, as the driver tells them. The core never reads a clock.
 pub type Millis = u64;

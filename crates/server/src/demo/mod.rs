@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
-use unanimity::core::splitmix64;
+use unanimity::core::{Stage, splitmix64};
 use unanimity_bank::{AccountsBy, Total};
 use unanimity_sdk::api::TransactionList;
 use unanimity_sdk::{Client, TransactionId};
@@ -345,15 +345,16 @@ pub(crate) async fn money(banks: &[Client; 2]) -> anyhow::Result<i64> {
 }
 
 /// Every stage of a transaction that has not ended.
-pub(crate) const LIVE_STAGES: [&str; 6] =
-    ["open", "preparing", "executing", "settling", "committing", "rolling_back"];
+pub(crate) fn live_stages() -> impl Iterator<Item = &'static str> {
+    Stage::ALL.into_iter().filter(|stage| stage.is_live()).map(Stage::as_str)
+}
 
 /// Waits until no transaction is open, for as long as is fair.
 pub(crate) async fn settle(client: &Client) -> anyhow::Result<()> {
     let started = Instant::now();
     while started.elapsed() < SETTLE_TIMEOUT {
         let mut open = 0;
-        for state in LIVE_STAGES {
+        for state in live_stages() {
             let page: TransactionList = client.list(&format!("state={state}&limit=1")).await?;
             open += page.transactions.len();
         }
