@@ -225,8 +225,8 @@ pub fn in_order(world: &World) -> Verdict {
 }
 
 /// Branches work in the order that the plan asks for, compensations in its reverse (Garcia-Molina
-/// and Salem, "Sagas", SIGMOD 1987). Visible work follows every vote, and deferred work everything
-/// else.
+/// and Salem, "Sagas", SIGMOD 1987). Visible work follows every vote, deferred work everything
+/// else, and what comes last all other deferred work.
 ///
 /// # Errors
 /// Names the branch that was out of its turn.
@@ -253,6 +253,9 @@ pub fn plan_order(world: &World) -> Verdict {
         check(!deferred || is_everything_else_done(world), || {
             format!("deferred branch {number} worked before everything else was done")
         })?;
+        check(!(branch.last && has_worked) || is_all_deferred_done(world), || {
+            format!("branch {number} comes last, and worked before other deferred work was done")
+        })?;
     }
     Ok(())
 }
@@ -275,6 +278,16 @@ fn is_everything_else_done(world: &World) -> bool {
                 matches!(state, Some(GuardState::Committed | GuardState::ReadOnly))
             }
         }
+    })
+}
+
+/// All deferred work on record that does not come last is done, as far as the outcome asks for it.
+fn is_all_deferred_done(world: &World) -> bool {
+    let rolled_back = world.journal.decisions().any(|outcome| outcome == Outcome::Rollback);
+    ordinary(world).take(world.journal.branches()).all(|(number, participant)| {
+        let branch = &world.setup().branches[number];
+        let owed = branch.kind == Kind::Deferred && (branch.notice || !rolled_back);
+        !owed || branch.last || participant.applied(Operation::Execute) > 0
     })
 }
 

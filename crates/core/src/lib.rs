@@ -43,7 +43,7 @@ mod timers;
 mod transaction;
 mod wire;
 
-pub use codec::{DecodeError, RECORD_VERSION, decode_record, encode_record};
+pub use codec::{DecodeError, RECORD_VERSION, decode_record, digested_bytes, encode_record};
 pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};

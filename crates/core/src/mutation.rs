@@ -46,13 +46,15 @@ pub enum Mutation {
     CompensationOrderIgnored,
     /// Deferred work does not wait for the commits.
     DeferredBeforeCommits,
+    /// What comes last does not wait for other deferred work.
+    LastDoesNotWait,
     /// A late answer to another call counts as the answer to the one under way.
     LateAnswerEndsTheCall,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -73,6 +75,7 @@ impl Mutation {
         Self::ExecutesBeforeVotes,
         Self::CompensationOrderIgnored,
         Self::DeferredBeforeCommits,
+        Self::LastDoesNotWait,
         Self::LateAnswerEndsTheCall,
     ];
 }

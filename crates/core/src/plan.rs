@@ -47,6 +47,9 @@ pub struct BranchPlan {
     pub delay_ms: u64,
     /// For a deferred branch: it is executed after a rollback too, when everything is undone.
     pub also_on_rollback: bool,
+    /// For a deferred branch: it is executed when every other branch is done, also those that are
+    /// enlisted after it.
+    pub comes_last: bool,
     /// The branches (by number) whose results the payload refers to.
     pub refers: Vec<u16>,
 }
@@ -65,6 +68,7 @@ impl BranchPlan {
             by_initiator: kind == Kind::Local,
             delay_ms: 0,
             also_on_rollback: false,
+            comes_last: false,
             refers: Vec::new(),
         }
     }
@@ -284,6 +288,11 @@ mod tests {
         let notice = |kind| BranchPlan { also_on_rollback: true, ..branch("n", kind, &[]) };
         check(vec![notice(Deferred)], Ok(()));
         check(vec![notice(TwoPhase)], Err("deferred_only"));
+        let last =
+            |kind, after: &[u16]| BranchPlan { comes_last: true, ..branch("l", kind, after) };
+        check(vec![branch("d", Deferred, &[]), last(Deferred, &[0])], Ok(()));
+        check(vec![last(TwoPhase, &[])], Err("deferred_only"));
+        check(vec![branch("d", Deferred, &[1]), last(Deferred, &[])], Err("after_unsafe"));
     }
 
     #[test]

@@ -13,9 +13,16 @@ pub(crate) fn check_order(
     before: &BranchPlan,
     field: &str,
 ) -> Result<(), PlanError> {
-    let rank = |kind: Kind| kind as u8;
-    if rank(branch.kind) >= rank(before.kind) {
+    let rank = |branch: &BranchPlan| (branch.kind as u8, branch.comes_last);
+    if rank(branch) >= rank(before) {
         return Ok(());
+    }
+    if before.comes_last {
+        let message = format!(
+            "{:?} would wait for {:?}, which comes last, when all others are done",
+            branch.name, before.name
+        );
+        return Err(error("after_unsafe", field, message));
     }
     let message = format!(
         "{:?} is {} and would wait for {:?}, which is {}: that work is visible, or only runs after \
@@ -45,8 +52,11 @@ pub(crate) fn check_kind(
                        after the branch is on record, and never before the decision is taken";
         return Err(error("phase_one_by_unsafe", field("phase_one_by"), message));
     }
-    let deferred_only =
-        [("delay_ms", branch.delay_ms > 0), ("also_on_rollback", branch.also_on_rollback)];
+    let deferred_only = [
+        ("delay_ms", branch.delay_ms > 0),
+        ("also_on_rollback", branch.also_on_rollback),
+        ("comes_last", branch.comes_last),
+    ];
     for (name, asked) in deferred_only {
         if asked && kind != Kind::Deferred {
             let message =

@@ -56,10 +56,11 @@ pub fn plan(words: &[&str]) -> Plan {
 }
 
 /// A branch from a word such as `b:compensable<a`, `b!` (the initiator works), `m:deferred+50`
-/// (after a delay) or `n:deferred*` (also on rollback).
+/// (after a delay), `n:deferred*` (also on rollback) or `l:deferred$` (comes last).
 fn branch(word: &str, before: &[BranchPlan]) -> BranchPlan {
     let (word, after) = word.split_once('<').unwrap_or((word, ""));
     let (word, delay) = word.split_once('+').unwrap_or((word, "0"));
+    let (word, comes_last) = (word.trim_end_matches('$'), word.ends_with('$'));
     let (word, also_on_rollback) = (word.trim_end_matches('*'), word.ends_with('*'));
     let (word, tried) = (word.trim_end_matches('!'), word.ends_with('!'));
     let (name, kind) = word.split_once(':').unwrap_or((word, "two_phase"));
@@ -73,6 +74,7 @@ fn branch(word: &str, before: &[BranchPlan]) -> BranchPlan {
         by_initiator: tried || kind == Kind::Local,
         delay_ms: delay.parse().unwrap(),
         also_on_rollback,
+        comes_last,
         ..BranchPlan::new(name, format!("at-{name}"), kind)
     }
 }

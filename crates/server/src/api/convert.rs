@@ -56,13 +56,17 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
             .map_err(|problem| problem.with_field(field("participant")))?;
         planned.push(BranchPlan { after, refers, ..branch_plan(branch) });
     }
+    if request.notice.is_some() {
+        planned.iter_mut().last().into_iter().for_each(|notice| notice.comes_last = true);
+    }
     let options = options(&shared.defaults, request);
     let plan = Plan { open: request.interactive, branches: planned, options };
     plan.check()?;
     Ok(plan)
 }
 
-/// The branches of a request, and those that its inquiry and its notice become.
+/// The branches of a request, and those that its inquiry and its notice become; the notice is the
+/// last of them.
 fn with_its_own(request: &TransactionRequest) -> Cow<'_, [BranchRequest]> {
     if request.inquiry.is_none() && request.notice.is_none() {
         return Cow::Borrowed(&request.branches);
@@ -75,14 +79,11 @@ fn with_its_own(request: &TransactionRequest) -> Cow<'_, [BranchRequest]> {
         ..BranchRequest::default()
     }));
     branches.extend(request.branches.iter().cloned());
-    let deferred = |branch: &&BranchRequest| branch.kind == Kind::Deferred;
-    let after = branches.iter().filter(deferred).map(|branch| branch.name.clone()).collect();
     if let Some(notice) = &request.notice {
         branches.push(BranchRequest {
             name: NOTICE_BRANCH.to_owned(),
             participant: notice.url.clone(),
             kind: Kind::Deferred,
-            after,
             also_on_rollback: notice.on_rollback,
             ..BranchRequest::default()
         });
