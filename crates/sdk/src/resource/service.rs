@@ -115,8 +115,8 @@ impl<R: Resource> ResourceService<R> {
         Ok(values)
     }
 
-    /// Gets a prepare or an execute in, and asks for the change. An `Err` within is the no; the vote
-    /// beside the writes is the yes that is due once they are kept.
+    /// Gets a prepare or an execute in, and asks for the change. An `Err` within is the no; the
+    /// vote beside the writes is the yes that is due once they are kept.
     fn change(
         &self,
         database: &Connection,

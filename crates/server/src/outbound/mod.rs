@@ -2,13 +2,12 @@
 //!
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
-//! connection is made `connect`'s, which are kept `pool`'s, what an answer means `answer`'s, and
+//! connection is made `connect`'s, which are kept `pool`'s, what an answer means the SDK's, and
 //! how results get into payloads [`references`]'s. Whether a participant that fails is called at
 //! all is `breaker`'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
-mod answer;
 mod breaker;
 mod breakers;
 mod connect;
@@ -25,8 +24,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
-    USER_AGENT,
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -36,8 +34,8 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 use unanimity_core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
+use unanimity_sdk::contract::{Response, clean, judge};
 
-use self::answer::{Response, judge, shows_life};
 pub use self::breaker::BreakerConfig;
 use self::breakers::{Breakers, Clock};
 use self::connect::Connector;
@@ -145,8 +143,8 @@ impl HttpTransport {
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
         match self.attempt(&call, deadline).await {
             Ok(answer) => answer,
-            Err(Failure::Unsent(text)) => Answer::Unsent(answer::clean(&text).into()),
-            Err(Failure::Unknown(text)) => Answer::Unknown(answer::clean(&text).into()),
+            Err(Failure::Unsent(text)) => Answer::Unsent(clean(&text).into()),
+            Err(Failure::Unknown(text)) => Answer::Unknown(clean(&text).into()),
         }
     }
 
@@ -183,8 +181,7 @@ impl HttpTransport {
                 return Err(error);
             }
         };
-        let (encoded, html) = (is_encoded(&headers), is_html(&headers));
-        let answer = judge(call.operation, Response { status, encoded, html, body: &body });
+        let answer = judge(call.operation, Response::new(status, &headers, &body));
         match &answer {
             Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
             Answer::Unknown(_)
@@ -402,13 +399,9 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|value| value != "identity")
-}
-
-fn is_html(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let bytes = value.as_bytes();
-        bytes.len() >= 9 && bytes[..9].eq_ignore_ascii_case(b"text/html")
-    })
+/// Whether an answer that decides nothing still shows that somebody is there to answer: a refusal
+/// of this one call, such as a contradiction or an unknown path, and not one for want of strength.
+fn shows_life(status: StatusCode) -> bool {
+    let overloaded = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !overloaded.contains(&status)
 }
