@@ -1,7 +1,9 @@
 //! The manager's face for interactive transactions, and for operators who settle a branch by hand.
 
 use tokio::sync::oneshot;
-use unanimity_core::{BranchPlan, EnlistRefusal, Outcome, PlanError, Stage, TransactionId};
+use unanimity_core::{
+    BranchPlan, EnlistRefusal, Outcome, PlanError, ResolveRefusal, Stage, TransactionId,
+};
 
 use crate::error::{CommitError, EnlistError, ResolveError};
 use crate::manager::TransactionManager;
@@ -92,11 +94,17 @@ impl TransactionManager {
         reason: &str,
     ) -> Result<Option<TransactionView>, ResolveError> {
         let (reply, replied) = oneshot::channel();
-        let (branch, by, reason) = (branch.to_owned(), by.into(), reason.into());
-        let ask = Ask::Resolve { id: id.clone(), branch, outcome, by, reason, reply };
+        let (name, by, reason) = (branch.to_owned(), by.into(), reason.into());
+        let ask = Ask::Resolve { id: id.clone(), branch: name, outcome, by, reason, reply };
         self.send(id, Command::Ask(ask)).await?;
-        replied.await.map_err(|_| self.unavailable())??;
-        Ok(self.get(id).await?)
+        let resolved = replied.await.map_err(|_| self.unavailable())?;
+        let known = self.get(id).await?;
+        match (resolved, known) {
+            (Err(ResolveError::Refused(ResolveRefusal::Unknown)), Some(ended)) => {
+                Err(ResolveError::ended(&ended, branch))
+            }
+            (resolved, known) => resolved.map(|()| known),
+        }
     }
 }
 

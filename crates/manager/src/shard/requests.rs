@@ -140,6 +140,7 @@ impl Shard {
         let rolled_back = match self.coordinator.check_close(id) {
             Err(CloseRefusal::Whole) => return Committing::Whole,
             Err(CloseRefusal::Unknown) => match self.ending.get(id) {
+                Some(ended) if !ended.open => return Committing::Whole,
                 Some(ended) => ended.outcome() == Some(Outcome::Rollback),
                 None => return Committing::Unknown,
             },

@@ -277,7 +277,9 @@ pub(super) fn problem_of_commit(error: CommitError) -> Problem {
 pub(super) fn problem_of_resolve(error: ResolveError) -> Problem {
     match error {
         ResolveError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
-        ResolveError::Refused(_) => problem_of_code(error.code(), error.to_string()),
+        ResolveError::Refused(_) | ResolveError::Ended(_) => {
+            problem_of_code(error.code(), error.to_string())
+        }
     }
 }
 

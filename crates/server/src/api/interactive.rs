@@ -76,10 +76,14 @@ pub(super) async fn commit(
     mut query: Parameters,
 ) -> Result<Response, Problem> {
     query.only(&["wait"])?;
-    let wait = match query.one_of("wait", &["outcome", "completed", "accepted"])?.as_deref() {
+    let wait = match query.take("wait").as_deref() {
+        None | Some("outcome") => Wait::Outcome,
         Some("completed") => Wait::Completed,
         Some("accepted") => Wait::Accepted,
-        _ => Wait::Outcome, // The default, and its own word.
+        Some(other) => {
+            let detail = format!("{other:?} is none of: outcome, completed, accepted");
+            return Err(Problem::new(code::WAIT_INVALID, detail).with_field("wait"));
+        }
     };
     let manager = &api.shared.manager;
     let transaction = match tokio::time::timeout(WAIT_MAX, manager.commit(&id, wait)).await {

@@ -168,6 +168,9 @@ async fn requests_that_come_too_late_are_refused_by_their_reason() {
     }
     refused(&ask.about("nobody", "branches", &late).await, 404, "transaction_unknown");
     refused(&ask.about("nobody", "commit", &json!({})).await, 404, "transaction_unknown");
+    let answer = ask.about("nobody", "commit?wait=30s", &json!({})).await;
+    refused(&answer, 400, "wait_invalid");
+    assert_eq!(answer.problem().1, "wait");
     assert!(actor.seen().iter().all(|seen| seen.branch != "late"));
 }
 
