@@ -282,7 +282,7 @@ pub fn deep() -> Vec<Configuration> {
     let by_hand = Setup { resolutions: 1, symmetry: false, ..stormy("x", TWO, 1) };
     let by_hand = Setup { name: "deep: resolved", ..by_hand };
     vec![
-        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused], 1_521),
+        row(interactive, &[Committed, RolledBack, Abandoned, WorkRefused], 1_808),
         row(inquiry, &[Committed, RolledBack, SettledByCommit], 6_455),
         row(one, &[Committed, RolledBack, SettledByCommit, Declined], 318_168),
         row(by_hand, &[Mixed, Committed, RolledBack], 91_100),

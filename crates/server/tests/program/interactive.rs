@@ -185,6 +185,8 @@ async fn an_open_transaction_survives_a_crash_and_commits_afterwards() {
     coordinator.start_again().await;
     let shown = ask.shown("t").await;
     assert_eq!((&shown["stage"], &shown["outcome"]), (&json!("open"), &Value::Null), "{shown}");
+    // An enlistment that was answered is on record, whoever asks again or not.
+    assert_eq!(shown["branches"].as_array().unwrap().len(), 2, "{shown}");
     enlisted(&ask, "t", &branch(&actor, "a")).await;
     let shown = enlisted(&ask, "t", &branch(&actor, "b")).await;
     assert_eq!(shown["branches"].as_array().unwrap().len(), 3, "{shown}");
