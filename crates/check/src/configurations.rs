@@ -22,7 +22,8 @@ pub struct Configuration {
 }
 
 const fn branch(kind: Kind, says: Says, after: &'static [u16]) -> BranchSetup {
-    BranchSetup { kind, says, after, by_initiator: matches!(kind, Kind::Local), notice: false }
+    let by_initiator = matches!(kind, Kind::Local);
+    BranchSetup { kind, says, after, by_initiator, notice: false, last: false }
 }
 
 const fn by_initiator(branch: BranchSetup) -> BranchSetup {
@@ -34,6 +35,7 @@ const LATER: BranchSetup = branch(Kind::TwoPhase, Says::Yes, &[0]);
 const TRIED: BranchSetup = by_initiator(YES);
 const TRIED_STEP: BranchSetup = by_initiator(STEP);
 const NOTICE: BranchSetup = BranchSetup { notice: true, ..branch(Kind::Deferred, Says::Yes, &[]) };
+const LAST: BranchSetup = BranchSetup { last: true, ..NOTICE };
 
 const YES: BranchSetup = branch(Kind::TwoPhase, Says::Yes, &[]);
 const NO: BranchSetup = branch(Kind::TwoPhase, Says::No, &[]);
@@ -109,6 +111,8 @@ pub const INTERACTIVE_MIXED: &str = "interactive mixed";
 pub const INQUIRY: &str = "inquiry";
 /// A deferred branch that waits a while, and also tells of a rollback.
 pub const NOTICE_SENT: &str = "notice";
+/// A notice that comes last, and deferred work that is enlisted after it.
+pub const NOTICE_LAST: &str = "notice last";
 /// An operator settles a branch.
 pub const RESOLVED: &str = "resolved";
 /// An operator settles a branch of a rollback that is told of.
@@ -157,6 +161,8 @@ fn other_ways() -> Vec<Configuration> {
     let mixed = Setup { begun_with: 1, ..mixed };
     let inquiry =
         Setup { begun_with: 1, cancels: 1, ..open(stormy(INQUIRY, &[LOCAL, MESSAGE], 1)) };
+    let last = quiet(open(stormy(NOTICE_LAST, &[LAST, MESSAGE, NOTICE], 1)));
+    let last = Setup { begun_with: 1, commit_requests: 1, ..last };
     let resolved = Setup { resolutions: 1, ..quiet(stormy(RESOLVED_NOTICE, &[NO, NOTICE], 1)) };
     let by_hand = Setup { resolutions: 1, ..quiet(stormy(RESOLVED, TWO, 0)) };
     let by_hand = Setup { symmetry: false, ..by_hand };
@@ -183,6 +189,7 @@ fn other_ways() -> Vec<Configuration> {
             &[ToldOfRollback, DeferredDone],
             1_107,
         ),
+        row(last, &[Committed, ToldOfRollback, DeferredDone, DownWhileOpen], 450),
         row(by_hand, &[Mixed, Committed, RolledBack], 5_913),
         row(resolved, &[RolledBack], 2_318),
         row(Setup { resolutions: 1, ..alone }, &[Committed, RolledBack, SettledByCommit], 373),

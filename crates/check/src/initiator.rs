@@ -67,8 +67,10 @@ impl World {
         let branch = self.setup().branch_plan(number);
         let open = self.live().is_some_and(unanimity_core::Transaction::accepts_branches);
         self.initiator.asking = open;
-        let transaction = self.transaction.clone();
-        self.happened(Event::Enlist { transaction, branch });
+        if open {
+            let transaction = self.transaction.clone();
+            self.happened(Event::Enlist { transaction, branch });
+        }
     }
 
     /// The initiator calls the participant itself; of local work it is its own participant.

@@ -61,6 +61,7 @@ pub const ALL: &[Mutant] = &[
     caught(Mutation::ExecutesBeforeVotes, worlds::VISIBLE, names::PLAN_ORDER, 6),
     caught(Mutation::CompensationOrderIgnored, worlds::SAGA, names::PLAN_ORDER, 9),
     caught(Mutation::DeferredBeforeCommits, worlds::MIXED, names::PLAN_ORDER, 9),
+    caught(Mutation::LastDoesNotWait, worlds::NOTICE_LAST, names::PLAN_ORDER, 10),
     caught(Mutation::LateAnswerEndsTheCall, worlds::LOSSY, names::ONE_CALL, 8),
 ];
 

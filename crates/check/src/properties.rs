@@ -39,6 +39,10 @@ impl Evidence for World {
         self.setup().branches[branch].notice
     }
 
+    fn comes_last(&self, branch: usize) -> bool {
+        self.setup().branches[branch].last
+    }
+
     fn by_hand(&self, branch: usize) -> bool {
         u16::try_from(branch).is_ok_and(|branch| self.resolved.contains(&branch))
     }

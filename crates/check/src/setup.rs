@@ -34,6 +34,8 @@ pub struct BranchSetup {
     pub by_initiator: bool,
     /// Whether it is deferred work that waits for a while, and is done after a rollback too.
     pub notice: bool,
+    /// Whether it comes last, when every other branch is done.
+    pub last: bool,
 }
 
 /// How a network treats what is on its way. Loss, delay and reordering are free in either.
@@ -189,6 +191,7 @@ impl Setup {
             by_initiator: branch.by_initiator,
             also_on_rollback: branch.notice,
             delay_ms: u64::from(branch.notice),
+            comes_last: branch.last,
             ..BranchPlan::new(name.as_str(), name.as_str(), branch.kind)
         }
     }

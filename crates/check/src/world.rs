@@ -501,7 +501,8 @@ impl World {
                     self.broken = Some(format!("the beginning was refused: {refusal:?}"));
                 }
                 // What they show is part of the transaction already.
-                Effect::Overdue(_)
+                Effect::EnlistRefused(..)
+                | Effect::Overdue(_)
                 | Effect::Settling(_)
                 | Effect::Parked(..)
                 | Effect::Resolved(..) => {}

@@ -71,16 +71,7 @@ impl Coordinator {
             Answer::Unsupported if about.operation == Operation::CommitOnePhase => {
                 self.declined(now, id, about, step);
             }
-            Answer::Unsupported => self.failed(now, id, about, UNSUPPORTED, step),
-            Answer::Acknowledged => {
-                self.failed(now, id, about, "acknowledged, but did not vote", step);
-            }
-            Answer::Contradiction(claim, text) => {
-                self.contradicted(now, id, about, (claim, &text), step);
-            }
-            Answer::Unsent(error) | Answer::Unknown(error) => {
-                self.failed(now, id, about, &error, step);
-            }
+            inconclusive => self.inconclusive(now, id, about, inconclusive, step),
         }
     }
 
@@ -112,16 +103,7 @@ impl Coordinator {
             (Operation::Rollback, Answer::Contradiction(Contradiction::AlreadyCommitted, _)) => {
                 Ballot::Committed
             }
-            (_, Answer::Unsent(error) | Answer::Unknown(error)) => {
-                return self.failed(now, id, about, &error, step);
-            }
-            (_, Answer::Contradiction(claim, text)) => {
-                return self.contradicted(now, id, about, (claim, &text), step);
-            }
-            (_, Answer::Unsupported) => return self.failed(now, id, about, UNSUPPORTED, step),
-            (_, Answer::Yes(_) | Answer::ReadOnly | Answer::No(_) | Answer::Acknowledged) => {
-                return self.failed(now, id, about, "answered something else than asked", step);
-            }
+            (_, inconclusive) => return self.inconclusive(now, id, about, inconclusive, step),
         };
         let what = match ballot {
             Ballot::Committed => What::Yes(about.operation),
@@ -150,28 +132,33 @@ impl Coordinator {
             Answer::Yes(_) | Answer::ReadOnly | Answer::Acknowledged => {
                 self.finished(now, id, about, step);
             }
-            Answer::No(error) | Answer::Unsent(error) | Answer::Unknown(error) => {
-                self.failed(now, id, about, &error, step);
-            }
-            Answer::Unsupported => self.failed(now, id, about, UNSUPPORTED, step),
-            Answer::Contradiction(claim, text) => {
-                self.contradicted(now, id, about, (claim, &text), step);
-            }
+            inconclusive => self.inconclusive(now, id, about, inconclusive, step),
         }
     }
 
-    /// A contradiction is never taken for an answer; it is kept for the people who must look.
-    fn contradicted(
+    /// What came back settles nothing: it is kept for the people who must look, and asked again. A
+    /// contradiction is never taken for an answer.
+    fn inconclusive(
         &mut self,
         now: Millis,
         id: &TransactionId,
         about: Attempt,
-        (claim, text): (Contradiction, &str),
+        answer: Answer,
         step: &mut Step,
     ) {
-        let Some(transaction) = self.transactions.get_mut(id) else { return };
-        transaction.branch_mut(about.branch).contradiction = Some(claim);
-        self.failed(now, id, about, text, step);
+        let error = match answer {
+            Answer::No(error) | Answer::Unsent(error) | Answer::Unknown(error) => error,
+            Answer::Unsupported => Box::from("the participant does not know this operation"),
+            Answer::Contradiction(claim, error) => {
+                let Some(transaction) = self.transactions.get_mut(id) else { return };
+                transaction.branch_mut(about.branch).contradiction = Some(claim);
+                error
+            }
+            Answer::Yes(_) | Answer::ReadOnly | Answer::Acknowledged => {
+                Box::from("answered something else than asked")
+            }
+        };
+        self.failed(now, id, about, &error, step);
     }
 
     /// A late or duplicate answer changes nothing, but for deliberate bugs.
@@ -321,9 +308,6 @@ impl Coordinator {
         }
     }
 }
-
-/// What people read where a participant answers that there is no such operation.
-const UNSUPPORTED: &str = "the participant does not know this operation";
 
 /// Where a branch stands whose participant said yes to this.
 const fn in_favour(operation: Operation) -> Ballot {

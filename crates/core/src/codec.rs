@@ -13,10 +13,13 @@ use crate::{
     RetryPolicy, TransactionId,
 };
 
+mod digested;
 mod observation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+
+pub use digested::digested_bytes;
 
 /// The version that is written; also the newest that is understood.
 pub const RECORD_VERSION: u8 = 2;
@@ -249,6 +252,12 @@ fn get_reason(reader: &mut Reader<'_>) -> Result<Reason, DecodeError> {
 }
 
 fn put_options(writer: &mut Writer<'_>, options: &Options) {
+    put_first_options(writer, options);
+    put_later_options(writer, options);
+}
+
+/// What version 1 knew.
+fn put_first_options(writer: &mut Writer<'_>, options: &Options) {
     writer.number(options.prepare_timeout_ms);
     writer.number(options.execute_timeout_ms);
     writer.number(options.timeout_ms);
@@ -257,6 +266,10 @@ fn put_options(writer: &mut Writer<'_>, options: &Options) {
     writer.number(options.retry.delay_max_ms);
     writer.number(u64::from(options.retry.park_after_attempts));
     writer.number(options.retry.parked_delay_ms);
+}
+
+/// What version 2 added.
+fn put_later_options(writer: &mut Writer<'_>, options: &Options) {
     writer.number(options.open_timeout_ms);
     writer.flag(options.one_phase);
 }
@@ -285,15 +298,26 @@ fn get_options(reader: &mut Reader<'_>) -> Result<Options, DecodeError> {
 }
 
 fn put_branch_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
+    put_first_plan(writer, plan);
+    put_later_plan(writer, plan);
+}
+
+/// What version 1 knew.
+fn put_first_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
     writer.text(&plan.name);
     writer.text(&plan.participant);
     writer.byte(plan.kind as u8);
     writer.list(&plan.after, |writer, number| writer.number(u64::from(*number)));
     writer.bytes(&plan.payload);
     writer.flag(plan.payload_in_phase_two);
+}
+
+/// What version 2 added.
+fn put_later_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
     writer.flag(plan.by_initiator);
     writer.number(plan.delay_ms);
-    writer.flag(plan.also_on_rollback);
+    // Bit 0 and bit 1 of one byte.
+    writer.byte(u8::from(plan.also_on_rollback) | u8::from(plan.comes_last) << 1);
     writer.list(&plan.refers, |writer, number| writer.number(u64::from(*number)));
 }
 
@@ -314,12 +338,17 @@ fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
         by_initiator: false,
         delay_ms: 0,
         also_on_rollback: false,
+        comes_last: false,
         refers: Vec::new(),
     };
     if reader.since(2) {
         plan.by_initiator = reader.flag("initiator's flag")?;
         plan.delay_ms = reader.number("delay_ms")?;
-        plan.also_on_rollback = reader.flag("rollback flag")?;
+        let when = reader.byte("deferred flags")?;
+        if when > 0b11 {
+            return Err(DecodeError::Malformed("deferred flags"));
+        }
+        (plan.also_on_rollback, plan.comes_last) = (when & 1 != 0, when & 2 != 0);
         plan.refers = reader.list("references", |reader| reader.small("branch"))?;
     }
     Ok(plan)

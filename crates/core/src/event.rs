@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::guard::Contradiction;
 use crate::{
-    BranchPlan, Operation, Outcome, Plan, PlanError, Reason, Record, Timer, Transaction,
-    TransactionId,
+    BranchPlan, EnlistRefusal, Operation, Outcome, Plan, PlanError, Reason, Record, Timer,
+    Transaction, TransactionId,
 };
 
 /// Something that happened.
@@ -37,8 +37,7 @@ pub enum Event {
     },
     /// A timer is due. One that was disarmed meanwhile is ignored.
     Timer(Timer),
-    /// Somebody adds a branch to an interactive transaction. Nothing happens unless
-    /// [`crate::Coordinator::check_enlist`] allows it.
+    /// Somebody adds a branch to an interactive transaction.
     Enlist {
         /// Which.
         transaction: TransactionId,
@@ -136,6 +135,8 @@ pub enum Effect {
     Refused(TransactionId, Refusal),
     /// A branch of an interactive transaction is on record: work for it may begin.
     Enlisted(TransactionId, u16),
+    /// A branch was not enlisted; nothing has changed.
+    EnlistRefused(TransactionId, EnlistRefusal),
     /// Somebody's word on a branch is on record.
     Resolved(TransactionId, u16),
     /// Call a participant, and report how it ended.
@@ -194,6 +195,16 @@ impl Step {
         self.effects.iter().find_map(|effect| match effect {
             Effect::Refused(_, refusal) => Some(refusal),
             _ => None, // Every other effect waits for its records.
+        })
+    }
+
+    /// Why an [`Event::Enlist`] was refused, if it was. What it rests on may still be on its way to
+    /// the disk: tell it when everything handed out so far is durable.
+    #[must_use]
+    pub fn enlist_refusal(&self) -> Option<&EnlistRefusal> {
+        self.effects.iter().find_map(|effect| match effect {
+            Effect::EnlistRefused(_, refusal) => Some(refusal),
+            _ => None, // Every other effect is the release's.
         })
     }
 

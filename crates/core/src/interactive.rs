@@ -2,9 +2,10 @@
 //! while it is open, then ask to commit. What follows the request to commit is phase one, as for
 //! any other.
 
+use crate::plan::check_branches;
 use crate::transaction::{Ballot, Branch};
 use crate::{
-    BranchPlan, Coordinator, Effect, Fact, Kind, Millis, Mutation, Plan, PlanError, Stage, Step,
+    BranchPlan, Coordinator, Effect, Fact, Kind, Millis, Mutation, PlanError, Stage, Step,
     TimerPurpose, Transaction, TransactionId, What,
 };
 
@@ -31,16 +32,9 @@ pub enum CloseRefusal {
 }
 
 impl Coordinator {
-    /// Says whether a branch may be enlisted, and under which number; one that is there already,
-    /// with the same content, has its number already. Call it before [`crate::Event::Enlist`].
-    ///
-    /// # Errors
-    /// [`EnlistRefusal`]; nothing has changed.
-    pub fn check_enlist(
-        &self,
-        id: &TransactionId,
-        branch: &BranchPlan,
-    ) -> Result<u16, EnlistRefusal> {
+    /// Under which number a branch may be enlisted; one that is there already, with the same
+    /// content, has its number already.
+    fn place_of(&self, id: &TransactionId, branch: &BranchPlan) -> Result<u16, EnlistRefusal> {
         let transaction = self.get(id).ok_or(EnlistRefusal::Unknown)?;
         if !transaction.open || !transaction.accepts_branches() {
             return Err(EnlistRefusal::NotOpen(transaction.stage()));
@@ -49,12 +43,9 @@ impl Coordinator {
         if let Some((number, known)) = numbered.find(|(_, known)| known.plan.name == branch.name) {
             return if known.plan == *branch { Ok(number) } else { Err(EnlistRefusal::Conflict) };
         }
-        let mut branches: Vec<BranchPlan> =
-            transaction.branches.iter().map(|branch| branch.plan.clone()).collect();
-        branches.push(branch.clone());
-        let options = transaction.options.clone();
-        let plan = Plan { open: true, branches, options };
-        plan.check().map_err(EnlistRefusal::Plan)?;
+        let known = transaction.branches.iter().map(|known| &known.plan);
+        let all: Vec<&BranchPlan> = known.chain([branch]).collect();
+        check_branches(true, &all).map_err(EnlistRefusal::Plan)?;
         Ok(u16::try_from(transaction.branches.len()).unwrap_or(u16::MAX))
     }
 
@@ -65,7 +56,13 @@ impl Coordinator {
         branch: BranchPlan,
         step: &mut Step,
     ) {
-        let Ok(number) = self.check_enlist(id, &branch) else { return };
+        let number = match self.place_of(id, &branch) {
+            Ok(number) => number,
+            Err(refusal) => {
+                step.effects.push(Effect::EnlistRefused(id.clone(), refusal));
+                return;
+            }
+        };
         let is_new = self.get(id).is_some_and(|t| !t.has(Some(number)));
         if is_new && self.config.mutations.has(Mutation::EnlistmentNotRecorded) {
             let unrecorded = self.transactions.get_mut(id).map(|t| &mut t.branches);

@@ -40,12 +40,13 @@ mod replay;
 mod resolution;
 mod safety;
 mod schedule;
+mod stage;
 mod timeline;
 mod timers;
 mod transaction;
 mod wire;
 
-pub use codec::{DecodeError, RECORD_VERSION, decode_record, encode_record};
+pub use codec::{DecodeError, RECORD_VERSION, decode_record, digested_bytes, encode_record};
 pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
@@ -63,8 +64,9 @@ pub use record::{Fact, Record};
 pub use replay::{Replay, ReplayError, Replayed};
 pub use resolution::{Heuristic, Resolution, ResolveRefusal};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
+pub use stage::Stage;
 pub use timeline::{Observation, Timeline, What};
-pub use transaction::{Ballot, Branch, Progress, Stage, Transaction};
+pub use transaction::{Ballot, Branch, Progress, Transaction};
 
 /// Milliseconds since the Unix epoch, as the driver tells them. The core never reads a clock.
 pub type Millis = u64;

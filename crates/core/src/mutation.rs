@@ -46,6 +46,8 @@ pub enum Mutation {
     CompensationOrderIgnored,
     /// Deferred work does not wait for the commits.
     DeferredBeforeCommits,
+    /// What comes last does not wait for other deferred work.
+    LastDoesNotWait,
     /// A late answer to another call counts as the answer to the one under way.
     LateAnswerEndsTheCall,
     /// Whoever asks is told what is known before it is durable.
@@ -72,7 +74,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -93,6 +95,7 @@ impl Mutation {
         Self::ExecutesBeforeVotes,
         Self::CompensationOrderIgnored,
         Self::DeferredBeforeCommits,
+        Self::LastDoesNotWait,
         Self::LateAnswerEndsTheCall,
         Self::RepliesBeforeSync,
         Self::OldHomeLeftTooEarly,

@@ -159,6 +159,7 @@ fn permute_effect(effect: &mut Effect, order: &[u16]) {
         }
         Effect::Begun(_)
         | Effect::Refused(..)
+        | Effect::EnlistRefused(..)
         | Effect::Decided(..)
         | Effect::Settling(_)
         | Effect::Overdue(_) => {}

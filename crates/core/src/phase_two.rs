@@ -26,7 +26,8 @@ pub(crate) fn is_complete(transaction: &Transaction) -> bool {
 
 /// Commits and rollbacks go out at once: nothing of theirs shows before or after in any order.
 /// Deferred work waits until everything else is committed, or undone, so that it sees that, and
-/// follows `after`. Compensations run in the reverse order of `after`.
+/// follows `after`; what comes last also waits for all deferred work that does not.
+/// Compensations run in the reverse order of `after`.
 fn is_its_turn(
     transaction: &Transaction,
     number: u16,
@@ -37,10 +38,14 @@ fn is_its_turn(
     match operation {
         Operation::Execute => {
             let early = mutations.has(Mutation::DeferredBeforeCommits);
+            let plan = &transaction.branch(number).plan;
+            let waits_for_all = plan.comes_last && !mutations.has(Mutation::LastDoesNotWait);
             let settled = transaction.branches.iter().all(|branch| {
-                branch.plan.kind == Kind::Deferred || branch.progress == Progress::Done
+                let beside = branch.plan.kind == Kind::Deferred
+                    && (branch.plan.comes_last || !waits_for_all);
+                beside || branch.progress == Progress::Done
             });
-            let mut before = transaction.branch(number).plan.after.iter();
+            let mut before = plan.after.iter();
             (settled || early) && before.all(|other| done(*other))
         }
         Operation::Compensate if mutations.has(Mutation::CompensationOrderIgnored) => true,

@@ -47,6 +47,9 @@ pub struct BranchPlan {
     pub delay_ms: u64,
     /// For a deferred branch: it is executed after a rollback too, when everything is undone.
     pub also_on_rollback: bool,
+    /// For a deferred branch: it is executed when every other branch is done, also those that are
+    /// enlisted after it.
+    pub comes_last: bool,
     /// The branches (by number) whose results the payload refers to.
     pub refers: Vec<u16>,
 }
@@ -65,6 +68,7 @@ impl BranchPlan {
             by_initiator: kind == Kind::Local,
             delay_ms: 0,
             also_on_rollback: false,
+            comes_last: false,
             refers: Vec::new(),
         }
     }
@@ -117,104 +121,110 @@ impl Plan {
     /// `after_unknown`, `after_itself`, `after_cycle`, `after_unsafe`, `phase_one_by_unsafe`,
     /// `deferred_only`, `local_unsafe`, `reference_unknown`, `reference_unsafe`, `timeout_invalid`.
     pub fn check(&self) -> Result<(), PlanError> {
-        if self.branches.is_empty() && !self.open {
-            return Err(error(
-                "no_branches",
-                "branches",
-                "a transaction needs at least one branch",
-            ));
-        }
-        if self.branches.len() > BRANCHES_MAX {
-            let found = self.branches.len();
-            let message = format!("has {found} branches; at most {BRANCHES_MAX} are allowed");
-            return Err(error("too_many_branches", "branches", message));
-        }
-        self.check_names()?;
-        for (index, branch) in self.branches.iter().enumerate() {
-            self.check_branch(index, branch)?;
-        }
-        self.check_payloads()?;
-        self.check_no_cycle()?;
-        safety::check_local(&self.branches)?;
-        safety::check_references(&self.branches)?;
+        let branches: Vec<&BranchPlan> = self.branches.iter().collect();
+        check_branches(self.open, &branches)?;
         self.options.check()
     }
+}
 
-    fn check_payloads(&self) -> Result<(), PlanError> {
-        let bytes: usize = self.branches.iter().map(|branch| branch.payload.len()).sum();
-        if bytes <= PAYLOADS_BYTES_MAX {
-            return Ok(());
-        }
-        let message = format!(
-            "the payloads have {bytes} bytes together; at most {PAYLOADS_BYTES_MAX} are allowed"
-        );
-        Err(error("payload_too_large", "branches", message))
+/// Says whether these branches may be in one transaction.
+pub(crate) fn check_branches(open: bool, branches: &[&BranchPlan]) -> Result<(), PlanError> {
+    if branches.is_empty() && !open {
+        return Err(error("no_branches", "branches", "a transaction needs at least one branch"));
     }
+    if branches.len() > BRANCHES_MAX {
+        let found = branches.len();
+        let message = format!("has {found} branches; at most {BRANCHES_MAX} are allowed");
+        return Err(error("too_many_branches", "branches", message));
+    }
+    check_names(branches)?;
+    for (index, branch) in branches.iter().enumerate() {
+        check_branch(open, branches, index, branch)?;
+    }
+    check_payloads(branches)?;
+    check_no_cycle(branches)?;
+    safety::check_local(branches)?;
+    safety::check_references(branches)
+}
 
-    fn check_names(&self) -> Result<(), PlanError> {
-        let mut seen = BTreeSet::new();
-        for (index, branch) in self.branches.iter().enumerate() {
-            let field = format!("branches[{index}].name");
-            if let Err(reason) = check_id(&branch.name) {
-                return Err(error("branch_name_invalid", field, reason.to_string()));
-            }
-            if !seen.insert(&branch.name) {
-                let message = format!("the name {:?} is used twice", branch.name);
-                return Err(error("branch_name_repeated", field, message));
-            }
-        }
-        Ok(())
+fn check_payloads(branches: &[&BranchPlan]) -> Result<(), PlanError> {
+    let bytes: usize = branches.iter().map(|branch| branch.payload.len()).sum();
+    if bytes <= PAYLOADS_BYTES_MAX {
+        return Ok(());
     }
+    let message = format!(
+        "the payloads have {bytes} bytes together; at most {PAYLOADS_BYTES_MAX} are allowed"
+    );
+    Err(error("payload_too_large", "branches", message))
+}
 
-    fn check_branch(&self, index: usize, branch: &BranchPlan) -> Result<(), PlanError> {
-        let field = |name: &str| format!("branches[{index}].{name}");
-        if branch.participant.is_empty() || branch.participant.len() > PARTICIPANT_BYTES_MAX {
-            let message = format!("must have 1 to {PARTICIPANT_BYTES_MAX} bytes");
-            return Err(error("participant_invalid", field("participant"), message));
+fn check_names(branches: &[&BranchPlan]) -> Result<(), PlanError> {
+    let mut seen = BTreeSet::new();
+    for (index, branch) in branches.iter().enumerate() {
+        let field = format!("branches[{index}].name");
+        if let Err(reason) = check_id(&branch.name) {
+            return Err(error("branch_name_invalid", field, reason.to_string()));
         }
-        if branch.payload.len() > PAYLOAD_BYTES_MAX {
-            let bytes = branch.payload.len();
-            let message = format!("has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
-            return Err(error("payload_too_large", field("payload"), message));
+        if !seen.insert(&branch.name) {
+            let message = format!("the name {:?} is used twice", branch.name);
+            return Err(error("branch_name_repeated", field, message));
         }
-        for before in &branch.after {
-            let Some(other) = self.branches.get(usize::from(*before)) else {
-                let message = format!("there is no branch number {before}");
-                return Err(error("after_unknown", field("after"), message));
-            };
-            if usize::from(*before) == index {
-                let message = "a branch cannot wait for itself";
-                return Err(error("after_itself", field("after"), message));
-            }
-            safety::check_order(branch, other, &field("after"))?;
-        }
-        safety::check_kind(self.open, branch, field)
     }
+    Ok(())
+}
 
-    /// Kahn's algorithm: take away branches that wait for nothing until none is left.
-    fn check_no_cycle(&self) -> Result<(), PlanError> {
-        let mut left: BTreeSet<usize> = (0..self.branches.len()).collect();
-        while !left.is_empty() {
-            let free: Vec<usize> = left
-                .iter()
-                .copied()
-                .filter(|index| {
-                    let after = &self.branches[*index].after;
-                    after.iter().all(|before| !left.contains(&usize::from(*before)))
-                })
-                .collect();
-            if free.is_empty() {
-                let names: Vec<&str> =
-                    left.iter().map(|index| &*self.branches[*index].name).collect();
-                let message = format!("these branches wait for each other: {}", names.join(", "));
-                return Err(error("after_cycle", "branches", message));
-            }
-            for index in free {
-                left.remove(&index);
-            }
-        }
-        Ok(())
+fn check_branch(
+    open: bool,
+    branches: &[&BranchPlan],
+    index: usize,
+    branch: &BranchPlan,
+) -> Result<(), PlanError> {
+    let field = |name: &str| format!("branches[{index}].{name}");
+    if branch.participant.is_empty() || branch.participant.len() > PARTICIPANT_BYTES_MAX {
+        let message = format!("must have 1 to {PARTICIPANT_BYTES_MAX} bytes");
+        return Err(error("participant_invalid", field("participant"), message));
     }
+    if branch.payload.len() > PAYLOAD_BYTES_MAX {
+        let bytes = branch.payload.len();
+        let message = format!("has {bytes} bytes; at most {PAYLOAD_BYTES_MAX} are allowed");
+        return Err(error("payload_too_large", field("payload"), message));
+    }
+    for before in &branch.after {
+        let Some(other) = branches.get(usize::from(*before)) else {
+            let message = format!("there is no branch number {before}");
+            return Err(error("after_unknown", field("after"), message));
+        };
+        if usize::from(*before) == index {
+            let message = "a branch cannot wait for itself";
+            return Err(error("after_itself", field("after"), message));
+        }
+        safety::check_order(branch, other, &field("after"))?;
+    }
+    safety::check_kind(open, branch, field)
+}
+
+/// Kahn's algorithm: take away branches that wait for nothing until none is left.
+fn check_no_cycle(branches: &[&BranchPlan]) -> Result<(), PlanError> {
+    let mut left: BTreeSet<usize> = (0..branches.len()).collect();
+    while !left.is_empty() {
+        let free: Vec<usize> = left
+            .iter()
+            .copied()
+            .filter(|index| {
+                let after = &branches[*index].after;
+                after.iter().all(|before| !left.contains(&usize::from(*before)))
+            })
+            .collect();
+        if free.is_empty() {
+            let names: Vec<&str> = left.iter().map(|index| &*branches[*index].name).collect();
+            let message = format!("these branches wait for each other: {}", names.join(", "));
+            return Err(error("after_cycle", "branches", message));
+        }
+        for index in free {
+            left.remove(&index);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -281,6 +291,11 @@ mod tests {
         let notice = |kind| BranchPlan { also_on_rollback: true, ..branch("n", kind, &[]) };
         check(vec![notice(Deferred)], Ok(()));
         check(vec![notice(TwoPhase)], Err("deferred_only"));
+        let last =
+            |kind, after: &[u16]| BranchPlan { comes_last: true, ..branch("l", kind, after) };
+        check(vec![branch("d", Deferred, &[]), last(Deferred, &[0])], Ok(()));
+        check(vec![last(TwoPhase, &[])], Err("deferred_only"));
+        check(vec![branch("d", Deferred, &[1]), last(Deferred, &[])], Err("after_unsafe"));
     }
 
     #[test]

@@ -21,9 +21,16 @@ pub(crate) fn check_order(
         );
         return Err(error("after_unsafe", field, message));
     }
-    let rank = |kind: Kind| kind as u8;
-    if rank(branch.kind) >= rank(before.kind) {
+    let rank = |branch: &BranchPlan| (branch.kind as u8, branch.comes_last);
+    if rank(branch) >= rank(before) {
         return Ok(());
+    }
+    if before.comes_last {
+        let message = format!(
+            "{:?} would wait for {:?}, which comes last, when all others are done",
+            branch.name, before.name
+        );
+        return Err(error("after_unsafe", field, message));
     }
     let message = format!(
         "{:?} is {} and would wait for {:?}, which is {}: that work is visible, or only runs after \
@@ -53,8 +60,11 @@ pub(crate) fn check_kind(
                        after the branch is on record, and never before the decision is taken";
         return Err(error("phase_one_by_unsafe", field("phase_one_by"), message));
     }
-    let deferred_only =
-        [("delay_ms", branch.delay_ms > 0), ("also_on_rollback", branch.also_on_rollback)];
+    let deferred_only = [
+        ("delay_ms", branch.delay_ms > 0),
+        ("also_on_rollback", branch.also_on_rollback),
+        ("comes_last", branch.comes_last),
+    ];
     for (name, asked) in deferred_only {
         if asked && kind != Kind::Deferred {
             let message =
@@ -70,7 +80,7 @@ pub(crate) fn check_kind(
 }
 
 /// Local work is committed before the others are asked, so none of the others may say no.
-pub(crate) fn check_local(branches: &[BranchPlan]) -> Result<(), PlanError> {
+pub(crate) fn check_local(branches: &[&BranchPlan]) -> Result<(), PlanError> {
     let locals = branches.iter().filter(|branch| branch.kind == Kind::Local).count();
     if locals == 0 {
         return Ok(());
@@ -96,7 +106,7 @@ pub(crate) fn check_local(branches: &[BranchPlan]) -> Result<(), PlanError> {
 }
 
 /// A branch may use the result of another only if that one has certainly answered by then.
-pub(crate) fn check_references(branches: &[BranchPlan]) -> Result<(), PlanError> {
+pub(crate) fn check_references(branches: &[&BranchPlan]) -> Result<(), PlanError> {
     for (index, branch) in branches.iter().enumerate() {
         for refers in &branch.refers {
             check_reference(branches, index, branch, *refers)?;
@@ -106,7 +116,7 @@ pub(crate) fn check_references(branches: &[BranchPlan]) -> Result<(), PlanError>
 }
 
 fn check_reference(
-    branches: &[BranchPlan],
+    branches: &[&BranchPlan],
     index: usize,
     branch: &BranchPlan,
     refers: u16,
@@ -132,7 +142,7 @@ fn check_reference(
 }
 
 /// Whether a branch waits for another, over any number of `after`s.
-fn comes_before(branches: &[BranchPlan], index: usize, wanted: u16) -> bool {
+fn comes_before(branches: &[&BranchPlan], index: usize, wanted: u16) -> bool {
     let mut seen = BTreeSet::new();
     let mut open = branches[index].after.clone();
     while let Some(number) = open.pop() {

@@ -7,7 +7,7 @@ use crate::guard::Contradiction;
 use crate::timeline::Timeline;
 use crate::{
     BranchPlan, Decision, Fact, Kind, Millis, Mutation, Operation, Options, Outcome, Plan, Reason,
-    Record, Resolution, TransactionId, mutation::Mutations,
+    Record, Resolution, Stage, TransactionId, mutation::Mutations,
 };
 
 /// Where a branch stands in phase one. Numbers are for storage and are never reused.
@@ -61,41 +61,6 @@ pub enum Progress {
     Owes(Operation),
     /// Nothing.
     Done,
-}
-
-/// Where a transaction stands, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Stage {
-    /// Interactive: branches may be enlisted; the initiator's word is awaited.
-    Open,
-    /// Prepares are on their way.
-    Preparing,
-    /// Every prepare has voted; compensable branches execute.
-    Executing,
-    /// Its time is over, and one participant alone knows how it ends: that one is asked.
-    Settling,
-    /// Decided to commit, not yet complete.
-    Committing,
-    /// Decided to roll back, not yet complete.
-    RollingBack,
-    /// Complete.
-    Ended,
-}
-
-impl Stage {
-    /// The word on the wire.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Preparing => "preparing",
-            Self::Executing => "executing",
-            Self::Settling => "settling",
-            Self::Committing => "committing",
-            Self::RollingBack => "rolling_back",
-            Self::Ended => "ended",
-        }
-    }
 }
 
 /// One participant's part, and how far it has come.

@@ -364,6 +364,10 @@ impl Evidence for Case {
         self.branches[branch].plan.also_on_rollback
     }
 
+    fn comes_last(&self, branch: usize) -> bool {
+        self.branches[branch].plan.comes_last
+    }
+
     fn by_hand(&self, branch: usize) -> bool {
         self.branches[branch].by_hand
     }

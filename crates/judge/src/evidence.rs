@@ -71,6 +71,8 @@ pub trait Evidence {
     fn by_initiator(&self, branch: usize) -> bool;
     /// Whether a branch is deferred work that is done after a rollback too.
     fn also_on_rollback(&self, branch: usize) -> bool;
+    /// Whether a branch comes when all other deferred work is done.
+    fn comes_last(&self, branch: usize) -> bool;
     /// Whether an operator has said how a branch was settled: no rule speaks of it any more.
     fn by_hand(&self, branch: usize) -> bool;
     /// Whether a participant has lost its memory of a branch, and is excused.

@@ -181,8 +181,8 @@ pub fn in_order<E: Evidence + ?Sized>(evidence: &E) -> Verdict {
 }
 
 /// Branches work in the order that the plan asks for, compensations in its reverse (Garcia-Molina
-/// and Salem, "Sagas", SIGMOD 1987). Visible work follows every vote, and deferred work everything
-/// else.
+/// and Salem, "Sagas", SIGMOD 1987). Visible work follows every vote, deferred work everything
+/// else, and what comes last all other deferred work.
 ///
 /// # Errors
 /// Names the branch that was out of its turn.
@@ -213,6 +213,10 @@ pub fn plan_order<E: Evidence + ?Sized>(evidence: &E) -> Verdict {
         check(!deferred || is_everything_else_done(evidence), || {
             format!("deferred branch {branch} worked before everything else was done")
         })?;
+        let last = evidence.comes_last(branch) && has_worked;
+        check(!last || is_all_deferred_done(evidence), || {
+            format!("branch {branch} comes last, and worked before other deferred work was done")
+        })?;
     }
     Ok(())
 }
@@ -221,6 +225,16 @@ fn has_every_vote<E: Evidence + ?Sized>(evidence: &E) -> bool {
     let two_phase = |branch: usize| evidence.kind(branch) == Kind::TwoPhase;
     ordinary(evidence).all(|branch| {
         !two_phase(branch) || evidence.state(branch).is_some() || evidence.forgot(branch)
+    })
+}
+
+/// All deferred work on record that does not come last is done, as far as the outcome asks for it.
+fn is_all_deferred_done<E: Evidence + ?Sized>(evidence: &E) -> bool {
+    let rolled_back = evidence.recorded().rollback;
+    ordinary(evidence).take_while(|branch| *branch < evidence.on_record()).all(|branch| {
+        let deferred = evidence.kind(branch) == Kind::Deferred;
+        let owed = deferred && (evidence.also_on_rollback(branch) || !rolled_back);
+        !owed || evidence.comes_last(branch) || evidence.applied(branch, Operation::Execute) > 0
     })
 }
 

@@ -43,6 +43,9 @@ pub struct BranchLine {
     /// Whether it is deferred work that is done after a rollback too.
     #[serde(default, skip_serializing_if = "is_false")]
     pub also_on_rollback: bool,
+    /// Whether it is deferred work that comes when all other deferred work is done.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub comes_last: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]

@@ -146,6 +146,12 @@ impl EnlistError {
         }
     }
 
+    pub(crate) fn too_many_branches(most: usize) -> Self {
+        let message = format!("the transaction has {most} branches, and no more are allowed");
+        let (code, field) = ("too_many_branches", "branches".to_owned());
+        Self::Refused(EnlistRefusal::Plan(PlanError { code, field, message }))
+    }
+
     pub(crate) fn unknown_branch(field: &'static str, name: &str) -> Self {
         let code = if field == "after" { "after_unknown" } else { "reference_unknown" };
         let message = format!("there is no branch {name:?} in this transaction");
@@ -189,6 +195,9 @@ pub enum ResolveError {
     /// The coordinator refuses it.
     #[error("{}", resolve_text(*.0))]
     Refused(ResolveRefusal),
+    /// The transaction has ended: nothing is left to settle. Says what is on record.
+    #[error("{0}")]
+    Ended(String),
     /// The manager does not work any more.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
@@ -215,6 +224,19 @@ const fn resolve_text(refusal: ResolveRefusal) -> &'static str {
 }
 
 impl ResolveError {
+    /// Why nothing can be settled at a branch of a transaction that has ended.
+    pub(crate) fn ended(known: &TransactionView, branch: &str) -> Self {
+        let Some(branch) = known.branches.iter().find(|one| one.name == branch) else {
+            return ResolveRefusal::NoSuchBranch.into();
+        };
+        let word = branch.resolution.as_ref().map_or_else(
+            || "nobody settled the branch by hand".to_owned(),
+            |word| format!("the branch was settled as {} by {}", word.settled_as, word.by),
+        );
+        let outcome = known.outcome.as_deref().unwrap_or("no outcome");
+        Self::Ended(format!("the transaction has ended; on record: {outcome}; {word}"))
+    }
+
     /// The stable code.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -226,6 +248,7 @@ impl ResolveError {
                 ResolveRefusal::Settled => "branch_settled",
                 ResolveRefusal::ReasonMissing => "reason_missing",
             },
+            Self::Ended(_) => "branch_settled",
             Self::Unavailable(unavailable) => unavailable.code(),
         }
     }

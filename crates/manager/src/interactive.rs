@@ -1,7 +1,9 @@
 //! The manager's face for interactive transactions, and for operators who settle a branch by hand.
 
 use tokio::sync::oneshot;
-use unanimity_core::{BranchPlan, EnlistRefusal, Outcome, PlanError, Stage, TransactionId};
+use unanimity_core::{
+    BranchPlan, EnlistRefusal, Outcome, PlanError, ResolveRefusal, Stage, TransactionId,
+};
 
 use crate::error::{CommitError, EnlistError, ResolveError};
 use crate::manager::TransactionManager;
@@ -18,11 +20,13 @@ pub struct EnlistRequest {
     pub after: Vec<String>,
     /// The names of the branches whose results its payload refers to.
     pub refers: Vec<String>,
+    /// The most branches that the transaction may have with this one.
+    pub branches_max: usize,
 }
 
 impl TransactionManager {
-    /// Adds a branch to an interactive transaction. Work for it may begin when this has returned.
-    /// The same branch again is one branch.
+    /// Adds a branch to an interactive transaction, and shows the transaction with it. Work for the
+    /// branch may begin when this has returned. The same branch again is one branch.
     ///
     /// # Errors
     /// [`EnlistError`] says why not; nothing has changed then.
@@ -30,21 +34,23 @@ impl TransactionManager {
         &self,
         id: &TransactionId,
         request: EnlistRequest,
-    ) -> Result<(), EnlistError> {
-        let EnlistRequest { branch, after, refers } = request;
+    ) -> Result<TransactionView, EnlistError> {
+        let EnlistRequest { branch, after, refers, branches_max } = request;
         if let Err((code, message)) = self.check_participant(&branch.participant) {
             let error = PlanError { code, field: "participant".to_owned(), message };
             return Err(EnlistRefusal::Plan(error).into());
         }
         let (reply, replied) = oneshot::channel();
-        let command = EnlistCommand { id: id.clone(), branch, after, refers, reply };
+        let id_of = id.clone();
+        let command = EnlistCommand { id: id_of, branch, after, refers, branches_max, reply };
         self.send(id, Command::Ask(Ask::Enlist(command))).await?;
         let enlisted = replied.await.map_err(|_| self.unavailable())?;
         let unknown = matches!(enlisted, Err(EnlistError::Refused(EnlistRefusal::Unknown)));
         if unknown && self.get(id).await?.is_some_and(|known| known.completed) {
             return Err(EnlistRefusal::NotOpen(Stage::Ended).into());
         }
-        enlisted
+        let shown = enlisted?;
+        Ok(TransactionView::of(&shown))
     }
 
     /// Asks to commit an interactive transaction, and waits as `wait` says. Asking again is safe.
@@ -88,11 +94,17 @@ impl TransactionManager {
         reason: &str,
     ) -> Result<Option<TransactionView>, ResolveError> {
         let (reply, replied) = oneshot::channel();
-        let (branch, by, reason) = (branch.to_owned(), by.into(), reason.into());
-        let ask = Ask::Resolve { id: id.clone(), branch, outcome, by, reason, reply };
+        let (name, by, reason) = (branch.to_owned(), by.into(), reason.into());
+        let ask = Ask::Resolve { id: id.clone(), branch: name, outcome, by, reason, reply };
         self.send(id, Command::Ask(ask)).await?;
-        replied.await.map_err(|_| self.unavailable())??;
-        Ok(self.get(id).await?)
+        let resolved = replied.await.map_err(|_| self.unavailable())?;
+        let known = self.get(id).await?;
+        match (resolved, known) {
+            (Err(ResolveError::Refused(ResolveRefusal::Unknown)), Some(ended)) => {
+                Err(ResolveError::ended(&ended, branch))
+            }
+            (resolved, known) => resolved.map(|()| known),
+        }
     }
 }
 

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{
-    Event, Fact, Options, Outcome, Plan, PlanError, Record, TransactionId, encode_record,
-    splitmix64,
+    Event, Options, Outcome, Plan, PlanError, TransactionId, digested_bytes, splitmix64,
 };
 
 use crate::error::{BeginError, StartError, Unavailable};
@@ -440,20 +439,9 @@ fn shard_of(id: &TransactionId, shards: usize) -> usize {
     usize::try_from(hash % shards as u64).unwrap_or(0)
 }
 
-/// A digest of a plan: SHA-1 (as UUID version 5 uses it) over its bytes as a record.
+/// A digest of a plan: SHA-1 (as UUID version 5 uses it) over bytes that no version changes.
 fn fingerprint(plan: &Plan) -> u128 {
-    let fact = Fact::Begun { fingerprint: 0, plan: plan.clone() };
-    let mut bytes = Vec::new();
-    let record = Record {
-        transaction: TransactionManager::generate_id(),
-        at: 0,
-        fact,
-        observations: Vec::new(),
-    };
-    encode_record(&record, &mut bytes);
-    // The generated id has one length, so what follows it starts at one place.
-    let start = 2 + record.transaction.as_str().len();
-    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &bytes[start..]).as_u128()
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &digested_bytes(plan)).as_u128()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -500,6 +488,10 @@ mod tests {
         let payload = b"{}".as_slice().into();
         let branch = BranchPlan { payload, ..BranchPlan::new("accounts", address, Kind::TwoPhase) };
         let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
-        assert_eq!(format!("{:x}", fingerprint(&plan)), "53a1176a4479598d9cf16dffd5a41de6");
+        let digest = |plan: &Plan| format!("{:x}", fingerprint(plan));
+        // What records of version 1 hold.
+        assert_eq!(digest(&plan), "c74d13f07339534c99c83b443dd9244b");
+        let open = Plan { open: true, ..plan.clone() };
+        assert_eq!(digest(&open), "b3d115ee8a65b2ab3c73b530bb05c23");
     }
 }

@@ -331,7 +331,10 @@ impl Shard {
             }
             Effect::Ended(transaction) => self.ended(transaction),
             // Told by who took the request in.
-            Effect::Refused(..) | Effect::Enlisted(..) | Effect::Resolved(..) => {}
+            Effect::Refused(..)
+            | Effect::Enlisted(..)
+            | Effect::EnlistRefused(..)
+            | Effect::Resolved(..) => {}
         }
     }
 

@@ -12,11 +12,11 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use unanimity_sdk::contract::{ATTEMPT_HEADER, BRANCH_HEADER, TRANSACTION_HEADER, read_answer};
+use unanimity_sdk::contract::{ATTEMPT_HEADER, BRANCH_HEADER, Response, TRANSACTION_HEADER, judge};
 use unanimity_sdk::rusqlite::{Connection, params};
 use unanimity_sdk::{
-    BranchContext, Operation, Participant, Request, ServiceError, ServiceResult, SqliteParticipant,
-    SqliteService, TransactionId, Vote, router,
+    Answer, BranchContext, Operation, Participant, Request, ServiceError, ServiceResult,
+    SqliteParticipant, SqliteService, TransactionId, Vote, router,
 };
 
 struct OneRow;
@@ -63,10 +63,12 @@ async fn call(
         .header(ATTEMPT_HEADER, request.attempt)
         .body(Full::new(request.payload))?;
     let response = http.request(sent).await?;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await?.to_bytes();
-    read_answer(operation, status, &body)?;
-    Ok(())
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    match judge(operation, Response::new(head.status, &head.headers, &body)) {
+        Answer::Yes(_) | Answer::Acknowledged => Ok(()),
+        other => Err(format!("answered {other:?}").into()),
+    }
 }
 
 /// Prepares and commits for two seconds with `callers` at a time.

@@ -131,7 +131,8 @@ pub struct TransactionRequest {
     /// there, if the initiator falls silent. It becomes a branch named `initiator`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inquiry: Option<String>,
-    /// Who is told when everything is complete. It becomes a deferred branch named `notice`.
+    /// Who is told when everything else is complete. It becomes a deferred branch named `notice`
+    /// that comes last, also after branches that are enlisted later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<NoticeRequest>,
     /// Of an interactive one: how long it waits for its initiator, from the beginning.
@@ -337,7 +338,7 @@ pub struct TransactionStatus {
     pub outcome: Option<Outcome>,
     /// Whether every participant has acknowledged the decision.
     pub completed: bool,
-    /// Why it was rolled back.
+    /// Why it was decided as it was, once it is.
     pub reason: Option<ReasonStatus>,
     /// Whether its limit for the whole has passed before it was complete.
     pub overdue: bool,
@@ -383,7 +384,7 @@ pub enum Outcome {
     Rollback,
 }
 
-/// Why a transaction was rolled back.
+/// Why a transaction was decided as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReasonStatus {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client as Connections;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -260,13 +260,28 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let (head, body) = self.exchange(request, self.options.answer_bytes_max).await?;
+        Ok((head.status, body))
+    }
+
+    /// Sends a request to whomever it names, and reads the answer, of at most so many bytes.
+    pub(crate) async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        answer_bytes_max: usize,
+    ) -> Result<(response::Parts, Bytes), ClientError> {
         let _permit = self.permits.acquire().await;
         let response =
             self.connections.request(request).await.map_err(|error| no_answer(&error))?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), self.options.answer_bytes_max);
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, answer_bytes_max);
         let body = body.collect().await.map_err(|error| no_answer(&*error))?;
-        Ok((status, body.to_bytes()))
+        Ok((head, body.to_bytes()))
+    }
+
+    /// How long one request may take.
+    pub(crate) const fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.options.request_timeout_ms)
     }
 }
 
@@ -302,7 +317,7 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
 }
 
 /// The base URL without a trailing slash.
-fn check_base_url(base_url: &str) -> Result<Arc<str>, ClientError> {
+pub(crate) fn check_base_url(base_url: &str) -> Result<Arc<str>, ClientError> {
     let unusable = |what: &str| Err(ClientError::Unusable(format!("{base_url:?} {what}")));
     let Ok(uri) = base_url.parse::<Uri>() else { return unusable("is not a URL") };
     match uri.scheme_str() {

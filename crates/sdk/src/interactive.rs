@@ -13,8 +13,8 @@ use crate::client::{Client, ClientError};
 /// An interactive transaction that is open.
 #[derive(Clone, Debug)]
 pub struct OpenTransaction {
-    client: Client,
-    id: TransactionId,
+    pub(crate) client: Client,
+    pub(crate) id: TransactionId,
 }
 
 /// How a scope ended that did not commit.

@@ -17,6 +17,7 @@
 #![doc = include_str!("../examples/participant.rs")]
 //! ```
 
+mod answer;
 pub mod api;
 pub mod battery;
 mod client;
@@ -26,6 +27,7 @@ mod interactive;
 mod local_work;
 mod memory;
 mod participant;
+mod phase_one;
 mod problem;
 pub mod resource;
 mod router;
@@ -40,6 +42,7 @@ pub use local_work::{
 };
 pub use memory::{MemoryParticipant, MemoryService};
 pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+pub use phase_one::PhaseOneError;
 pub use resource::ResourceParticipant;
 pub use router::router;
 pub use rusqlite;
@@ -48,4 +51,4 @@ pub use sqlite::{
     Counters, GuardCounts, GuardEntry, Moment, MomentHook, OpenError, SqliteOptions,
     SqliteParticipant, SqliteService,
 };
-pub use unanimity_core::{Operation, TransactionId, check_id, guard, splitmix64};
+pub use unanimity_core::{Answer, Operation, TransactionId, check_id, guard, splitmix64};

@@ -178,6 +178,9 @@ pub struct Counters {
     pub repeated: u64,
     /// Contradictions.
     pub refused: u64,
+    /// Rollbacks of branches that are committed. Where one committed in one phase it is the answer
+    /// that the coordinator asks for, and no contradiction.
+    pub already_committed: u64,
     /// Calls that failed on their own.
     pub failed: u64,
     /// Calls for which the service was busy.
@@ -291,6 +294,7 @@ impl SqliteParticipant {
             remembered: read(&tally.remembered),
             repeated: read(&tally.repeated),
             refused: read(&tally.refused),
+            already_committed: read(&tally.committed),
             failed: read(&tally.failed),
             busy: read(&tally.busy),
             groups: read(&tally.groups),

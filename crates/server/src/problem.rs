@@ -178,7 +178,8 @@ codes! {
         alone decides is being asked. Before that the coordinator can decide by itself."
         "Roll the transaction back instead."
     BRANCH_SETTLED "branch_settled" 409 "The branch has nothing left to settle"
-        "The participant has acknowledged already, or somebody has settled the branch before."
+        "The participant has acknowledged already, or somebody has settled the branch before, or \
+        the whole transaction has ended."
         "Ask for the transaction's state to see how."
     REASON_MISSING "reason_missing" 400 "A word against the decision needs a reason"
         "Settling a branch against the decision makes the outcome mixed, for ever. Nothing was \
@@ -323,7 +324,7 @@ impl IntoResponse for Problem {
 /// `json_too_deep`, `malformed_json` with line and column, `unknown_field`, `missing_field`,
 /// `repeated_field` or `wrong_type`, the last four naming the field.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8], depth_max: usize) -> Result<T, Problem> {
-    if json_depth_exceeds(bytes, depth_max) {
+    if unanimity_sdk::contract::json_depth_exceeds(bytes, depth_max) {
         let detail = format!("the body's JSON is nested deeper than {depth_max} levels");
         return Err(Problem::new(code::JSON_TOO_DEEP, detail));
     }
@@ -362,32 +363,6 @@ fn mistake(bytes: &[u8], path: &str, error: &serde_json::Error) -> Problem {
         (parent, named) => format!("{parent}.{named}"),
     };
     Problem::new(doc, detail).with_field(field)
-}
-
-/// Whether JSON is nested deeper than `depth_max`, without recursion. Text that is not JSON may be
-/// misjudged, which does no harm: it is refused in any case.
-#[must_use]
-pub fn json_depth_exceeds(json: &[u8], depth_max: usize) -> bool {
-    let mut depth = 0_usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > depth_max {
-                    return true;
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
 }
 
 #[cfg(test)]
@@ -500,9 +475,16 @@ mod tests {
             ("]]][", 1, false),
             ("", 0, false),
         ] {
-            assert_eq!(json_depth_exceeds(json.as_bytes(), depth_max), expected, "{json}");
+            assert_eq!(
+                unanimity_sdk::contract::json_depth_exceeds(json.as_bytes(), depth_max),
+                expected,
+                "{json}"
+            );
         }
-        assert!(json_depth_exceeds("[".repeat(1_000_000).as_bytes(), 999_999));
+        assert!(unanimity_sdk::contract::json_depth_exceeds(
+            "[".repeat(1_000_000).as_bytes(),
+            999_999
+        ));
     }
 
     #[tokio::test]

@@ -79,6 +79,9 @@ pub struct Total {
     /// Calls refused because they contradict what was done; since this process started. Anything
     /// but 0 means that somebody has broken the protocol.
     pub contradictions: u64,
+    /// Rollbacks asked of branches that are committed; since this process started. Where a branch
+    /// commits in one phase, its answer was lost and this is the next; otherwise the same.
+    pub already_committed: u64,
 }
 
 /// One guard row, for audits.
@@ -271,6 +274,7 @@ fn read_total(database: &Connection) -> rusqlite::Result<Total> {
             compensated: guard.compensated,
             duplicates_absorbed: 0,
             contradictions: 0,
+            already_committed: 0,
         })
     })
 }
@@ -281,6 +285,7 @@ async fn total(State(app): State<App>) -> Answer<Json<Total>> {
     Ok(Json(Total {
         duplicates_absorbed: counters.repeated,
         contradictions: counters.refused,
+        already_committed: counters.already_committed,
         ..total
     }))
 }

@@ -386,6 +386,7 @@ impl Simulation {
             // Told by whoever took the request in, or only shown.
             Effect::Refused(..)
             | Effect::Enlisted(..)
+            | Effect::EnlistRefused(..)
             | Effect::Resolved(..)
             | Effect::Settling(_)
             | Effect::Overdue(_) => {}

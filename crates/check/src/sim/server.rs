@@ -278,15 +278,22 @@ impl Shard {
                 let say = self.status(history, id);
                 self.reply(to, id, since, say)
             }
-            Ask::Enlist(branch) => match self.coordinator.check_enlist(id, &branch) {
-                Ok(number) => {
-                    let event = Event::Enlist { transaction: id.clone(), branch };
-                    let mut out = self.handle(now, event);
-                    out.extend(self.reply(to, id, since, Say::Enlisted(number)));
-                    out
-                }
-                Err(_) => self.reply(to, id, since, Say::NotOpen),
-            },
+            Ask::Enlist(branch) => {
+                let name = Arc::clone(&branch.name);
+                let event = Event::Enlist { transaction: id.clone(), branch };
+                let step = self.coordinator.handle(now, event);
+                let number = self.coordinator.get(id).and_then(|live| {
+                    let mut numbered = live.numbered();
+                    numbered.find(|(_, branch)| branch.plan.name == name).map(|(number, _)| number)
+                });
+                let say = match (step.enlist_refusal(), number) {
+                    (None, Some(number)) => Say::Enlisted(number),
+                    _ => Say::NotOpen, // Refused; the initiator waits for the outcome.
+                };
+                let mut out = self.take(step);
+                out.extend(self.reply(to, id, since, say));
+                out
+            }
             Ask::Commit => {
                 if self.coordinator.check_close(id).is_err() {
                     let say = self.status(history, id);

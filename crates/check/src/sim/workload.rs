@@ -100,7 +100,8 @@ fn drawn(random: &mut Random, options: &Options, id: TransactionId, open: bool) 
     }
     if random.chance(150_000) {
         let notice = branch(random, options, (count, Kind::Deferred, open));
-        branches.push(BranchPlan { also_on_rollback: true, ..notice });
+        let comes_last = random.chance(500_000);
+        branches.push(BranchPlan { also_on_rollback: true, comes_last, ..notice });
         jobs.push(Job { account: 0, amount: 0, reads: false });
     }
     for (branch, job) in branches.iter_mut().zip(&jobs) {

@@ -310,6 +310,7 @@ pub fn branch_line(branch: &BranchPlan) -> BranchLine {
         after: branch.after.clone(),
         by_initiator: branch.by_initiator,
         also_on_rollback: branch.also_on_rollback,
+        comes_last: branch.comes_last,
     }
 }
 

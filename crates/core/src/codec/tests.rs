@@ -222,3 +222,41 @@ fn the_bytes_of_version_2_never_change() {
     let same = written == include_str!("golden_version_2.hex");
     assert!(same, "the format of version 2 has changed; written now:\n{written}");
 }
+
+/// A request's fingerprint is a digest of these bytes, and stays in data folders.
+#[test]
+fn what_is_digested_tells_plans_apart_and_says_nothing_of_what_they_do_not_use() {
+    let branch = |change: fn(&mut BranchPlan)| {
+        let mut plan = plan();
+        plan.options = Options { one_phase: true, ..plan.options };
+        change(&mut plan.branches[2]);
+        plan
+    };
+    let options = |change: fn(&mut Options)| {
+        let mut plan = branch(|_| {});
+        change(&mut plan.options);
+        plan
+    };
+    let usual = branch(|_| {});
+    let changed = [
+        usual.clone(),
+        Plan { open: true, ..usual.clone() },
+        options(|options| options.open_timeout_ms += 1),
+        options(|options| options.one_phase = false),
+        options(|options| options.timeout_ms += 1),
+        branch(|branch| branch.by_initiator = true),
+        branch(|branch| branch.delay_ms = 1),
+        branch(|branch| branch.also_on_rollback = true),
+        branch(|branch| branch.comes_last = true),
+        branch(|branch| branch.refers = vec![0]),
+        branch(|branch| branch.payload = Arc::from(&[1][..])),
+    ];
+    let digested: BTreeSet<Vec<u8>> = changed.iter().map(digested_bytes).collect();
+    assert_eq!(digested.len(), changed.len());
+    // A record of version 1 from its time on, without its fingerprint and its observations.
+    let old = from_hex(include_str!("golden_version_1.hex").lines().next().unwrap());
+    let (start, plan_ends) = (1 + 1 + "T-1:x.y_Z".len() + 6, old.len());
+    let digested = digested_bytes(&usual);
+    let fields = &digested[2 + 16..digested.len() - 1];
+    assert!(old[start..plan_ends].windows(fields.len()).any(|bytes| bytes == fields));
+}

@@ -119,3 +119,27 @@ fn deferred_work_waits_for_its_delay() {
          tick => retry m: execute(m)",
     );
 }
+
+#[test]
+fn what_comes_last_waits_for_deferred_work_that_is_enlisted_after_it() {
+    check(
+        "begin open=60000 l:deferred$ => [begun] tell-begun
+         enlist m:deferred => [enlisted m] enlisted(m)
+         enlist n:deferred<l => after_unsafe
+         commit => [commit all_yes] tell-commit execute(m)
+         m lost =>
+         crash => execute(m)
+         m yes => [finished m] execute(l)
+         l yes => [finished l] [ended] tell-ended",
+    );
+    check(
+        "begin open=60000 l:deferred*$ => [begun] tell-begun
+         enlist m:deferred => [enlisted m] enlisted(m)
+         enlist n:deferred* => [enlisted n] enlisted(n)
+         enlist a! => [enlisted a] enlisted(a)
+         rollback => [rollback requested] tell-rollback rollback(a)
+         a ack => execute(n)
+         n yes => [finished n] execute(l)
+         l yes => [finished l] [ended] tell-ended",
+    );
+}

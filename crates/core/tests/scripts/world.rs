@@ -56,10 +56,11 @@ pub fn plan(words: &[&str]) -> Plan {
 }
 
 /// A branch from a word such as `b:compensable<a`, `b!` (the initiator works), `m:deferred+50`
-/// (after a delay) or `n:deferred*` (also on rollback).
+/// (after a delay), `n:deferred*` (also on rollback) or `l:deferred$` (comes last).
 fn branch(word: &str, before: &[BranchPlan]) -> BranchPlan {
     let (word, after) = word.split_once('<').unwrap_or((word, ""));
     let (word, delay) = word.split_once('+').unwrap_or((word, "0"));
+    let (word, comes_last) = (word.trim_end_matches('$'), word.ends_with('$'));
     let (word, also_on_rollback) = (word.trim_end_matches('*'), word.ends_with('*'));
     let (word, tried) = (word.trim_end_matches('!'), word.ends_with('!'));
     let (name, kind) = word.split_once(':').unwrap_or((word, "two_phase"));
@@ -73,6 +74,7 @@ fn branch(word: &str, before: &[BranchPlan]) -> BranchPlan {
         by_initiator: tried || kind == Kind::Local,
         delay_ms: delay.parse().unwrap(),
         also_on_rollback,
+        comes_last,
         ..BranchPlan::new(name, format!("at-{name}"), kind)
     }
 }
@@ -154,18 +156,13 @@ impl World {
         let plans = |live: &Transaction| live.branches.iter().map(|b| b.plan.clone()).collect();
         let live: Option<Vec<BranchPlan>> = self.live().map(plans);
         let branch = branch(word, &live.unwrap_or_default());
-        let transaction = id("T");
-        match self.coordinator.check_enlist(&transaction, &branch) {
-            Ok(number) if usize::from(number) == self.names.len() => {
-                self.names.push(branch.name.to_string());
-            }
-            Ok(_) => {}
-            Err(EnlistRefusal::Unknown) => return "unknown".to_owned(),
-            Err(EnlistRefusal::NotOpen(stage)) => return format!("not open: {}", stage.as_str()),
-            Err(EnlistRefusal::Conflict) => return "conflict".to_owned(),
-            Err(EnlistRefusal::Plan(error)) => return error.code.to_owned(),
+        let is_new = !self.names.iter().any(|name| **name == *branch.name);
+        self.names.extend(is_new.then(|| branch.name.to_string()));
+        let told = self.handle(Event::Enlist { transaction: id("T"), branch });
+        if is_new && !told.contains("enlisted(") {
+            self.names.pop();
         }
-        self.handle(Event::Enlist { transaction, branch })
+        told
     }
 
     fn resolve(&mut self, branch: &str, how: &str, reason: &str) -> String {
@@ -302,6 +299,12 @@ impl World {
             Effect::Ended(transaction) => match transaction.heuristic() {
                 None => "tell-ended".to_owned(),
                 Some(heuristic) => format!("tell-ended {}", heuristic.as_str()),
+            },
+            Effect::EnlistRefused(_, refusal) => match refusal {
+                EnlistRefusal::Unknown => "unknown".to_owned(),
+                EnlistRefusal::NotOpen(stage) => format!("not open: {}", stage.as_str()),
+                EnlistRefusal::Conflict => "conflict".to_owned(),
+                EnlistRefusal::Plan(error) => error.code.to_owned(),
             },
             Effect::Enlisted(_, number) => format!("enlisted({})", self.name(number)),
             Effect::Resolved(_, number) => format!("resolved({})", self.name(number)),

@@ -37,7 +37,8 @@ pub(crate) struct EnlistCommand {
     pub(crate) branch: BranchPlan,
     pub(crate) after: Vec<String>,
     pub(crate) refers: Vec<String>,
-    pub(crate) reply: oneshot::Sender<Result<(), EnlistError>>,
+    pub(crate) branches_max: usize,
+    pub(crate) reply: oneshot::Sender<Result<Shown, EnlistError>>,
 }
 
 /// What a request to commit came to, before the outcome is known.
@@ -76,15 +77,47 @@ impl Shard {
     }
 
     fn on_enlist(&mut self, command: EnlistCommand) {
-        let EnlistCommand { id, mut branch, after, refers, reply } = command;
-        let enlisted = self.numbers(&id, &after, "after").and_then(|after| {
-            branch.after = after;
-            branch.refers = self.numbers(&id, &refers, "payload")?;
-            self.coordinator.check_enlist(&id, &branch).map_err(EnlistError::from)?;
-            self.handle(Event::Enlist { transaction: id.clone(), branch });
-            Ok(())
+        let EnlistCommand { id, branch, after, refers, branches_max, reply } = command;
+        let enlisted = self.numbered(&id, branch, (&after, &refers)).and_then(|branch| {
+            self.check_room(&id, &branch, branches_max)?;
+            let event = Event::Enlist { transaction: id.clone(), branch };
+            let step = self.coordinator.handle(self.clock.now_ms(), event);
+            let refused = step.enlist_refusal().cloned();
+            self.take(step);
+            match (refused, self.coordinator.get(&id)) {
+                (Some(refusal), _) => Err(refusal.into()),
+                (None, Some(enlisted)) => Ok(Arc::new(enlisted.clone())),
+                (None, None) => Err(EnlistRefusal::Unknown.into()),
+            }
         });
         self.tell_when_durable(reply, enlisted);
+    }
+
+    /// The branch with the numbers of those that it names.
+    fn numbered(
+        &self,
+        id: &TransactionId,
+        branch: BranchPlan,
+        (after, refers): (&[String], &[String]),
+    ) -> Result<BranchPlan, EnlistError> {
+        let after = self.numbers(id, after, "after")?;
+        let refers = self.numbers(id, refers, "payload")?;
+        Ok(BranchPlan { after, refers, ..branch })
+    }
+
+    /// A branch that is there already needs no room.
+    fn check_room(
+        &self,
+        id: &TransactionId,
+        branch: &BranchPlan,
+        branches_max: usize,
+    ) -> Result<(), EnlistError> {
+        let Some(transaction) = self.coordinator.get(id) else { return Ok(()) };
+        let there = transaction.branches.iter().any(|known| known.plan.name == branch.name);
+        if there || transaction.branches.len() < branches_max || !transaction.accepts_branches() {
+            return Ok(());
+        }
+        Err(EnlistError::too_many_branches(branches_max))
     }
 
     /// The numbers of branches that are named.
@@ -107,6 +140,7 @@ impl Shard {
         let rolled_back = match self.coordinator.check_close(id) {
             Err(CloseRefusal::Whole) => return Committing::Whole,
             Err(CloseRefusal::Unknown) => match self.ending.get(id) {
+                Some(ended) if !ended.open => return Committing::Whole,
                 Some(ended) => ended.outcome() == Some(Outcome::Rollback),
                 None => return Committing::Unknown,
             },

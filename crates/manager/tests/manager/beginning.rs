@@ -1,8 +1,8 @@
 //! Beginning: until when one waits, ids, bounds, refusals, and who is kept waiting by whom.
 
 use tokio::task::JoinSet;
-use unanimity::core::Plan;
-use unanimity::{BeginError, BeginRequest, ManagerConfig, Unavailable, Wait};
+use unanimity::core::{Outcome, Plan};
+use unanimity::{BeginError, BeginRequest, CommitError, ManagerConfig, Unavailable, Wait};
 
 use crate::fake::{
     Fake, Fault, Folder, PATIENCE, begin, ended, id, in_memory, plan, request, short, soon, start,
@@ -34,6 +34,21 @@ async fn each_wait_ends_when_what_it_waits_for_has_come() {
     let mut calls = fake.calls();
     calls.sort();
     assert_eq!(calls, ["T a commit 1", "T a prepare 1", "T b commit 1", "T b prepare 1"]);
+}
+
+/// One that has just ended is in the shard's memory for a moment, and then in the history only.
+#[tokio::test]
+async fn a_whole_transaction_that_has_ended_is_not_asked_to_commit_wherever_it_is_kept() {
+    let fake = Fake::new();
+    let manager = in_memory(&fake);
+    for number in 0..100 {
+        let name = format!("T-{number}");
+        begin(&manager, &name, &["a", "b"], Wait::Completed).await;
+        let asked = soon(manager.commit(&id(&name), Wait::Outcome)).await;
+        assert!(matches!(asked, Err(CommitError::Whole)), "{asked:?}");
+        let word = manager.resolve(&id(&name), "a", Outcome::Rollback, "ann", "").await;
+        assert_eq!(word.unwrap_err().code(), "branch_settled");
+    }
 }
 
 #[tokio::test]

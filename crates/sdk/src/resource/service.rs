@@ -115,20 +115,26 @@ impl<R: Resource> ResourceService<R> {
         Ok(values)
     }
 
-    /// Asks for the change; the vote is a no, or the yes that is due once the writes are kept.
+    /// Gets a prepare or an execute in, and asks for the change. An `Err` within is the no; the
+    /// vote beside the writes is the yes that is due once they are kept.
     fn change(
         &self,
+        database: &Connection,
         branch: &BranchContext,
         payload: &[u8],
-        entered: &Entered,
-    ) -> ServiceResult<(Writes, Vote)> {
+    ) -> ServiceResult<Result<(Entered, Writes, Vote), String>> {
+        self.resource.begins(branch);
+        let entered = match self.enter(database, branch, payload)? {
+            Ok(entered) => entered,
+            Err(reason) => return Ok(Err(reason)),
+        };
         let (writes, vote) = match self.resource.change(branch, payload, &entered.values)? {
-            Change::No(reason) => return Ok((Vec::new(), Vote::No(reason))),
+            Change::No(reason) => return Ok(Err(reason)),
             Change::Write(writes) => (writes, Vote::Yes),
             Change::WriteWith(writes, result) => (writes, Vote::YesWith(result)),
         };
         covered(&entered.plan, &writes)?;
-        Ok((writes, vote))
+        Ok(Ok((entered, writes, vote)))
     }
 
     fn apply(&self, database: &Connection, key: &str, value: &Value) -> ServiceResult<()> {
@@ -169,15 +175,10 @@ impl<R: Resource> SqliteService for ResourceService<R> {
         branch: &BranchContext,
         payload: &[u8],
     ) -> ServiceResult<Vote> {
-        self.resource.begins(branch);
-        let entered = match self.enter(database, branch, payload)? {
-            Ok(entered) => entered,
+        let (entered, writes, vote) = match self.change(database, branch, payload)? {
+            Ok(changed) => changed,
             Err(reason) => return Ok(Vote::No(reason)),
         };
-        let (writes, vote) = self.change(branch, payload, &entered)?;
-        if matches!(vote, Vote::No(_)) {
-            return Ok(vote);
-        }
         for (key, access) in &entered.plan.keys {
             let pending = writes.iter().find(|(written, _)| written == key);
             let pending = pending.map(|(_, value)| value);
@@ -215,12 +216,10 @@ impl<R: Resource> SqliteService for ResourceService<R> {
         branch: &BranchContext,
         payload: &[u8],
     ) -> ServiceResult<Vote> {
-        self.resource.begins(branch);
-        let entered = match self.enter(database, branch, payload)? {
-            Ok(entered) => entered,
+        let (_, writes, vote) = match self.change(database, branch, payload)? {
+            Ok(changed) => changed,
             Err(reason) => return Ok(Vote::No(reason)),
         };
-        let (writes, vote) = self.change(branch, payload, &entered)?;
         for (key, value) in &writes {
             self.apply(database, key, value)?;
         }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
-use unanimity_core::guard::{Reply, Verdict, Work, judge, settle};
+use unanimity_core::guard::{Contradiction, Reply, Verdict, Work, judge, settle};
 use unanimity_core::{Mutations, Operation};
 
 use super::{Moment, OpenError, SqliteOptions, SqliteService, guard_table};
@@ -42,6 +42,7 @@ pub(super) struct Tally {
     pub(super) remembered: AtomicU64,
     pub(super) repeated: AtomicU64,
     pub(super) refused: AtomicU64,
+    pub(super) committed: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) busy: AtomicU64,
     pub(super) groups: AtomicU64,
@@ -208,7 +209,8 @@ impl<S: SqliteService> Writer<S> {
                 Ok(reply)
             }
             Verdict::Refuse(contradiction) => {
-                count(&self.tally.refused);
+                let committed = contradiction == Contradiction::AlreadyCommitted;
+                count(if committed { &self.tally.committed } else { &self.tally.refused });
                 Err(CallError::Contradiction(contradiction))
             }
             Verdict::Remember(row, reply) => {

@@ -10,6 +10,7 @@ mod http;
 mod inquiry;
 mod keys;
 mod local_work;
+mod phase_one;
 mod resource;
 mod resource_runs;
 mod support;

@@ -56,13 +56,17 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
             .map_err(|problem| problem.with_field(field("participant")))?;
         planned.push(BranchPlan { after, refers, ..branch_plan(branch) });
     }
+    if request.notice.is_some() {
+        planned.iter_mut().last().into_iter().for_each(|notice| notice.comes_last = true);
+    }
     let options = options(&shared.defaults, request);
     let plan = Plan { open: request.interactive, branches: planned, options };
     plan.check()?;
     Ok(plan)
 }
 
-/// The branches of a request, and those that its inquiry and its notice become.
+/// The branches of a request, and those that its inquiry and its notice become; the notice is the
+/// last of them.
 fn with_its_own(request: &TransactionRequest) -> Cow<'_, [BranchRequest]> {
     if request.inquiry.is_none() && request.notice.is_none() {
         return Cow::Borrowed(&request.branches);
@@ -75,14 +79,11 @@ fn with_its_own(request: &TransactionRequest) -> Cow<'_, [BranchRequest]> {
         ..BranchRequest::default()
     }));
     branches.extend(request.branches.iter().cloned());
-    let deferred = |branch: &&BranchRequest| branch.kind == Kind::Deferred;
-    let after = branches.iter().filter(deferred).map(|branch| branch.name.clone()).collect();
     if let Some(notice) = &request.notice {
         branches.push(BranchRequest {
             name: NOTICE_BRANCH.to_owned(),
             participant: notice.url.clone(),
             kind: Kind::Deferred,
-            after,
             also_on_rollback: notice.on_rollback,
             ..BranchRequest::default()
         });
@@ -119,7 +120,8 @@ fn check_participant(shared: &Shared, branch: &BranchRequest) -> Result<(), Prob
 pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRequest, Problem> {
     check_participant(shared, branch).map_err(|problem| problem.with_field("participant"))?;
     let refers = references(branch).map_err(|problem| problem.with_field("payload"))?;
-    Ok(EnlistRequest { branch: branch_plan(branch), after: branch.after.clone(), refers })
+    let (after, branches_max) = (branch.after.clone(), shared.limits.branches_max);
+    Ok(EnlistRequest { branch: branch_plan(branch), after, refers, branches_max })
 }
 
 /// The options that a request names, whatever the configuration says about the others: what makes
@@ -275,7 +277,9 @@ pub(super) fn problem_of_commit(error: CommitError) -> Problem {
 pub(super) fn problem_of_resolve(error: ResolveError) -> Problem {
     match error {
         ResolveError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
-        ResolveError::Refused(_) => problem_of_code(error.code(), error.to_string()),
+        ResolveError::Refused(_) | ResolveError::Ended(_) => {
+            problem_of_code(error.code(), error.to_string())
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use unanimity::Wait;
 use unanimity::core::Outcome;
 use unanimity::view::TransactionView;
@@ -18,7 +18,7 @@ use super::convert::{
     self, problem_of_commit, problem_of_enlist, problem_of_resolve, problem_of_unavailable,
 };
 use super::extract::{Id, Parameters};
-use super::transactions::{check_content_type, found};
+use super::transactions::{check_content_type, found, waited};
 use super::{Api, WAIT_MAX};
 use crate::inbound::read_body;
 use crate::problem::{Problem, code, parse_json};
@@ -48,16 +48,7 @@ pub(super) async fn enlist(
     let body = read_body(body, shared.limits.body_bytes_max).await?;
     let request: BranchRequest = parse_json(&body, shared.limits.json_depth_max)?;
     let enlist = convert::enlist(shared, &request)?;
-    if let Some(known) = shared.manager.get(&id).await.map_err(problem_of_unavailable)? {
-        let there = known.branches.iter().any(|branch| branch.name == request.name);
-        let most = shared.limits.branches_max;
-        if known.branches.len() >= most && !there {
-            let detail = format!("the transaction has {most} branches, and no more are allowed");
-            return Err(Problem::new(code::TOO_MANY_BRANCHES, detail));
-        }
-    }
-    shared.manager.enlist(&id, enlist).await.map_err(problem_of_enlist)?;
-    Ok(Json(found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?))
+    Ok(Json(shared.manager.enlist(&id, enlist).await.map_err(problem_of_enlist)?))
 }
 
 /// Commits an interactive transaction and, unless told otherwise, waits for its outcome. Asking
@@ -85,23 +76,21 @@ pub(super) async fn commit(
     mut query: Parameters,
 ) -> Result<Response, Problem> {
     query.only(&["wait"])?;
-    let wait = match query.one_of("wait", &["outcome", "completed", "accepted"])?.as_deref() {
+    let wait = match query.take("wait").as_deref() {
+        None | Some("outcome") => Wait::Outcome,
         Some("completed") => Wait::Completed,
         Some("accepted") => Wait::Accepted,
-        _ => Wait::Outcome, // The default, and its own word.
+        Some(other) => {
+            let detail = format!("{other:?} is none of: outcome, completed, accepted");
+            return Err(Problem::new(code::WAIT_INVALID, detail).with_field("wait"));
+        }
     };
     let manager = &api.shared.manager;
     let transaction = match tokio::time::timeout(WAIT_MAX, manager.commit(&id, wait)).await {
         Ok(committed) => committed.map_err(problem_of_commit)?,
         Err(_) => found(manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?,
     };
-    let came = match wait {
-        Wait::Accepted => false,
-        Wait::Outcome => transaction.outcome.is_some(),
-        Wait::Completed => transaction.completed,
-    };
-    let status = if came { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, Json(transaction)).into_response())
+    Ok(waited(wait, transaction))
 }
 
 /// Takes an operator's word on how a branch was settled without the coordinator.

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use unanimity::core::{Outcome, TransactionId};
+use unanimity::core::{Outcome, Stage, TransactionId};
 use unanimity::view::{EventView, TransactionView};
 use unanimity::{
     BeginRequest, Cursor, DecisionReply, Explanation, Filter, TransactionManager, Wait,
@@ -87,14 +87,8 @@ pub(super) async fn begin(
         Ok(begun) => begun.map_err(|error| problem_of_begin(error, &request))?.transaction,
         Err(_) => found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?,
     };
-    let came = match wait {
-        Wait::Accepted => transaction.stage == "open",
-        Wait::Outcome => transaction.outcome.is_some(),
-        Wait::Completed => transaction.completed,
-    };
-    let status = if came { StatusCode::OK } else { StatusCode::ACCEPTED };
     let location = format!("/v1/transactions/{id}");
-    let mut response = (status, Json(transaction)).into_response();
+    let mut response = waited(wait, transaction);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -277,8 +271,7 @@ pub(super) async fn list(
 }
 
 fn filter(mut query: Parameters) -> Result<Filter, Problem> {
-    const STAGES: [&str; 7] =
-        ["open", "preparing", "executing", "settling", "committing", "rolling_back", "ended"];
+    let stages = Stage::ALL.map(Stage::as_str);
     let outcomes = [Outcome::Commit.as_str(), Outcome::Rollback.as_str()];
     let cursor = query.take("cursor").map(|text| {
         let detail = "this is no cursor; take next_cursor of the page before as it is";
@@ -286,7 +279,7 @@ fn filter(mut query: Parameters) -> Result<Filter, Problem> {
         Cursor::parse(&text).ok_or_else(invalid)
     });
     Ok(Filter {
-        stage: query.one_of("state", &STAGES)?,
+        stage: query.one_of("state", &stages)?,
         outcome: query.one_of("outcome", &outcomes)?,
         participant: query.take("participant"),
         begun_from_ms: query.number("begun_from_ms", 0, u64::MAX)?,
@@ -338,6 +331,18 @@ pub(super) async fn retry(
 ) -> Result<Json<TransactionView>, Problem> {
     let asked = api.shared.manager.retry(&id).await.map_err(problem_of_unavailable)?;
     Ok(Json(found(asked, &id)?))
+}
+
+/// 200 if what was waited for has come, else 202. Whoever waits for nothing but the beginning has
+/// got it from a transaction that is open: nothing else is to come by itself.
+pub(super) fn waited(wait: Wait, transaction: TransactionView) -> Response {
+    let came = match wait {
+        Wait::Accepted => transaction.stage == Stage::Open.as_str(),
+        Wait::Outcome => transaction.outcome.is_some(),
+        Wait::Completed => transaction.completed,
+    };
+    let status = if came { StatusCode::OK } else { StatusCode::ACCEPTED };
+    (status, Json(transaction)).into_response()
 }
 
 pub(super) fn found<T>(transaction: Option<T>, id: &TransactionId) -> Result<T, Problem> {

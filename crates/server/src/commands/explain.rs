@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::Value;
+use unanimity::core::Stage;
 use unanimity_sdk::TransactionId;
 use unanimity_sdk::api::{TransactionList, TransactionStatus};
 
@@ -130,7 +131,7 @@ type Groups = BTreeMap<(String, String), Vec<String>>;
 pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
     let client = arguments.client.client()?;
     let mut groups = Groups::new();
-    for state in ["settling", "committing", "rolling_back"] {
+    for state in Stage::ALL.into_iter().filter(|stage| stage.may_park()).map(Stage::as_str) {
         let mut cursor = String::new();
         loop {
             let query = format!("state={state}&limit={PAGE}{cursor}");

@@ -19,7 +19,8 @@ const JSON_DEPTH_MAX: usize = 64;
 /// What `run` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunArguments {
-    /// The file, in the form of POST /v1/transactions; `-` reads from standard input.
+    /// The file, in the form of POST /v1/transactions, but not interactive; `-` reads from standard
+    /// input.
     file: PathBuf,
     #[command(flatten)]
     client: ClientArguments,
@@ -72,6 +73,13 @@ fn prepare(arguments: &RunArguments) -> anyhow::Result<(TransactionRequest, Stri
             Some(field) => anyhow::anyhow!("{name}: {field}: {problem}"),
             None => anyhow::anyhow!("{name}: {problem}"),
         })?;
+    if request.interactive {
+        anyhow::bail!(
+            "{name}: interactive: a file does no work between the beginning and the commit, and \
+             nothing was begun; leave `interactive` out, and the branches are committed together, \
+             or begin the transaction from the program that does the work (docs/concepts.md)"
+        );
+    }
     let own = || TransactionManager::generate_id().to_string();
     let id = request.id.get_or_insert_with(own).clone();
     Ok((request, id, arguments.client.client()?))

@@ -36,6 +36,8 @@ pub struct Killed {
     pub duplicates_absorbed: u64,
     /// Contradictions that the banks had refused, likewise.
     pub contradictions: u64,
+    /// Rollbacks that they were asked of what they had committed, likewise.
+    pub already_committed: u64,
 }
 
 impl Killed {
@@ -96,5 +98,6 @@ pub(super) async fn note_counters(killed: &mut Killed, url: &str) {
     if let Ok(total) = client.get_json::<Total>("/total").await {
         killed.duplicates_absorbed += total.duplicates_absorbed;
         killed.contradictions += total.contradictions;
+        killed.already_committed += total.already_committed;
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use unanimity_sdk::Client;
 use unanimity_sdk::api::TransactionList;
 
-use super::LIVE_STAGES;
+use super::live_stages;
 
 /// The most transactions that are looked at in one round, of each stage.
 const PAGE: usize = 200;
@@ -28,7 +28,7 @@ pub struct Explained {
 pub(crate) async fn all(client: &Client, mut ended: watch::Receiver<bool>) -> Explained {
     let mut explained = Explained::default();
     loop {
-        for stage in LIVE_STAGES {
+        for stage in live_stages() {
             round(client, stage, &mut explained).await;
         }
         tokio::select! {

@@ -171,6 +171,8 @@ async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> anyhow::Result<
 pub struct Fleet {
     /// The coordinator first, then the banks A and B.
     pub processes: [Process; 3],
+    /// Where their files are.
+    pub folder: PathBuf,
 }
 
 /// How a fleet is set up.
@@ -235,7 +237,7 @@ impl Fleet {
         let mut bank_b = bank("B", "bank-b", options.seed.wrapping_add(1));
         bank_a.start().await?;
         bank_b.start().await?;
-        Ok(Self { processes: [coordinator, bank_a, bank_b] })
+        Ok(Self { processes: [coordinator, bank_a, bank_b], folder: folder.clone() })
     }
 
     /// A client for the coordinator.

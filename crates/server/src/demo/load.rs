@@ -13,6 +13,8 @@ use unanimity_sdk::{Client, ClientError, TransactionId};
 
 use unanimity::core::splitmix64;
 
+use super::orders::Orders;
+
 /// How long an initiator waits before it asks again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -29,8 +31,18 @@ pub struct LoadOptions {
     pub accounts: u32,
     /// In milliseconds, for each transaction.
     pub prepare_timeout_ms: u64,
-    /// Whether kinds of branches are mixed, rather than all two-phase.
-    pub mixed: bool,
+    /// If kinds of branches and ways to commit are mixed, rather than all transfers two-phase: the
+    /// database of the initiator that sends messages.
+    pub orders: Option<Arc<Orders>>,
+}
+
+/// What one initiator does.
+struct Work {
+    request: TransactionRequest,
+    /// What its commit adds to the money of both banks, in cents.
+    adds_cents: i64,
+    /// Whether the initiator's own database decides.
+    is_message: bool,
 }
 
 /// What was acknowledged to the initiators, and how long it took.
@@ -38,6 +50,8 @@ pub struct LoadOptions {
 pub struct Acknowledged {
     /// The outcome that each initiator was told.
     pub outcomes: HashMap<String, Outcome>,
+    /// What a commit adds to the money of both banks, in cents, where that is not nothing.
+    pub adds_cents: HashMap<String, i64>,
     /// From the first request to the answer, in microseconds.
     pub latencies_us: Vec<u64>,
     /// How often an initiator had to ask again.
@@ -136,7 +150,7 @@ pub fn transfer(
 
 /// The n-th transfer of a seed: from A to B or back, now and then of more than there is, now and
 /// then to an account that does not exist.
-fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> TransactionRequest {
+fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Work {
     let mut state = splitmix64(options.seed ^ splitmix64(n as u64));
     let mut draw = |bound: u64| {
         state = splitmix64(state);
@@ -154,24 +168,54 @@ fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Transacti
     let from = format!("{}-{from}", names[first]);
     let to = format!("{}-{to}", names[second]);
     let id = format!("demo-{}-{n}", options.seed);
-    let mut request = transfer(&id, &ordered, [&from, &to], cents, options.prepare_timeout_ms);
-    if options.mixed {
-        let kinds = KINDS[usize::try_from(draw(KINDS.len() as u64)).unwrap_or(0)];
-        for (branch, kind) in request.branches.iter_mut().zip(kinds) {
-            branch.kind = kind;
-        }
-        // A deferred credit cannot be refused: the account must be one that exists.
-        if kinds[1] == Kind::Deferred && to.ends_with("nobody") {
-            let payload =
-                serde_json::json!({ "account": format!("{}-1", names[second]), "amount": cents });
-            request.branches[1].payload = Json::from_value(&payload).unwrap_or_default();
-        }
-        request.execute_timeout_ms = Some(options.prepare_timeout_ms);
-        // A quarter is begun empty, and enlists its branches one by one.
-        request.interactive = draw(4) == 0;
-        request.open_timeout_ms = Some(options.prepare_timeout_ms);
+    let request = transfer(&id, &ordered, [&from, &to], cents, options.prepare_timeout_ms);
+    let work = Work { request, adds_cents: 0, is_message: false };
+    match options.orders {
+        None => work,
+        Some(_) => mix(work, draw, cents, &format!("{}-1", names[second])),
     }
-    request
+}
+
+/// Makes of a transfer what its draw says: an eighth a single branch that commits in one phase, an
+/// eighth a message whose sender's own database decides, the others branches of mixed kinds.
+fn mix(mut work: Work, mut draw: impl FnMut(u64) -> u64, cents: i64, certain: &str) -> Work {
+    let request = &mut work.request;
+    // A deferred credit cannot be refused: the account must be one that exists.
+    let make_certain = |credit: &mut BranchRequest| {
+        *credit = BranchRequest {
+            kind: Kind::Deferred,
+            ..branch(&credit.name, &credit.participant, certain, cents)
+        };
+    };
+    request.open_timeout_ms = request.prepare_timeout_ms;
+    request.execute_timeout_ms = request.prepare_timeout_ms;
+    match draw(8) {
+        0 => {
+            let side = usize::try_from(draw(2)).unwrap_or(0);
+            request.branches.swap(0, side);
+            request.branches.truncate(1);
+            request.one_phase = Some(true);
+            work.adds_cents = if side == 0 { -cents } else { cents };
+        }
+        1 => {
+            request.branches.remove(0);
+            request.branches.iter_mut().for_each(make_certain);
+            request.interactive = true;
+            (work.adds_cents, work.is_message) = (cents, true);
+        }
+        _ => {
+            let kinds = KINDS[usize::try_from(draw(KINDS.len() as u64)).unwrap_or(0)];
+            for (branch, kind) in request.branches.iter_mut().zip(kinds) {
+                branch.kind = kind;
+            }
+            if kinds[1] == Kind::Deferred {
+                make_certain(&mut request.branches[1]);
+            }
+            // A quarter is begun empty, and enlists its branches one by one.
+            request.interactive = draw(4) == 0;
+        }
+    }
+    work
 }
 
 /// The kinds of debit and credit in a mixed load. Every pair conserves money once it has ended.
@@ -203,8 +247,8 @@ pub async fn run(
                     return;
                 }
                 progress.started.fetch_add(1, Ordering::Relaxed);
-                let request = nth(&options, &participants, n);
-                until_known(&client, &request, &progress).await;
+                let work = nth(&options, &participants, n);
+                until_known(&client, options.orders.as_deref(), &work, &progress).await;
                 progress.done.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -243,13 +287,18 @@ async fn interactively(
 }
 
 /// Asks until the outcome is known: an initiator that lost its answer uses the same id again.
-async fn until_known(client: &Client, request: &TransactionRequest, progress: &Progress) {
+async fn until_known(client: &Client, orders: Option<&Orders>, work: &Work, progress: &Progress) {
     let started = Instant::now();
+    let request = &work.request;
     let id = request.id.clone().unwrap_or_default();
+    if work.adds_cents != 0 {
+        progress.with(|known| known.adds_cents.extend([(id.clone(), work.adds_cents)]));
+    }
     loop {
-        let asked = match request.interactive {
-            true => interactively(client, request).await,
-            false => client.begin(request).await,
+        let asked = match orders {
+            Some(orders) if work.is_message => orders.send(client, request, work.adds_cents).await,
+            _ if request.interactive => interactively(client, request).await,
+            _ => client.begin(request).await, // Whole, in one request.
         };
         match asked {
             Ok(transaction) => {
@@ -266,8 +315,9 @@ async fn until_known(client: &Client, request: &TransactionRequest, progress: &P
                 progress.with(|acknowledged| acknowledged.refused.push(format!("{id}: {code}")));
                 return;
             }
-            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+            Err(_) => {} // No answer: asked again.
         }
+        tokio::time::sleep(ASK_AGAIN).await;
         progress.asked_again.fetch_add(1, Ordering::Relaxed);
     }
 }

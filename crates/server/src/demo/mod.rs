@@ -6,6 +6,7 @@ pub mod chaos;
 mod explained;
 pub mod fleet;
 pub mod load;
+pub mod orders;
 pub mod verdict;
 
 use std::fmt::Write;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
-use unanimity::core::splitmix64;
+use unanimity::core::{Stage, splitmix64};
 use unanimity_bank::{AccountsBy, Total};
 use unanimity_sdk::api::TransactionList;
 use unanimity_sdk::{Client, TransactionId};
@@ -26,6 +27,7 @@ use self::chaos::{ChaosOptions, Killed};
 use self::explained::Explained;
 use self::fleet::{Fleet, FleetOptions};
 use self::load::{Acknowledged, LoadOptions, Progress};
+use self::orders::Orders;
 use self::verdict::Verdict;
 use crate::commands::Ended;
 use crate::draw::{BAD, FAINT, GOOD, HEADING, paint};
@@ -68,7 +70,8 @@ pub struct DemoArguments {
     /// The banks' faults, each with its probability.
     #[arg(long, default_value = FAULTS)]
     pub faults: String,
-    /// Mixes two-phase, compensable and deferred branches, rather than two-phase ones only.
+    /// Mixes two-phase, compensable and deferred branches, commits in one phase, and messages of
+    /// an initiator with a database of its own, rather than two-phase transfers only.
     #[arg(long)]
     pub mixed: bool,
     /// Asks every live transaction all the time what it waits for, and counts one that does not
@@ -247,13 +250,17 @@ pub async fn storm(
     let (client, banks) = (fleet.client()?, fleet.banks()?);
     let participants = fleet.participants();
     let money_before_cents = money(&banks).await?;
+    let orders = match arguments.mixed {
+        true => Some(Arc::new(Orders::start(&fleet.folder).await?)),
+        false => None,
+    };
     let load = LoadOptions {
         transfers: arguments.transfers,
         concurrency: arguments.concurrency,
         seed,
         accounts: 500,
         prepare_timeout_ms: 1_000,
-        mixed: arguments.mixed,
+        orders: orders.clone(),
     };
     let chaos = ChaosOptions {
         kills_max: arguments.kills_max,
@@ -289,17 +296,26 @@ pub async fn storm(
         chaos::note_counters(&mut killed, &process.url()).await;
     }
     let acknowledged = progress.take();
-    let mut verdict = verdict::judge(&client, &banks, &acknowledged, money_before_cents).await?;
+    let (orders, before) = (orders.as_deref(), money_before_cents);
+    let mut verdict = verdict::judge(&client, &banks, orders, &acknowledged, before).await?;
     verdict.explained = explained.asked;
     verdict.wrong.extend(explained.wrong);
     let (known, started) = (acknowledged.outcomes.len(), progress.started());
     if known != started {
         verdict.wrong.push(format!("{known} of {started} outcomes are known"));
     }
-    if killed.contradictions != 0 {
-        verdict.wrong.push(format!("the banks saw {} contradictions", killed.contradictions));
+    let contradictions = contradictions(&killed, &verdict);
+    if contradictions != 0 {
+        verdict.wrong.push(format!("the banks saw {contradictions} contradictions"));
     }
     Ok(Run { verdict, acknowledged, killed, took, money_before_cents })
+}
+
+/// How often a bank had to refuse what it should never have been asked. Who commits in one phase
+/// may be asked to roll back afterwards: what is final is the answer to that.
+const fn contradictions(killed: &Killed, verdict: &Verdict) -> u64 {
+    let asked = if verdict.in_one_phase > 0 { 0 } else { killed.already_committed };
+    killed.contradictions + asked
 }
 
 fn bar(transfers: usize, quiet: bool) -> ProgressBar {
@@ -345,15 +361,16 @@ pub(crate) async fn money(banks: &[Client; 2]) -> anyhow::Result<i64> {
 }
 
 /// Every stage of a transaction that has not ended.
-pub(crate) const LIVE_STAGES: [&str; 6] =
-    ["open", "preparing", "executing", "settling", "committing", "rolling_back"];
+pub(crate) fn live_stages() -> impl Iterator<Item = &'static str> {
+    Stage::ALL.into_iter().filter(|stage| stage.is_live()).map(Stage::as_str)
+}
 
 /// Waits until no transaction is open, for as long as is fair.
 pub(crate) async fn settle(client: &Client) -> anyhow::Result<()> {
     let started = Instant::now();
     while started.elapsed() < SETTLE_TIMEOUT {
         let mut open = 0;
-        for state in LIVE_STAGES {
+        for state in live_stages() {
             let page: TransactionList = client.list(&format!("state={state}&limit=1")).await?;
             open += page.transactions.len();
         }
@@ -380,6 +397,9 @@ fn as_json(run: &Run, seed: u64) -> serde_json::Value {
         "committed": run.verdict.committed,
         "rolled_back": run.verdict.rolled_back,
         "recovered": run.verdict.recovered,
+        "in_one_phase": run.verdict.in_one_phase,
+        "settled_by_participant": run.verdict.settled,
+        "orders": run.verdict.orders,
         "open": run.verdict.open,
         "kills": run.killed.kills,
         "duplicates_absorbed": run.killed.duplicates_absorbed,

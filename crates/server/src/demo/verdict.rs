@@ -1,15 +1,17 @@
 //! The last word on a run: every transaction ended, no acknowledged outcome contradicted, every
-//! bank in agreement with the coordinator's history, and not a cent lost or made.
+//! bank in agreement with the coordinator's history, the initiator's own database too, and not a
+//! cent lost or made.
 
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Context;
 use serde_json::Value;
 use unanimity_bank::{BranchLine, Total};
-use unanimity_sdk::Client;
 use unanimity_sdk::api::Outcome;
+use unanimity_sdk::{Client, INITIATOR_BRANCH};
 
 use super::load::Acknowledged;
+use super::orders::Orders;
 use crate::commands::each_transaction;
 
 /// What a run came to.
@@ -23,6 +25,12 @@ pub struct Verdict {
     pub rolled_back: BTreeMap<String, usize>,
     /// How many were taken up again by a restarted coordinator.
     pub recovered: usize,
+    /// How many were asked to commit in one phase.
+    pub in_one_phase: usize,
+    /// How many the participant that alone decides settled with a commit.
+    pub settled: usize,
+    /// How many orders the initiator's own database holds.
+    pub orders: usize,
     /// How often a live transaction was asked what it waits for, and had an answer.
     pub explained: usize,
     /// How many are not complete.
@@ -42,6 +50,7 @@ pub struct Verdict {
 pub async fn judge(
     coordinator: &Client,
     banks: &[Client; 2],
+    orders: Option<&Orders>,
     acknowledged: &Acknowledged,
     money_before_cents: i64,
 ) -> anyhow::Result<Verdict> {
@@ -71,6 +80,14 @@ pub async fn judge(
             seen.entry(line.transaction).or_default().push(line.state);
         }
     }
+    // An order is the work of its transaction's local branch.
+    for (transaction, _) in orders.map(Orders::all).transpose()?.unwrap_or_default() {
+        verdict.orders += 1;
+        let (branch, state) = (INITIATOR_BRANCH.to_owned(), "committed".to_owned());
+        seen.entry(transaction.clone()).or_default().push(state.clone());
+        let line = BranchLine { transaction, branch, state, note: None, at_ms: 0 };
+        compare_branch(&mut verdict, &history, &line);
+    }
     for (id, _) in history.iter().filter(|(_, committed)| **committed) {
         let committed = seen.get(id).map_or(0, |states| count_committed(states));
         let count = branches.get(id).copied().unwrap_or(0);
@@ -79,9 +96,11 @@ pub async fn judge(
             verdict.wrong.push(wrong);
         }
     }
-    if verdict.money_cents != money_before_cents {
-        let (after, before) = (verdict.money_cents, money_before_cents);
-        verdict.wrong.push(format!("there were {before} cents, and now there are {after}"));
+    let adds = acknowledged.adds_cents.iter().filter(|(id, _)| history.get(*id) == Some(&true));
+    let expected = money_before_cents + adds.map(|(_, cents)| *cents).sum::<i64>();
+    if verdict.money_cents != expected {
+        let after = verdict.money_cents;
+        verdict.wrong.push(format!("there should be {expected} cents, and there are {after}"));
     }
     if verdict.reserved_cents != 0 {
         verdict.wrong.push(format!("{} cents are still reserved", verdict.reserved_cents));
@@ -101,15 +120,19 @@ fn count(verdict: &mut Verdict, transaction: &Value) {
     if transaction["completed"] != true {
         verdict.open += 1;
     }
+    let events = transaction["events"].as_array();
+    let any = |name: &str, word: &str| {
+        events.is_some_and(|events| events.iter().any(|event| event[name] == word))
+    };
+    verdict.in_one_phase += usize::from(any("operation", "commit_one_phase"));
+    verdict.recovered += usize::from(any("event", "recovered"));
     if transaction["outcome"] == "commit" {
         verdict.committed += 1;
+        let settled = transaction["reason"]["code"] == "settled_by_participant";
+        verdict.settled += usize::from(settled);
     } else {
         let code = transaction["reason"]["code"].as_str().unwrap_or("undecided");
         *verdict.rolled_back.entry(code.to_owned()).or_default() += 1;
-    }
-    let events = transaction["events"].as_array();
-    if events.is_some_and(|events| events.iter().any(|event| event["event"] == "recovered")) {
-        verdict.recovered += 1;
     }
 }
 

@@ -2,13 +2,12 @@
 //!
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
-//! connection is made `connect`'s, which are kept `pool`'s, what an answer means `answer`'s, and
+//! connection is made `connect`'s, which are kept `pool`'s, what an answer means the SDK's, and
 //! how results get into payloads [`references`]'s. Whether a participant that fails is called at
 //! all is `breaker`'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
-mod answer;
 mod breaker;
 mod breakers;
 mod connect;
@@ -25,8 +24,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
-    USER_AGENT,
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -36,8 +34,8 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 use unanimity_core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
+use unanimity_sdk::contract::{Response, clean, judge};
 
-use self::answer::{Response, judge, shows_life};
 pub use self::breaker::BreakerConfig;
 use self::breakers::{Breakers, Clock};
 use self::connect::Connector;
@@ -138,20 +136,15 @@ impl HttpTransport {
     /// Carries one call, within the call's own time limit. Needs a tokio runtime.
     ///
     /// Every failure, and every answer that is not in the contract's closed set, is
-    /// [`Answer::Unknown`] with a text that says what happened; where it matters, one that was
-    /// never sent is [`Answer::Unsent`].
+    /// [`Answer::Unknown`] with a text that says what happened; a call that was never sent is
+    /// [`Answer::Unsent`].
     pub async fn call(&self, call: Call) -> Answer {
         self.start_sweeper();
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
         match self.attempt(&call, deadline).await {
             Ok(answer) => answer,
-            // Only where one participant alone decides does it matter that nothing was sent.
-            Err(Failure::Unsent(text)) if call.operation == Operation::CommitOnePhase => {
-                Answer::Unsent(answer::clean(&text).into())
-            }
-            Err(Failure::Unsent(text) | Failure::Unknown(text)) => {
-                Answer::Unknown(answer::clean(&text).into())
-            }
+            Err(Failure::Unsent(text)) => Answer::Unsent(clean(&text).into()),
+            Err(Failure::Unknown(text)) => Answer::Unknown(clean(&text).into()),
         }
     }
 
@@ -176,7 +169,8 @@ impl HttpTransport {
         })?;
         let mut pass = pass.again().map_err(unsent)?;
         pass.leaves();
-        let exchanged = timeout_at(deadline, self.exchange(&origin, &target, request)).await;
+        let exchanged =
+            timeout_at(deadline, self.exchange(&origin, &target, request, deadline)).await;
         drop(permit);
         let exchanged = exchanged
             .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms).into()));
@@ -187,8 +181,7 @@ impl HttpTransport {
                 return Err(error);
             }
         };
-        let (encoded, html) = (is_encoded(&headers), is_html(&headers));
-        let answer = judge(call.operation, Response { status, encoded, html, body: &body });
+        let answer = judge(call.operation, Response::new(status, &headers, &body));
         match &answer {
             Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
             Answer::Unknown(_)
@@ -209,13 +202,17 @@ impl HttpTransport {
         origin: &Origin,
         target: &Target,
         mut request: Request<Full<Bytes>>,
+        deadline: Instant,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         loop {
             let idle = origin.take_idle();
             let reused = idle.is_some();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.connect(target).await.map_err(Failure::Unsent)?,
+                None => timeout_at(deadline, self.connect(target))
+                    .await
+                    .unwrap_or_else(|_| Err("not connected within the call's time".to_owned()))
+                    .map_err(Failure::Unsent)?,
             };
             if connection.sender.ready().await.is_err() && reused {
                 continue;
@@ -402,13 +399,9 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-fn is_encoded(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().any(|value| value != "identity")
-}
-
-fn is_html(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let bytes = value.as_bytes();
-        bytes.len() >= 9 && bytes[..9].eq_ignore_ascii_case(b"text/html")
-    })
+/// Whether an answer that decides nothing still shows that somebody is there to answer: a refusal
+/// of this one call, such as a contradiction or an unknown path, and not one for want of strength.
+fn shows_life(status: StatusCode) -> bool {
+    let overloaded = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !overloaded.contains(&status)
 }

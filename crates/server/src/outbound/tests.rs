@@ -126,10 +126,22 @@ fn unknown(text: &str) -> Answer {
     Answer::Unknown(text.into())
 }
 
+fn unsent(text: &str) -> Answer {
+    Answer::Unsent(text.into())
+}
+
 fn text_of(answer: Answer) -> String {
     match answer {
         Answer::Unknown(text) => text.into(),
         other => panic!("expected unknown, got {other:?}"),
+    }
+}
+
+/// What is said of a call of which nothing has left.
+fn text_of_unsent(answer: Answer) -> String {
+    match answer {
+        Answer::Unsent(text) => text.into(),
+        other => panic!("expected unsent, got {other:?}"),
     }
 }
 
@@ -209,15 +221,15 @@ async fn broken_answers_are_unknown() {
 }
 
 #[tokio::test]
-async fn nothing_listening_is_unknown() {
+async fn nothing_listening_means_unsent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let found = text_of(prepare(&address).await);
+    let found = text_of_unsent(prepare(&address).await);
     assert!(found.contains("Connection refused"), "{found}");
     // TLS to a server that speaks plain HTTP.
     let plain = raw(answer_of("200 OK", "", "")).await;
-    let found = text_of(prepare(&plain.address.replace("http", "https")).await);
+    let found = text_of_unsent(prepare(&plain.address.replace("http", "https")).await);
     assert!(found.starts_with("cannot connect: "), "{found}");
 }
 
@@ -354,7 +366,7 @@ async fn a_hanging_participant_delays_nobody_else() {
     let found = transport.call(call_to(&well.address, Operation::Prepare)).await;
     assert_eq!(found, Answer::Yes(None));
     let expected = "none of the 1 connections to it became free within 50 ms";
-    assert_eq!(second.await.unwrap(), unknown(expected));
+    assert_eq!(second.await.unwrap(), unsent(expected));
     first.abort();
 }
 
@@ -402,7 +414,7 @@ async fn origins_are_bounded() {
     }
     let third = raw(answer_of("200 OK", "", "")).await;
     let found = transport.call(call_to(&third.address, Operation::Commit)).await;
-    assert_eq!(found, unknown("2 participants are being called already"));
+    assert_eq!(found, unsent("2 participants are being called already"));
     for task in stuck {
         task.abort();
     }
@@ -429,17 +441,17 @@ async fn the_policy_is_asked_when_a_connection_is_made() {
         // A name that the static check cannot judge is judged by what it resolves to.
         let (checked, answer) = call(&["private", "public"], host).await;
         assert_eq!(checked, Ok(()));
-        let text = text_of(answer);
+        let text = text_of_unsent(answer);
         assert!(text.contains("is a loopback address, and participants.allow"), "{text}");
     }
     for host in ["127.0.0.1", "0x7f.1", "2130706433", "[::ffff:7f00:1]"] {
         assert_eq!(call(&["loopback"], host).await, (Ok(()), Answer::Acknowledged), "{host}");
         let (checked, answer) = call(&["private", "public"], host).await;
         assert_eq!(checked, Err("participant_not_allowed"));
-        assert!(text_of(answer).contains("participants.allow"));
+        assert!(text_of_unsent(answer).contains("participants.allow"));
     }
     let (_, answer) = call(&["loopback", "private", "public"], "0.0.0.0").await;
-    assert!(text_of(answer).contains("participants.allow"));
+    assert!(text_of_unsent(answer).contains("participants.allow"));
     assert_eq!(service.connections.load(Ordering::SeqCst), 8);
 }
 

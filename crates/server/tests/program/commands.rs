@@ -56,6 +56,11 @@ async fn run_of_a_bad_file_names_the_place_and_begins_nothing() {
         ("syntax.json", "{\n  \"branches\": [,]\n}", ["malformed_json", "line 2 column 16"]),
         ("type.json", r#"{"branches": 5}"#, ["branches", "invalid type: integer"]),
         ("unknown.json", r#"{"branches": [{"nom": 1}]}"#, ["branches[0].nom", "unknown field"]),
+        (
+            "open.json",
+            r#"{"interactive": true, "branches": []}"#,
+            ["interactive", "leave `interactive` out"],
+        ),
         // This is what the coordinator finds.
         ("none.json", r#"{"branches": []}"#, ["no_branches", "at least one branch"]),
     ] {

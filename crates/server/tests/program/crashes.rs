@@ -26,7 +26,8 @@ async fn check(flags: &str, seed: u64) -> Run {
     println!(
         "seed {seed}: {} kills {:?}, {} transactions, {} committed, rolled back {:?}, {} \
          recovered, \
-         {} duplicates absorbed, {} explanations",
+         {} duplicates absorbed, {} explanations, {} in one phase, {} settled with a commit by \
+         the participant, {} orders",
         run.killed.total(),
         run.killed.kills,
         verdict.transactions,
@@ -35,6 +36,9 @@ async fn check(flags: &str, seed: u64) -> Run {
         verdict.recovered,
         run.killed.duplicates_absorbed,
         verdict.explained,
+        verdict.in_one_phase,
+        verdict.settled,
+        verdict.orders,
     );
     assert_eq!(verdict.wrong, Vec::<String>::new(), "seed {seed}");
     assert!(run.killed.total() >= arguments.kills_min as u64);
@@ -63,4 +67,8 @@ async fn two_hundred_kills_lose_nothing_with_all_kinds_of_branches_mixed() {
     assert!(run.verdict.explained > 1_000, "too few explanations to mean anything");
     let abandoned = run.verdict.rolled_back.get("abandoned").copied().unwrap_or(0);
     assert!(abandoned > 0, "no interactive transaction was abandoned");
+    let verdict = &run.verdict;
+    assert!(verdict.in_one_phase > 50, "too few commits in one phase to mean anything");
+    assert!(verdict.orders > 30, "too few messages to mean anything");
+    assert!(verdict.settled > 5, "too few initiators were silent after their local commit");
 }

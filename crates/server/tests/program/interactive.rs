@@ -5,8 +5,8 @@
 use std::slice;
 
 use serde_json::{Value, json};
-use unanimity_sdk::TransactionError;
-use unanimity_sdk::api::{BranchRequest, Outcome, TransactionRequest};
+use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest};
+use unanimity_sdk::{PhaseOneError, TransactionError};
 
 use crate::actor::{Actor, Hold};
 use crate::ask::{Answer, Ask, Coordinator, request, soon, with};
@@ -168,6 +168,9 @@ async fn requests_that_come_too_late_are_refused_by_their_reason() {
     }
     refused(&ask.about("nobody", "branches", &late).await, 404, "transaction_unknown");
     refused(&ask.about("nobody", "commit", &json!({})).await, 404, "transaction_unknown");
+    let answer = ask.about("nobody", "commit?wait=30s", &json!({})).await;
+    refused(&answer, 400, "wait_invalid");
+    assert_eq!(answer.problem().1, "wait");
     assert!(actor.seen().iter().all(|seen| seen.branch != "late"));
 }
 
@@ -182,6 +185,8 @@ async fn an_open_transaction_survives_a_crash_and_commits_afterwards() {
     coordinator.start_again().await;
     let shown = ask.shown("t").await;
     assert_eq!((&shown["stage"], &shown["outcome"]), (&json!("open"), &Value::Null), "{shown}");
+    // An enlistment that was answered is on record, whoever asks again or not.
+    assert_eq!(shown["branches"].as_array().unwrap().len(), 2, "{shown}");
     enlisted(&ask, "t", &branch(&actor, "a")).await;
     let shown = enlisted(&ask, "t", &branch(&actor, "b")).await;
     assert_eq!(shown["branches"].as_array().unwrap().len(), 3, "{shown}");
@@ -301,6 +306,31 @@ async fn deferred_work_and_the_notice_wait_for_everybody_else() {
 }
 
 #[tokio::test]
+async fn the_notice_waits_for_deferred_work_that_is_enlisted_later() {
+    let (actor, coordinator) = start().await;
+    let ask = &coordinator.ask;
+    let notice = json!({"url": actor.at("notice"), "on_rollback": true});
+    let deferred = |name: &str, more: (&str, Value)| {
+        with(branch(&actor, name), &[("kind", json!("deferred")), more])
+    };
+    ask.open("t", &json!({"branches": [branch(&actor, "a")], "notice": notice})).await;
+    let behind = deferred("behind", ("after", json!(["notice"])));
+    refused(&ask.about("t", "branches", &behind).await, 400, "after_unsafe");
+    // Late enough that a notice which does not wait comes first.
+    enlisted(ask, "t", &deferred("mail", ("delay_ms", json!(60)))).await;
+    committed(ask, "t").await;
+    assert_eq!(actor.course("t"), ["a prepare", "a commit", "mail execute", "notice execute"]);
+
+    ask.open("back", &json!({"branches": [], "notice": notice})).await;
+    let also =
+        with(deferred("also", ("also_on_rollback", json!(true))), &[("delay_ms", json!(60))]);
+    enlisted(ask, "back", &also).await;
+    assert_eq!(ask.about("back", "rollback", &json!({})).await.status, 200);
+    ask.ended("back").await;
+    assert_eq!(actor.course("back"), ["also execute", "notice execute"]);
+}
+
+#[tokio::test]
 async fn after_a_rollback_only_deferred_work_that_asks_for_it_is_done() {
     let (actor, coordinator) = start().await;
     let ask = &coordinator.ask;
@@ -394,4 +424,31 @@ async fn a_scope_commits_if_it_succeeds_and_rolls_back_if_it_fails() {
     });
     let error = soon(late).await.unwrap_err();
     assert!(matches!(error, TransactionError::RolledBack(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_initiator_does_the_phase_one_work_through_the_sdk() {
+    let (actor, coordinator) = start().await;
+    let client = coordinator.client();
+    let scope = async |id: &str| {
+        client
+            .transaction(called(id), async |open| {
+                let seat = open.call_phase_one(&named(&actor, "seat")).await?;
+                assert_eq!(seat.as_ref().map(Json::as_str), Some(r#"{"seat":7}"#));
+                Ok::<_, PhaseOneError>(())
+            })
+            .await
+    };
+    assert_eq!(scope("yes").await.unwrap().outcome, Some(Outcome::Commit));
+    coordinator.ask.ended("yes").await;
+    assert_eq!(actor.course("yes"), ["seat prepare", "seat commit"]);
+    actor.vote(409);
+    let error = scope("no").await.unwrap_err();
+    assert!(
+        matches!(&error, TransactionError::GivenUp(PhaseOneError::No(why)) if why == "not today"),
+        "{error}"
+    );
+    let ended = coordinator.ask.ended("no").await;
+    assert_eq!(ended["outcome"], "rollback");
+    assert_eq!(actor.course("no"), ["seat prepare", "seat rollback"]);
 }

@@ -231,7 +231,15 @@ async fn what_cannot_be_resolved_says_why_and_changes_nothing() {
     actor.phase_two(200);
     let ended = ask.ended("t").await;
     assert_eq!(ended["heuristic"], Value::Null);
-    assert!(resolve(ask, "t", "a", "rolled_back", "too late").await.status >= 400);
+    for (settled_as, reason) in
+        [("rolled_back", "too late"), ("rolled_back", ""), ("committed", "")]
+    {
+        let answer = resolve(ask, "t", "a", settled_as, reason).await;
+        refused(&answer, 409, "branch_settled");
+        let text = answer.text();
+        assert!(text.contains("on record: commit; nobody settled the branch by hand"), "{text}");
+    }
+    refused(&resolve(ask, "t", "z", "committed", "").await, 404, "branch_unknown");
     assert_eq!(ask.shown("t").await, ended);
 }
 
@@ -276,6 +284,10 @@ async fn a_word_against_the_decision_is_mixed_and_shown_for_ever() {
     coordinator.kill().await;
     coordinator.start_again().await;
     check().await;
+    let late = ask.about("t", "branches/a/resolve", &json!({"as": "committed", "by": "ada"})).await;
+    refused(&late, 409, "branch_settled");
+    let text = late.text();
+    assert!(text.contains("the branch was settled as rolled_back by grace"), "{text}");
     // Only the other branch was ever told.
     let restarted = ask.shown("t").await;
     assert_eq!(restarted["completed"], true);

@@ -178,6 +178,7 @@ async fn every_message_delivered_three_times_leaves_the_same_balances() {
     assert_eq!((a.balance + b.balance, a.reserved, b.reserved), (20_000_000, 0, 0));
     assert_eq!((a.committed, b.committed, a.in_doubt, b.in_doubt), (30, 30, 0, 0));
     assert_eq!((a.contradictions, b.contradictions), (0, 0));
+    assert_eq!((a.already_committed, b.already_committed), (0, 0));
     assert_eq!(*strange.lock().unwrap(), Vec::<String>::new());
     // Each bank has done 30 prepares and 30 commits, at least, and each was repeated twice.
     assert!(a.duplicates_absorbed >= 120 && b.duplicates_absorbed >= 120, "{a:?} {b:?}");

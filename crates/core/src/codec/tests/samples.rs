@@ -211,6 +211,11 @@ pub(super) fn new_facts() -> Vec<Fact> {
         ballots: vec![Ballot::Committed, Ballot::RolledBack, Ballot::Yes],
         results: Vec::new(),
     };
+    let last = BranchPlan {
+        comes_last: true,
+        also_on_rollback: true,
+        ..branch_plan(Kind::Deferred, &[0])
+    };
     vec![
         Fact::Begun { fingerprint: 9, plan: open_plan() },
         Fact::Enlisted { branch: open_plan().branches.remove(3) },
@@ -218,6 +223,7 @@ pub(super) fn new_facts() -> Vec<Fact> {
         abandoned,
         Fact::Snapshot(Box::new(open)),
         Fact::Snapshot(Box::new(settled)),
+        Fact::Enlisted { branch: last },
     ]
 }
 

@@ -43,10 +43,19 @@ impl Bench {
         let answers = under_way.join_all().await;
         let answered = answers.iter().filter(|answer| **answer == Answer::Acknowledged).count();
         for answer in answers.into_iter().filter(|answer| *answer != Answer::Acknowledged) {
-            let text = text_of(answer);
+            let text = said(answer);
             assert!(text.contains(reason), "{text}");
         }
         answered
+    }
+}
+
+/// What is said of a call without an answer. Held back means unsent, and nothing else here does.
+fn said(answer: Answer) -> String {
+    match answer {
+        Answer::Unsent(text) if text.starts_with("held back: ") => text.into(),
+        Answer::Unknown(text) if !text.starts_with("held back: ") => text.into(),
+        other => panic!("neither held back nor unknown: {other:?}"),
     }
 }
 
@@ -107,7 +116,7 @@ async fn a_dead_participant_is_left_alone_and_another_is_served() {
     let (dead, well) = (Moody::start(DEAD, "").await, Moody::start(WELL, "200 OK").await);
     let mut texts = std::collections::BTreeSet::new();
     for number in 0..1_000 {
-        texts.insert(text_of(bench.call(&dead).await));
+        texts.insert(said(bench.call(&dead).await));
         if number % 10 == 0 {
             assert_eq!(bench.call(&well).await, Answer::Acknowledged);
         }
@@ -222,7 +231,7 @@ async fn who_refuses_a_call_is_there() {
         let bench = Bench::new(BreakerConfig::default());
         let moody = Moody::start(WELL, status).await;
         for _ in 0..100 {
-            text_of(bench.call(&moody).await);
+            said(bench.call(&moody).await);
         }
         assert_eq!(moody.asked(), if held_back { 20 } else { 100 }, "{status}");
     }

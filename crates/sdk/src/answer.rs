@@ -1,28 +1,44 @@
-//! Decides what a participant's HTTP answer means (DESIGN section 7). Only answers from a closed
-//! set count as a vote or an acknowledgement; whatever else comes back means that nothing is known.
+//! Decides what a participant's HTTP answer means, for the coordinator and for an initiator that
+//! calls a participant itself. Only answers from a closed set count as a vote or an
+//! acknowledgement; whatever else comes back means that nothing is known.
 
 use std::sync::Arc;
 
 use http::StatusCode;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use unanimity_core::guard::Contradiction;
 use unanimity_core::{Answer, Operation, REASON_BYTES_MAX};
 
-use crate::problem::json_depth_exceeds;
+use crate::contract::json_depth_exceeds;
 
 /// How deeply the JSON of a participant's result may be nested: it goes on to the initiator.
 const RESULT_DEPTH_MAX: usize = 32;
 
 /// An answer as it came over the wire, its body read to its end.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Response<'a> {
-    pub(crate) status: StatusCode,
+pub struct Response<'a> {
+    status: StatusCode,
     /// Whether the body is compressed, which nobody asked for and nobody undoes.
-    pub(crate) encoded: bool,
+    encoded: bool,
     /// Whether the body says that it is HTML.
-    pub(crate) html: bool,
-    pub(crate) body: &'a [u8],
+    html: bool,
+    body: &'a [u8],
+}
+
+impl<'a> Response<'a> {
+    /// What has come.
+    #[must_use]
+    pub fn new(status: StatusCode, headers: &HeaderMap, body: &'a [u8]) -> Self {
+        let mut encodings = headers.get_all(CONTENT_ENCODING).iter();
+        let encoded = encodings.any(|value| value != "identity");
+        let html = headers.get(CONTENT_TYPE).is_some_and(|value| {
+            let bytes = value.as_bytes();
+            bytes.len() >= 9 && bytes[..9].eq_ignore_ascii_case(b"text/html")
+        });
+        Self { status, encoded, html, body }
+    }
 }
 
 /// What is understood of a body; what else is in it is the service's own business.
@@ -43,7 +59,8 @@ enum Vote {
 }
 
 /// What an answer means for the operation that was asked for.
-pub(crate) fn judge(operation: Operation, response: Response<'_>) -> Answer {
+#[must_use]
+pub fn judge(operation: Operation, response: Response<'_>) -> Answer {
     match operation {
         Operation::Prepare | Operation::Execute => judge_vote(operation, response),
         Operation::CommitOnePhase | Operation::Inquire => judge_last_word(response),
@@ -112,13 +129,6 @@ fn contradicts(response: Response<'_>, contradiction: Contradiction) -> Answer {
 fn contradiction(response: Response<'_>) -> Option<Contradiction> {
     let code = text_of(&object(response)?, "code")?;
     Contradiction::ALL.into_iter().find(|contradiction| contradiction.code() == code)
-}
-
-/// Whether an answer that decides nothing still shows that somebody is there to answer: a refusal
-/// of this one call, such as a contradiction or an unknown path, and not one for want of strength.
-pub(crate) fn shows_life(status: StatusCode) -> bool {
-    let overloaded = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-    status.is_client_error() && !overloaded.contains(&status)
 }
 
 impl Response<'_> {
@@ -209,7 +219,8 @@ fn plain_text(response: Response<'_>) -> Option<String> {
 
 /// A participant's text as it may be kept and shown: on one line, without control characters
 /// (terminals obey them) and without those that turn the direction of writing, and not too long.
-pub(crate) fn clean(text: &str) -> String {
+#[must_use]
+pub fn clean(text: &str) -> String {
     let turns = |c: char| {
         let ranges = ['\u{200e}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
         ranges.iter().any(|range| range.contains(&c))
