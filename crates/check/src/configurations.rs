@@ -296,6 +296,21 @@ pub fn deep() -> Vec<Configuration> {
     let inquiry = Setup { begun_with: 1, gives_up: false, cancels: 1, ..inquiry };
     let one = Setup { one_phase: true, old_copies: true, cancels: 1, ..stormy("x", ONE, 2) };
     let one = Setup { name: "deep: one phase", attempts_max: 2, refuses: true, ..one };
+    let anew = |setup: Setup| Setup { checkpoints: 1, ..setup };
+    let mixed_anew = anew(stormy("deep: mixed, written anew", &[YES, STEP, MESSAGE], 1));
+    let mixed_anew = Setup { attempts_max: 2, ..mixed_anew };
+    let open_anew = anew(open(stormy("deep: interactive, written anew", &[YES, TRIED], 2)));
+    let open_anew = Setup { begun_with: 1, ..open_anew };
+    let open_steps = open(stormy("deep: interactive steps", &[TRIED_STEP, STEP, MESSAGE], 1));
+    let open_steps = Setup { begun_with: 1, ..open_steps };
+    let reader = Setup { attempts_max: 2, ..stormy("deep: read only", &[YES, READER], 1) };
+    let three = Setup { resolutions: 1, ..stormy("deep: resolved of three", THREE, 0) };
+    let three = Setup { symmetry: false, gives_up: false, ..three };
+    let forgets = Setup { gives_up: true, amnesia: 1, ..repeating("deep: amnesia", THREE) };
+    let forgets = Setup { coordinator_crashes: 1, ..forgets };
+    let restarts = Setup { participant_restarts: 2, ..stormy("deep: restarts", TWO, 2) };
+    let limits = Setup { cancels: 1, limit_for_the_whole: true, ..stormy("x", TWO, 2) };
+    let limits = Setup { name: "deep: limits", checkpoints: 1, ..limits };
     let by_hand = Setup { resolutions: 1, symmetry: false, ..stormy("x", TWO, 1) };
     let by_hand = Setup { name: "deep: resolved", ..by_hand };
     vec![
@@ -304,6 +319,14 @@ pub fn deep() -> Vec<Configuration> {
         row(one, &[Committed, RolledBack, SettledByCommit, Declined], 318_168),
         row(by_hand, &[Mixed, Committed, RolledBack], 91_100),
         row(refuses, &[RollbackByVote], 468_427),
+        row(mixed_anew, &[Checkpointed, Committed, Compensated, DeferredDone], 0),
+        row(open_anew, &[Checkpointed, Committed, Abandoned, DownWhileOpen], 150_647),
+        row(open_steps, &[Committed, Compensated, DeferredDone, Abandoned], 4_751),
+        row(reader, &[Committed, RolledBack], 923_415),
+        row(three, &[Mixed, Committed, RolledBack], 159_535),
+        row(forgets, &[AmnesiaReported, Committed, RolledBack], 10_656),
+        row(restarts, &[ToldToCommit, ToldToRollBack, LatePrepareRefused], 189_704),
+        row(limits, &[RollbackByLimit, RollbackByRequest, Checkpointed], 0),
         row(
             stormy("deep: four branches", &[YES, YES, YES, YES], 0),
             &[Committed, RolledBack],
