@@ -140,7 +140,7 @@ fn check_hardened(trace: &str, file: &str, leaves: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failed_sync_all_that_is_recovered_is_synced_before_anything_leaves() {
-    let files = [("journal", "journal-0.db")];
+    let files = [("journal", "journal-0.db"), ("history", "history.db-wal")];
     for (thread, file) in files {
         let mut failing = Failing::new(0, thread).await;
         failing.ensemble.runs(Style::TwoPhase, "good").await;
