@@ -1,5 +1,7 @@
 //! The time that the core is told: the wall clock's at the start, and from then on what the
-//! monotonic clock has counted, so that a step of the wall clock fires no timer.
+//! monotonic clock has counted, so that a step of the wall clock fires no timer. It never starts
+//! before what is on record: with a wall clock that was set back meanwhile, a deadline would be
+//! further away than its whole time.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,9 +15,10 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
+    /// Starts it, not before a moment that has been.
+    pub(crate) fn start(not_before_ms: Millis) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Self { started: Instant::now(), started_at_ms: whole_ms(since_epoch) }
+        Self { started: Instant::now(), started_at_ms: whole_ms(since_epoch).max(not_before_ms) }
     }
 
     /// Milliseconds since the Unix epoch.

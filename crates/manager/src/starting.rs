@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
-use unanimity_core::{Coordinator, CoordinatorConfig, splitmix64};
+use unanimity_core::{Coordinator, CoordinatorConfig, Millis, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
 use crate::clock::Clock;
@@ -104,7 +104,7 @@ pub(crate) fn start(
         history: Arc::new(reader),
         lock: lock.map(Arc::new),
         bounds: internals.bounds,
-        clock: Clock::start(),
+        clock: Clock::start(latest_ms(&recovered)),
         threads: Vec::new(),
     };
     starting.spawn(recovered, writer)
@@ -136,6 +136,16 @@ fn recover_all(config: &ManagerConfig, internals: &Internals) -> Result<Vec<Open
         recovered.push((engine, read));
     }
     Ok(recovered)
+}
+
+/// The latest moment on record of a live transaction.
+fn latest_ms(recovered: &[Opened]) -> Millis {
+    let live = recovered.iter().flat_map(|(_, recovered)| recovered.coordinator.iter());
+    let moments = live.flat_map(|one| {
+        let decided_at = one.decision.as_ref().map(|decision| decision.at);
+        [Some(one.begun_at), one.executing_since, decided_at]
+    });
+    moments.flatten().max().unwrap_or(0)
 }
 
 /// A manager that is being put together.

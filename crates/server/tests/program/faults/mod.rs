@@ -2,6 +2,7 @@
 //! that stand still, clocks that jump, networks that lose. This file decides what of it runs in an
 //! ordinary run and what with `cargo xtask test --long`; the faults are in the modules.
 
+mod clock;
 mod disk;
 mod ensemble;
 mod kills;
