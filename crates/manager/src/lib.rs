@@ -22,6 +22,7 @@ mod local;
 mod manager;
 mod operation;
 mod recovery;
+mod reserve;
 mod rewrite;
 mod shard;
 mod starting;

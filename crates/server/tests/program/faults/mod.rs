@@ -7,6 +7,7 @@ mod disk;
 mod ensemble;
 mod kills;
 mod node;
+mod room;
 mod strace;
 mod styles;
 
