@@ -6,10 +6,23 @@ mod clock;
 mod disk;
 mod ensemble;
 mod kills;
+mod network;
 mod node;
+mod owners;
+mod pauses;
 mod room;
 mod strace;
 mod styles;
+
+use std::time::{Duration, Instant};
+
+use crate::setup::until;
+
+/// Lets time pass in which nothing happens that could be waited for: a process stands still.
+async fn let_pass(time: Duration) {
+    let since = Instant::now();
+    until("time to pass", async || (since.elapsed() >= time).then_some(())).await;
+}
 
 /// Whether the long set runs.
 pub fn long() -> bool {
