@@ -34,10 +34,11 @@ const STEPS: [Step; 9] = [
     Step { name: "documentation", run: documentation },
 ];
 
-const LONG_STEPS: [Step; 3] = [
+const LONG_STEPS: [Step; 4] = [
     Step { name: "journal, every bit", run: every_bit },
     Step { name: "model checker, deep", run: deep },
     Step { name: "simulator, a million seeds", run: million },
+    Step { name: "real faults, all of them", run: all_faults },
 ];
 
 /// Runs all steps and ends with the line `N passed, M failed`.
@@ -84,10 +85,13 @@ fn close(
     result.map_err(|_| Failure::new())
 }
 
-/// A linker for everything, and Python for the participant that is written in it.
+/// A linker for everything, Python for the participant that is written in it, and what brings
+/// faults to real processes: system calls that fail or kill, and clocks that jump.
 fn machine(_: &mut Tally) -> Result<(), Failure> {
     need("build-essential", "cc")?;
-    need("python3", "python3")
+    need("python3", "python3")?;
+    need("strace", "strace")?;
+    need("faketime", "faketime")
 }
 
 fn format(_: &mut Tally) -> Result<(), Failure> {
@@ -146,6 +150,17 @@ fn deep(tally: &mut Tally) -> Result<(), Failure> {
 fn every_bit(tally: &mut Tally) -> Result<(), Failure> {
     let arguments = ["test", "--release", "-p", "unanimity-journal", "--features", "long"];
     run_reading(&mut cargo(&arguments), &mut |line| tally.read(line))
+}
+
+/// The same binary as in the ordinary tests; the variable makes it run its long set.
+fn all_faults(tally: &mut Tally) -> Result<(), Failure> {
+    need("iproute2", "ip")?;
+    need("iptables", "iptables")?;
+    let arguments = ["test", "--release", "--workspace", "--exclude", "unanimity-check"];
+    let mut command = cargo(&arguments);
+    command.args(["--features", CRASH_POINTS, "--test", "program", "--", "--nocapture"]);
+    command.args(["faults", "crashes"]).env("LONG_TESTS", "1");
+    run_reading(&mut command, &mut |line| tally.read(line))
 }
 
 /// A toolchain of the minimal profile has neither rustfmt nor clippy.

@@ -1,5 +1,7 @@
 //! The time that the core is told: the wall clock's at the start, and from then on what the
-//! monotonic clock has counted, so that a step of the wall clock fires no timer.
+//! monotonic clock has counted, so that a step of the wall clock fires no timer. It never starts
+//! before what is on record: with a wall clock that was set back meanwhile, a deadline would be
+//! further away than its whole time.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 

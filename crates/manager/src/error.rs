@@ -98,6 +98,12 @@ pub enum BeginError {
     /// As many transactions are live as the configuration allows.
     #[error("as many transactions are live as the configuration allows; try again later")]
     AtCapacity,
+    /// The disk has less room than is kept for the transactions that are live.
+    #[error(
+        "the coordinator's disk is nearly full: what is left is for transactions that are live; \
+         make room, and try again"
+    )]
+    DiskNearlyFull,
     /// The manager does not work any more.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),

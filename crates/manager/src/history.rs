@@ -12,6 +12,7 @@ use unanimity_core::{Transaction, TransactionId};
 
 use crate::crash_point::crash_point;
 use crate::filter::{Cursor, Filter};
+use crate::rewrite::rewrite_log;
 use crate::view::{TimelineView, TransactionView};
 
 /// The version of the tables. A newer one is refused.
@@ -52,6 +53,14 @@ pub enum HistoryError {
         path: PathBuf,
         /// What the storage says.
         source: rusqlite::Error,
+    },
+    /// Its write-ahead log cannot be made durable again.
+    #[error("history {path}: its write-ahead log cannot be written: {source}")]
+    Log {
+        /// The history's file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// The file was written by a newer version of this program.
     #[error("history {path} has version {found}; this program knows up to {HISTORY_VERSION}")]
@@ -120,6 +129,10 @@ pub(crate) struct HistoryReader {
 pub(crate) fn open_history(
     place: HistoryPlace,
 ) -> Result<(HistoryReader, Connection), HistoryError> {
+    if let HistoryPlace::File(path) = &place {
+        let failed = |source| HistoryError::Log { path: path.clone(), source };
+        rewrite_log(path).map_err(failed)?;
+    }
     let writer = place.open()?;
     prepare_tables(&place, &writer)?;
     let reader = place.open()?;

@@ -21,6 +21,8 @@ mod local;
 mod manager;
 mod operation;
 mod recovery;
+mod reserve;
+mod rewrite;
 mod shard;
 mod starting;
 mod transport;

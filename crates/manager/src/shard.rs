@@ -20,6 +20,7 @@ use crate::filter::Filter;
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::JournalCommand;
 use crate::recovery::Recovered;
+use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
 use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
 
@@ -104,6 +105,7 @@ pub(crate) type WasUsed = Arc<dyn Fn(&TransactionId) -> Result<bool, Unavailable
 pub(crate) struct ShardParts {
     pub(crate) recovered: Recovered,
     pub(crate) clock: Clock,
+    pub(crate) reserve: Arc<Reserve>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -116,6 +118,7 @@ pub(crate) struct ShardParts {
 pub(crate) struct Shard {
     coordinator: Coordinator,
     clock: Clock,
+    reserve: Arc<Reserve>,
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
@@ -157,6 +160,7 @@ impl Shard {
         Self {
             coordinator,
             clock: parts.clock,
+            reserve: parts.reserve,
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
@@ -423,6 +427,10 @@ impl Shard {
         }
         if self.ending.len() >= self.bounds.ending_max {
             drop(reply.send(Err(BeginError::AtCapacity)));
+            return;
+        }
+        if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
+            drop(reply.send(Err(BeginError::DiskNearlyFull)));
             return;
         }
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
-use unanimity_core::{Coordinator, CoordinatorConfig, splitmix64};
+use unanimity_core::{Coordinator, CoordinatorConfig, Millis, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
 use crate::clock::Clock;
@@ -19,6 +19,7 @@ use crate::history::{
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
 use crate::recovery::{Recovered, recover};
+use crate::reserve::Reserve;
 use crate::shard::{Bounds, Shard, ShardParts, WasUsed};
 use crate::transport::Transport;
 
@@ -46,6 +47,9 @@ pub struct ManagerConfig {
     pub live_transactions_max: usize,
     /// How many events one transaction's timeline holds.
     pub timeline_events_max: usize,
+    /// With less room than this on the folder's disk nothing new is begun, so that what is live can
+    /// end; 0: no such limit.
+    pub disk_reserve_bytes: u64,
 }
 
 impl Default for ManagerConfig {
@@ -55,6 +59,7 @@ impl Default for ManagerConfig {
             shards: 1,
             live_transactions_max: 100_000,
             timeline_events_max: 256,
+            disk_reserve_bytes: 64 << 20,
         }
     }
 }
@@ -106,6 +111,7 @@ pub(crate) fn start(
         lock: lock.map(Arc::new),
         bounds: internals.bounds,
         clock: Clock::start_no_earlier(latest),
+        reserve: watch_disk(&config)?,
         threads: Vec::new(),
     };
     starting.spawn(recovered, writer)
@@ -139,6 +145,15 @@ fn recover_all(config: &ManagerConfig, internals: &Internals) -> Result<Vec<Open
     Ok(recovered)
 }
 
+fn watch_disk(config: &ManagerConfig) -> Result<Arc<Reserve>, StartError> {
+    let Storage::Folder(folder) = &config.storage else { return Ok(Reserve::endless()) };
+    Reserve::watch(folder, config.disk_reserve_bytes).map_err(|error| no_thread(&error))
+}
+
+fn no_thread(error: &std::io::Error) -> StartError {
+    StartError::Configuration(format!("cannot start a thread: {error}"))
+}
+
 /// A manager that is being put together.
 struct Starting {
     transport: Arc<dyn Transport>,
@@ -147,6 +162,7 @@ struct Starting {
     lock: Option<Arc<File>>,
     bounds: Bounds,
     clock: Clock,
+    reserve: Arc<Reserve>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -189,6 +205,7 @@ impl Starting {
         Ok(Shard::new(ShardParts {
             recovered,
             clock: self.clock,
+            reserve: Arc::clone(&self.reserve),
             transport: Arc::clone(&self.transport),
             was_used: was_used(&self.history),
             commands,
@@ -209,10 +226,7 @@ impl Starting {
             run();
             drop(lock);
         });
-        let thread = spawned.map_err(|error| {
-            StartError::Configuration(format!("cannot start a thread: {error}"))
-        })?;
-        self.threads.push(thread);
+        self.threads.push(spawned.map_err(|error| no_thread(&error))?);
         Ok(())
     }
 }

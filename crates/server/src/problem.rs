@@ -188,6 +188,10 @@ codes! {
     AT_CAPACITY "at_capacity" 429 "Too many transactions are live"
         "As many transactions are live as limits.live_transactions_max allows. Nothing was begun."
         "Try again after the seconds that Retry-After names."
+    DISK_NEARLY_FULL "disk_nearly_full" 503 "The coordinator's disk is nearly full"
+        "The disk of the data folder has less room than data.disk_reserve_bytes. What is left is \
+        for the transactions that are live, which go on; nothing was begun."
+        "Make room on that disk; nothing needs a restart. Then the same request succeeds."
     STOPPING "stopping" 503 "The coordinator is stopping"
         "The coordinator has been told to stop and begins nothing new. What it has begun goes on \
         when it is back."

@@ -237,6 +237,9 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
         BeginError::AtCapacity => {
             Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1)
         }
+        BeginError::DiskNearlyFull => {
+            Problem::new(code::DISK_NEARLY_FULL, error.to_string()).with_retry_after_s(5)
+        }
         BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
     }
 }

@@ -86,6 +86,9 @@ pub const KEYS: &[Key] = &[
         "A file that holds the token and nothing else."),
     key("data", "folder", "data_folder", Kind::Folder(|c| &mut c.data.folder),
         "Where the journal and the history are kept. One coordinator at a time may use it."),
+    count("data", "disk_reserve_bytes", (0, 1 << 50), |c| &mut c.data.disk_reserve_bytes,
+        "With less room than this on the folder's disk nothing new is begun, and what is live can \
+        end. 0: no such limit."),
     key("participants", "allow", "participants_allow", Kind::List(|c| &mut c.participants.allow),
         "Which participants may be called: loopback, private, public, networks such as \
         10.1.0.0/16, addresses, names such as accounts:8080 or *.example.org."),

@@ -76,6 +76,8 @@ pub struct Security {
 pub struct Data {
     /// The folder of the journal and the history.
     pub folder: PathBuf,
+    /// With less room on its disk nothing new is begun; 0: no such limit.
+    pub disk_reserve_bytes: u64,
 }
 
 /// Whom the coordinator may call.
@@ -191,7 +193,7 @@ impl Default for Listen {
 
 impl Default for Data {
     fn default() -> Self {
-        Self { folder: "unanimity-data".into() }
+        Self { folder: "unanimity-data".into(), disk_reserve_bytes: 64 << 20 }
     }
 }
 

@@ -248,13 +248,23 @@ impl Running {
 
     /// Where it listens, once it says so.
     pub async fn listens(&mut self) -> String {
+        match self.says_where().await {
+            Some(url) => url,
+            None => panic!("it does not listen: {}", self.complaint().await),
+        }
+    }
+
+    /// The same; `None` if it ends instead.
+    pub async fn says_where(&mut self) -> Option<String> {
         let mut line = String::new();
         let reading = self.stdout.as_mut().unwrap().read_line(&mut line);
         tokio::time::timeout(PATIENCE, reading).await.expect("a line in time").unwrap();
-        match line.trim().split_once("listening on ") {
-            Some((_, url)) => url.to_owned(),
-            None => panic!("it does not listen: {line:?}, {}", self.complaint().await),
-        }
+        line.trim().split_once("listening on ").map(|(_, url)| url.to_owned())
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     async fn complaint(&mut self) -> String {

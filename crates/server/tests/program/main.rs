@@ -12,6 +12,7 @@ mod breaker;
 mod commands;
 mod crashes;
 mod described;
+mod faults;
 mod interactive;
 mod interactive_settled;
 mod limits;

@@ -103,11 +103,11 @@ async fn a_folder_that_cannot_be_written_is_named() {
 }
 
 /// Something mounted for a test; gone with it.
-struct Mounted(PathBuf);
+pub struct Mounted(PathBuf);
 
 impl Mounted {
     /// `None`, and a word about it, where mounting is not permitted.
-    fn new(at: PathBuf, arguments: &[&str]) -> Option<Self> {
+    pub fn new(at: PathBuf, arguments: &[&str]) -> Option<Self> {
         std::fs::create_dir_all(&at).unwrap();
         let mounted = Command::new("mount").args(arguments).arg(&at).output().unwrap();
         if !mounted.status.success() {
@@ -409,7 +409,9 @@ async fn a_full_disk_stops_the_coordinator_and_loses_nothing() {
         // The test below fills a file instead, which needs no right to mount.
         return file_too_large().await;
     };
-    let coordinator = Coordinator::start_in(folder, &data, "", &[]).await;
+    // Without the reserve, which would refuse what fills the disk.
+    let flags = ["--disk-reserve-bytes", "0"];
+    let coordinator = Coordinator::start_in(folder, &data, "", &flags).await;
     let says = ["disk is full", "disk_full", "No space left"];
     fills_up(coordinator, &says, |_| mounted.remount("size=200m")).await;
 }
