@@ -265,6 +265,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         moved: Vec<Move>,
     },
+    /// The writer did not keep every call and answer of this transaction: rules that would have to
+    /// see all of them are not judged.
+    Cut {
+        /// The transaction.
+        transaction: Arc<str>,
+        /// How many were not kept, where that is known.
+        #[serde(default)]
+        dropped: u64,
+    },
     /// Somebody outside was told something.
     Told {
         /// The transaction.
@@ -342,6 +351,7 @@ impl Event {
             | Self::Answered { transaction, .. }
             | Self::Worked { transaction, .. }
             | Self::Forgot { transaction, .. }
+            | Self::Cut { transaction, .. }
             | Self::Told { transaction, .. }
             | Self::Read { transaction, .. } => Some(transaction),
             Self::Trace { .. }
