@@ -91,47 +91,50 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// Takes a fact in. `None` as its place: it is durable at once.
+    /// Takes a fact in. `None` as its place: it is durable at once. What should not have been
+    /// written counts all the same: it was.
     ///
     /// # Errors
     /// If a coordinator that works as it should could not have written it here.
-    pub(crate) fn record(
-        &mut self,
-        place: Option<(u16, u64)>,
-        fact: &FactLine,
-    ) -> Result<(), String> {
-        self.check_order(fact)?;
+    pub(crate) fn record(&mut self, place: Option<(u16, u64)>, fact: &FactLine) -> Verdict {
+        let mut verdict = self.check_order(fact);
         match fact {
+            FactLine::Begun { .. } if self.has(|one| matches!(one, FactLine::Begun { .. })) => {
+                return verdict;
+            }
             FactLine::Begun { branches, .. } => {
                 self.branches = branches.iter().cloned().map(BranchCase::new).collect();
             }
             FactLine::Enlisted { branch } => self.branches.push(BranchCase::new(branch.clone())),
             FactLine::Resolved { branch, .. } => {
-                let branch = self.branches.get_mut(usize::from(*branch));
-                branch.ok_or("it names a branch that is not there")?.by_hand = true;
+                match self.branches.get_mut(usize::from(*branch)) {
+                    Some(branch) => branch.by_hand = true,
+                    None => verdict = Err("it names a branch that is not there".to_owned()),
+                }
             }
             FactLine::Executing { .. }
             | FactLine::Decided { .. }
             | FactLine::Finished { .. }
-            | FactLine::Ended
-            | FactLine::Rewritten => {}
-        }
-        if matches!(fact, FactLine::Rewritten) {
-            return Ok(()); // It says nothing new, and a long life has many of it.
+            | FactLine::Ended => {}
+            // It says nothing new, and a long life has many of it.
+            FactLine::Rewritten => return verdict,
         }
         let durable = place.is_none();
         self.records.push(Recorded { place, fact: fact.clone(), durable });
-        Ok(())
+        verdict
+    }
+
+    fn has(&self, what: fn(&FactLine) -> bool) -> bool {
+        self.records.iter().any(|one| what(&one.fact))
     }
 
     /// The audit is gap-free and one-to-one with state changes: one beginning, first; at most one
     /// decision, before the end; nothing after the end (FAULTS I17).
-    fn check_order(&self, fact: &FactLine) -> Result<(), String> {
-        let has = |what: fn(&FactLine) -> bool| self.records.iter().any(|one| what(&one.fact));
-        let begun = has(|fact| matches!(fact, FactLine::Begun { .. }));
-        let decided = has(|fact| matches!(fact, FactLine::Decided { .. }));
+    fn check_order(&self, fact: &FactLine) -> Verdict {
+        let begun = self.has(|fact| matches!(fact, FactLine::Begun { .. }));
+        let decided = self.has(|fact| matches!(fact, FactLine::Decided { .. }));
         let says = |problem: &str| Err(problem.to_owned());
-        if has(|fact| matches!(fact, FactLine::Ended)) {
+        if self.has(|fact| matches!(fact, FactLine::Ended)) {
             return says("there is a record after the end");
         }
         match fact {
