@@ -91,7 +91,7 @@ impl Scribe {
             }
             Action::Forget(branch) => {
                 let transaction = self.transaction();
-                self.write(Event::Forgot { transaction, branch: *branch });
+                self.write(Event::Forgot { transaction, branch: *branch, moved: Vec::new() });
             }
             Action::RestartParticipant(number) => {
                 self.write(Event::Started { process: format!("participant {number}").into() });
@@ -255,6 +255,7 @@ fn branch(plan: &BranchPlan) -> BranchLine {
         after: plan.after.clone(),
         by_initiator: plan.by_initiator,
         also_on_rollback: plan.also_on_rollback,
+        comes_last: plan.comes_last,
     }
 }
 

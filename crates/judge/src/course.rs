@@ -157,6 +157,15 @@ impl Case {
         self.all(first, |other| {
             format!("deferred branch {number} is called before branch {other} has acknowledged")
         })?;
+        if self.comes_last(usize::from(number)) {
+            let earlier = |case: &Self, other: u16| {
+                let deferred = case.kind(usize::from(other)) == Kind::Deferred;
+                !deferred || case.comes_last(usize::from(other)) || case.has_done(other, outcome)
+            };
+            self.all(earlier, |other| {
+                format!("branch {number} comes last, and is called before branch {other} has done")
+            })?;
+        }
         let done = |case: &Self, other: u16| {
             case.kind(usize::from(other)) != Kind::Deferred || case.has_done(other, outcome)
         };

@@ -104,11 +104,12 @@ fn event(line: &str) -> Value {
     event
 }
 
-/// A branch: its kind, and behind `<` the one that it comes after.
+/// A branch: its kind, and behind `<` the one that it comes after; with `!`, it comes last.
 fn branch(word: &str) -> Value {
+    let (word, comes_last) = word.strip_suffix('!').map_or((word, false), |word| (word, true));
     let (kind, after) = word.split_once('<').unwrap_or((word, ""));
     let after: Vec<u16> = after.parse().into_iter().collect();
-    json!({"name": "b", "kind": kind, "after": after})
+    json!({"name": "b", "kind": kind, "after": after, "comes_last": comes_last})
 }
 
 fn worked(words: &[&str]) -> Value {

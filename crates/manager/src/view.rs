@@ -78,6 +78,9 @@ pub struct BranchView {
     /// Whether it is deferred work that is done after a rollback too.
     #[serde(default, skip_serializing_if = "is_false")]
     pub also_on_rollback: bool,
+    /// Whether it comes after all other deferred work.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub comes_last: bool,
     /// How an operator says that it was settled, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<ResolutionView>,
@@ -240,6 +243,7 @@ impl BranchView {
             after: Some(branch.plan.after.iter().map(name).collect()),
             phase_one_by: branch.plan.by_initiator.then(|| "initiator".to_owned()),
             also_on_rollback: branch.plan.also_on_rollback,
+            comes_last: branch.plan.comes_last,
             resolution: branch.resolution.as_ref().map(ResolutionView::of),
             vote,
             state: state.to_owned(),

@@ -418,6 +418,9 @@ pub struct BranchStatus {
     /// Whether it is deferred work that is done after a rollback too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub also_on_rollback: bool,
+    /// Whether it comes after all other deferred work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub comes_last: bool,
     /// How an operator says that it was settled, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<ResolutionStatus>,

@@ -332,6 +332,7 @@ fn plan(view: &TransactionView, branch: &BranchView) -> anyhow::Result<BranchLin
         after: branch.after.iter().flatten().filter_map(number).collect(),
         by_initiator: branch.phase_one_by.is_some(),
         also_on_rollback: branch.also_on_rollback,
+        comes_last: branch.comes_last,
     })
 }
 
