@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, watch};
-use unanimity_core::{Coordinator, CoordinatorConfig, Millis, splitmix64};
+use unanimity_core::{Coordinator, CoordinatorConfig, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
 use crate::clock::Clock;
