@@ -8,6 +8,7 @@
 //!   for one, [`fairness`] proves termination from every state.
 //! - [`configurations`]: which worlds are explored to exhaustion, and how many states each has.
 //! - [`mutants`]: deliberate bugs, and which property catches each.
+//! - [`traces`]: any path through a world, written down for the judge.
 //! - [`run`] and [`story`]: exploring, and telling a counterexample.
 
 pub mod configurations;
@@ -26,6 +27,7 @@ pub mod setup;
 pub mod sim;
 pub mod story;
 pub mod symmetry;
+pub mod traces;
 pub mod world;
 
 pub use setup::Setup;

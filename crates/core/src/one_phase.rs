@@ -24,7 +24,8 @@ use crate::{
 
 impl Transaction {
     /// Whether this is one two-phase branch and nothing else, which may commit in one phase.
-    fn is_one_phase(&self) -> bool {
+    #[must_use]
+    pub fn is_one_phase(&self) -> bool {
         match &self.branches[..] {
             [only] => self.options.one_phase && !self.open && only.plan.kind == Kind::TwoPhase,
             _ => false, // Several branches need two phases, and none needs nothing.

@@ -3,7 +3,9 @@
 use unanimity_core::guard::GuardState;
 use unanimity_core::{Kind, Operation, Outcome};
 
+use crate::course::Course;
 use crate::evidence::{Evidence, Outcomes};
+use crate::rules::{Verdict, check};
 use crate::trace::{BranchLine, FactLine, Move, ToldLine};
 
 /// Counting stops here: once would be right, twice is already wrong.
@@ -13,6 +15,8 @@ const APPLIED_MAX: u8 = 2;
 #[derive(Clone, Debug)]
 pub(crate) struct BranchCase {
     pub(crate) plan: BranchLine,
+    /// What its participant was asked, and said.
+    pub(crate) course: Course,
     state: Option<GuardState>,
     settled: Option<GuardState>,
     applied: [u8; 8],
@@ -25,6 +29,7 @@ impl BranchCase {
     fn new(plan: BranchLine) -> Self {
         Self {
             plan,
+            course: Course::default(),
             state: None,
             settled: None,
             applied: [0; 8],
@@ -56,7 +61,8 @@ impl BranchCase {
     /// What was final cannot be asked for again, so it is not spoken of any more.
     fn forget(&mut self) {
         let was_final = self.settled.is_some() || self.state == Some(GuardState::Executed);
-        *self = Self { forgot: true, by_hand: was_final, ..Self::new(self.plan.clone()) };
+        let course = std::mem::take(&mut self.course);
+        *self = Self { course, forgot: true, by_hand: was_final, ..Self::new(self.plan.clone()) };
     }
 }
 
@@ -78,49 +84,57 @@ pub(crate) struct Case {
     told_begun: bool,
     pub(crate) told_ended: bool,
     told_mixed: bool,
+    /// Whether the writer did not keep all of its calls and answers.
+    pub(crate) is_cut: bool,
     /// What its local transactions have changed, in all accounts together.
     pub(crate) net: i64,
 }
 
 impl Case {
-    /// Takes a fact in. `None` as its place: it is durable at once.
+    /// Takes a fact in. `None` as its place: it is durable at once. What should not have been
+    /// written counts all the same: it was.
     ///
     /// # Errors
     /// If a coordinator that works as it should could not have written it here.
-    pub(crate) fn record(
-        &mut self,
-        place: Option<(u16, u64)>,
-        fact: &FactLine,
-    ) -> Result<(), String> {
-        self.check_order(fact)?;
+    pub(crate) fn record(&mut self, place: Option<(u16, u64)>, fact: &FactLine) -> Verdict {
+        let mut verdict = self.check_order(fact);
         match fact {
+            FactLine::Begun { .. } if self.has(|one| matches!(one, FactLine::Begun { .. })) => {
+                return verdict;
+            }
             FactLine::Begun { branches, .. } => {
                 self.branches = branches.iter().cloned().map(BranchCase::new).collect();
             }
             FactLine::Enlisted { branch } => self.branches.push(BranchCase::new(branch.clone())),
             FactLine::Resolved { branch, .. } => {
-                let branch = self.branches.get_mut(usize::from(*branch));
-                branch.ok_or("it names a branch that is not there")?.by_hand = true;
+                match self.branches.get_mut(usize::from(*branch)) {
+                    Some(branch) => branch.by_hand = true,
+                    None => verdict = Err("it names a branch that is not there".to_owned()),
+                }
             }
             FactLine::Executing { .. }
             | FactLine::Decided { .. }
             | FactLine::Finished { .. }
-            | FactLine::Ended
-            | FactLine::Rewritten => {}
+            | FactLine::Ended => {}
+            // It says nothing new, and a long life has many of it.
+            FactLine::Rewritten => return verdict,
         }
         let durable = place.is_none();
         self.records.push(Recorded { place, fact: fact.clone(), durable });
-        Ok(())
+        verdict
+    }
+
+    fn has(&self, what: fn(&FactLine) -> bool) -> bool {
+        self.records.iter().any(|one| what(&one.fact))
     }
 
     /// The audit is gap-free and one-to-one with state changes: one beginning, first; at most one
     /// decision, before the end; nothing after the end (FAULTS I17).
-    fn check_order(&self, fact: &FactLine) -> Result<(), String> {
-        let has = |what: fn(&FactLine) -> bool| self.records.iter().any(|one| what(&one.fact));
-        let begun = has(|fact| matches!(fact, FactLine::Begun { .. }));
-        let decided = has(|fact| matches!(fact, FactLine::Decided { .. }));
+    fn check_order(&self, fact: &FactLine) -> Verdict {
+        let begun = self.has(|fact| matches!(fact, FactLine::Begun { .. }));
+        let decided = self.has(|fact| matches!(fact, FactLine::Decided { .. }));
         let says = |problem: &str| Err(problem.to_owned());
-        if has(|fact| matches!(fact, FactLine::Ended)) {
+        if self.has(|fact| matches!(fact, FactLine::Ended)) {
             return says("there is a record after the end");
         }
         match fact {
@@ -205,13 +219,8 @@ impl Case {
         if !self.begun() {
             return Err(format!("{operation:?} left before the beginning was durable"));
         }
-        let announced = |record: &Recorded| {
-            record.durable
-                && matches!(&record.fact,
-                    FactLine::Executing { branches } if branches.contains(&number))
-        };
         let visible = operation == Operation::Execute && branch.kind == Kind::Compensable;
-        if visible && !self.records.iter().any(announced) {
+        if visible && !self.is_announced(number) {
             return Err(format!("execute of branch {number} left before that was durable"));
         }
         let gives_away = match operation {
@@ -228,6 +237,20 @@ impl Case {
         };
         gives_away.into_iter().for_each(|outcome| self.sent.insert(outcome));
         Ok(())
+    }
+
+    /// Whether the execute of a branch is on durable record.
+    pub(crate) fn is_announced(&self, number: u16) -> bool {
+        self.records.iter().any(|record| {
+            record.durable
+                && matches!(&record.fact,
+                    FactLine::Executing { branches } if branches.contains(&number))
+        })
+    }
+
+    /// Whether a branch is on record as having done its part after the decision.
+    pub(crate) fn is_finished(&self, number: u16) -> bool {
+        self.records.iter().any(|record| record.fact == FactLine::Finished { branch: number })
     }
 
     pub(crate) fn tell(&mut self, what: &ToldLine) -> Result<(), String> {
@@ -290,22 +313,24 @@ impl Case {
         self.records.iter().any(|one| one.durable && matches!(one.fact, FactLine::Ended))
     }
 
-    /// At rest a transaction has ended, and no branch is left in doubt.
+    /// At rest a transaction has ended.
     ///
     /// # Errors
-    /// Says what is not so.
-    pub(crate) fn at_rest(&self) -> Result<(), String> {
-        if !self.begun() {
-            return Ok(());
-        }
-        if !self.has_durable_end() {
-            return Err("it has not ended".to_owned());
-        }
+    /// If it has not.
+    pub(crate) fn at_rest(&self) -> Verdict {
+        check(!self.begun() || self.has_durable_end(), || "it has not ended".to_owned())
+    }
+
+    /// At rest a transaction has moved money, and made or lost none, unless somebody has settled a
+    /// branch by hand or lost its memory.
+    ///
+    /// # Errors
+    /// Says how much.
+    pub(crate) fn conserves(&self) -> Verdict {
         let excused = self.branches.iter().any(|branch| branch.by_hand || branch.forgot);
-        if self.net != 0 && !excused {
-            return Err(format!("it has changed the sum of all accounts by {}", self.net));
-        }
-        Ok(())
+        check(self.net == 0 || excused || !self.begun(), || {
+            format!("it has changed the sum of all accounts by {}", self.net)
+        })
     }
 }
 

@@ -15,9 +15,13 @@ use crate::trace::{Event, FactLine, Line, Move, Sight, ToldLine};
 /// The names of the rules that speak of more than one transaction, or of none.
 pub mod names {
     #![allow(missing_docs, reason = "each is explained at the function that asks it")]
+    pub const ANSWERED: &str = "an answer follows its call";
     pub const AUDIT: &str = "audit one-to-one with state changes";
+    pub const BALLOTS: &str = "commit counts every ballot";
     pub const BOUNDS: &str = "bounds hold at all times";
+    pub const CALL_ORDER: &str = "calls leave in the plan's order";
     pub const CONSERVATION: &str = "money is conserved";
+    pub const ENDED_LAST: &str = "ended only when all have acknowledged";
     pub const LINEARIZABLE: &str = "status is a write-once register";
     pub const NOTHING_LEFT: &str = "nothing is left at rest";
     pub const TRACE: &str = "the trace makes sense";
@@ -57,6 +61,9 @@ struct Reads {
     outcome_at: Option<u64>,
 }
 
+/// What was said: of which transaction, by which rule, and, if of none, in which words.
+type Said = (Option<Arc<str>>, &'static str, Option<String>);
+
 /// Reads a trace and keeps what it found.
 #[derive(Clone, Debug, Default)]
 pub struct Judge {
@@ -68,9 +75,13 @@ pub struct Judge {
     waiting: BTreeMap<u16, BTreeSet<Arc<str>>>,
     /// The last position that each shard has written.
     positions: BTreeMap<u16, u64>,
+    /// The last position of each shard that is durable.
+    durable: BTreeMap<u16, u64>,
     line: usize,
     at: u64,
     found: Vec<Finding>,
+    /// What need not be said again: each rule is broken once per transaction, and said once.
+    said: BTreeSet<Said>,
 }
 
 impl Judge {
@@ -118,8 +129,10 @@ impl Judge {
     }
 
     fn note(&mut self, transaction: Option<&Arc<str>>, rule: &'static str, verdict: Verdict) {
-        if let Err(problem) = verdict {
-            let transaction = transaction.cloned();
+        let Err(problem) = verdict else { return };
+        let transaction = transaction.cloned();
+        let words = transaction.is_none().then(|| problem.clone());
+        if self.said.insert((transaction.clone(), rule, words)) {
             let (line, at) = (self.line, self.at);
             self.found.push(Finding { line, at, transaction, rule, problem });
         }
@@ -136,6 +149,7 @@ impl Judge {
                 self.write(id, *shard, *position);
             }
         }
+        let sees_calls = self.sees(Sight::Coordinator);
         let case = self.cases.entry(Arc::clone(id)).or_default();
         let (rule, verdict) = match event {
             Event::Recorded { shard, position, fact, .. } => {
@@ -144,6 +158,9 @@ impl Judge {
             }
             Event::Called { branch, operation, asks, .. } => {
                 (rules::names::DURABLE_FIRST, case.called(*branch, *operation, *asks))
+            }
+            Event::Answered { branch, operation, answer, .. } if sees_calls => {
+                (names::ANSWERED, case.answered(*branch, *operation, answer))
             }
             Event::Worked { branch, operation, state, effect, moved, .. } => {
                 keep_accounts(&mut self.accounts, moved);
@@ -154,10 +171,26 @@ impl Judge {
                 case.forget(*branch, moved);
                 (names::TRACE, Ok(()))
             }
+            Event::Cut { .. } => {
+                case.is_cut = true;
+                (names::TRACE, Ok(()))
+            }
             Event::Told { what, .. } => (rules::names::DURABLE_FIRST, case.tell(what)),
-            _ => (names::TRACE, Ok(())), // An answer changes nothing; a read is judged below.
+            _ => (names::TRACE, Ok(())), // A read is judged below; an answer here is not seen.
+        };
+        let (course_rule, course) = match event {
+            _ if !sees_calls => (names::TRACE, Ok(())),
+            Event::Called { branch, operation, .. } => {
+                (names::CALL_ORDER, case.calls_in_order(*branch, *operation))
+            }
+            Event::Recorded { fact: FactLine::Ended, .. } => {
+                (names::ENDED_LAST, case.ends_acknowledged())
+            }
+            Event::Recorded { fact, .. } => (names::BALLOTS, case.counts_every_ballot(fact)),
+            _ => (names::TRACE, Ok(())), // Nothing else is the coordinator's own course.
         };
         self.note(Some(id), rule, verdict);
+        self.note(Some(id), course_rule, course);
         self.watch_status(id, event);
         self.judge_case(id);
     }
@@ -175,13 +208,14 @@ impl Judge {
 
     fn judge_case(&mut self, id: &Arc<str>) {
         let Some(case) = self.cases.get(id) else { return };
-        let verdict = if self.sees(Sight::Participants) {
-            rules::all(case)
+        let broken: Vec<(&'static str, Verdict)> = if self.sees(Sight::Participants) {
+            rules::each(case).into_iter().filter(|(_, verdict)| verdict.is_err()).collect()
         } else {
-            rules::of_the_coordinator(case)
+            let each = rules::each_of_the_coordinator(case).into_iter();
+            each.filter(|(_, verdict)| verdict.is_err()).collect()
         };
-        if let Err((rule, problem)) = verdict {
-            self.note(Some(id), rule, Err(problem));
+        for (rule, verdict) in broken {
+            self.note(Some(id), rule, verdict);
         }
     }
 
@@ -257,6 +291,8 @@ impl Judge {
     }
 
     fn durable(&mut self, shard: u16, position: u64) {
+        let last = self.durable.entry(shard).or_default();
+        *last = position.max(*last);
         let Some(waiting) = self.waiting.get_mut(&shard) else { return };
         for id in std::mem::take(waiting) {
             let Some(case) = self.cases.get_mut(&id) else { continue };
@@ -272,6 +308,11 @@ impl Judge {
     }
 
     fn lost(&mut self, shard: u16, position: u64) {
+        let durable = self.durable.get(&shard).copied().unwrap_or_default();
+        let verdict = check(position >= durable, || {
+            format!("shard {shard} was durable up to {durable}, and is lost beyond {position}")
+        });
+        self.note(None, rules::names::DURABLE_FIRST, verdict);
         for id in self.waiting.remove(&shard).unwrap_or_default() {
             let is_left = self.cases.get_mut(&id).is_none_or(|case| case.lost(shard, position));
             if !is_left && let Some(case) = self.cases.remove(&id) {
@@ -308,8 +349,10 @@ impl Judge {
     fn at_rest(&mut self) {
         let ids: Vec<Arc<str>> = self.cases.keys().cloned().collect();
         for id in ids {
-            let verdict = self.cases.get(&id).map_or(Ok(()), Case::at_rest);
-            self.note(Some(&id), names::NOTHING_LEFT, verdict);
+            let Some(case) = self.cases.get(&id) else { continue };
+            let (ended, conserves) = (case.at_rest(), case.conserves());
+            self.note(Some(&id), names::NOTHING_LEFT, ended);
+            self.note(Some(&id), names::CONSERVATION, conserves);
         }
     }
 

@@ -22,6 +22,7 @@
 //! ```
 
 mod case;
+mod course;
 pub mod evidence;
 mod judge;
 pub mod rules;

@@ -316,34 +316,53 @@ pub fn exactly_matched<E: Evidence + ?Sized>(
     })
 }
 
+/// Every rule of this file, each with what it says of this evidence.
+pub fn each<E: Evidence + ?Sized>(evidence: &E) -> [(&'static str, Verdict); 9] {
+    [
+        (names::AGREEMENT, agreement(evidence)),
+        (names::STABILITY, stability(evidence)),
+        (names::SETTLED_STAYS, settled_stays_settled(evidence)),
+        (names::COMMIT_VALIDITY, commit_validity(evidence)),
+        (names::DURABLE_FIRST, durable_before_visible(evidence)),
+        (names::AT_MOST_ONCE, at_most_once(evidence)),
+        (names::IN_ORDER, in_order(evidence)),
+        (names::PLAN_ORDER, plan_order(evidence)),
+        (names::FORGOTTEN_LAST, forgotten_last(evidence)),
+    ]
+}
+
+/// The rules that need no participant's word, each with what it says: what a coordinator's own
+/// history can be judged by.
+pub fn each_of_the_coordinator<E: Evidence + ?Sized>(evidence: &E) -> [(&'static str, Verdict); 3] {
+    let both: Outcomes = evidence.recorded().and(evidence.told());
+    let agree = check(!both.are_both(), || "both decisions are in force".to_owned());
+    [
+        (names::AGREEMENT, agree),
+        (names::STABILITY, stability(evidence)),
+        (names::DURABLE_FIRST, durable_before_visible(evidence)),
+    ]
+}
+
 /// Looks at every rule of this file; the first that does not hold, with what is wrong.
 ///
 /// # Errors
 /// The rule's name and its words.
 pub fn all<E: Evidence + ?Sized>(evidence: &E) -> Result<(), (&'static str, String)> {
-    let named = |name: &'static str| move |problem: String| (name, problem);
-    agreement(evidence).map_err(named(names::AGREEMENT))?;
-    stability(evidence).map_err(named(names::STABILITY))?;
-    settled_stays_settled(evidence).map_err(named(names::SETTLED_STAYS))?;
-    commit_validity(evidence).map_err(named(names::COMMIT_VALIDITY))?;
-    durable_before_visible(evidence).map_err(named(names::DURABLE_FIRST))?;
-    at_most_once(evidence).map_err(named(names::AT_MOST_ONCE))?;
-    in_order(evidence).map_err(named(names::IN_ORDER))?;
-    plan_order(evidence).map_err(named(names::PLAN_ORDER))?;
-    forgotten_last(evidence).map_err(named(names::FORGOTTEN_LAST))
+    first(each(evidence))
 }
 
-/// The rules that need no participant's word: what a coordinator's own history can be judged by.
+/// The same for the rules that need no participant's word.
 ///
 /// # Errors
 /// The rule's name and its words.
 pub fn of_the_coordinator<E: Evidence + ?Sized>(
     evidence: &E,
 ) -> Result<(), (&'static str, String)> {
-    let named = |name: &'static str| move |problem: String| (name, problem);
-    let both: Outcomes = evidence.recorded().and(evidence.told());
-    let agree = check(!both.are_both(), || "both decisions are in force".to_owned());
-    agree.map_err(named(names::AGREEMENT))?;
-    stability(evidence).map_err(named(names::STABILITY))?;
-    durable_before_visible(evidence).map_err(named(names::DURABLE_FIRST))
+    first(each_of_the_coordinator(evidence))
+}
+
+fn first<const N: usize>(
+    verdicts: [(&'static str, Verdict); N],
+) -> Result<(), (&'static str, String)> {
+    verdicts.into_iter().try_for_each(|(name, verdict)| verdict.map_err(|problem| (name, problem)))
 }

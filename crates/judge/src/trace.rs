@@ -265,6 +265,15 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         moved: Vec<Move>,
     },
+    /// The writer did not keep every call and answer of this transaction: rules that would have to
+    /// see all of them are not judged.
+    Cut {
+        /// The transaction.
+        transaction: Arc<str>,
+        /// How many were not kept, where that is known.
+        #[serde(default)]
+        dropped: u64,
+    },
     /// Somebody outside was told something.
     Told {
         /// The transaction.
@@ -342,6 +351,7 @@ impl Event {
             | Self::Answered { transaction, .. }
             | Self::Worked { transaction, .. }
             | Self::Forgot { transaction, .. }
+            | Self::Cut { transaction, .. }
             | Self::Told { transaction, .. }
             | Self::Read { transaction, .. } => Some(transaction),
             Self::Trace { .. }
@@ -363,13 +373,15 @@ impl Event {
 pub struct TraceError {
     /// Its number, from 1.
     pub line: usize,
+    /// Stable: `trace_invalid` or `trace_newer_version`.
+    pub code: &'static str,
     /// What is wrong with it.
     pub problem: String,
 }
 
 impl std::fmt::Display for TraceError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "line {}: {}", self.line, self.problem)
+        write!(formatter, "line {}: {} ({})", self.line, self.problem, self.code)
     }
 }
 
@@ -380,12 +392,16 @@ impl std::error::Error for TraceError {}
 /// # Errors
 /// If it is no JSON object of a known event, or of a newer version.
 pub fn read_line(number: usize, text: &str) -> Result<Line, TraceError> {
-    let error = |problem: String| TraceError { line: number, problem };
-    let line: Line = serde_json::from_str(text).map_err(|problem| error(problem.to_string()))?;
+    let error = |code: &'static str, problem: String| TraceError { line: number, code, problem };
+    let read = serde_json::from_str(text);
+    let line: Line = read.map_err(|problem| error("trace_invalid", problem.to_string()))?;
     match &line.event {
-        Event::Trace { version, .. } if *version > TRACE_VERSION => Err(error(format!(
-            "the trace has version {version}; this program reads up to {TRACE_VERSION}"
-        ))),
+        Event::Trace { version, .. } if *version > TRACE_VERSION => {
+            let problem = format!(
+                "the trace has version {version}; this program reads up to {TRACE_VERSION}"
+            );
+            Err(error("trace_newer_version", problem))
+        }
         _ => Ok(line), // Every other event says nothing about versions.
     }
 }

@@ -2,6 +2,7 @@
 //! can open. Written in large batches by a thread of its own, off the commit path; the journal
 //! forgets a transaction only after it is durable here.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -343,6 +344,48 @@ impl HistoryReader {
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })?;
         rows.into_iter().map(|row| row.read(filter.with_timeline)).collect()
+    }
+}
+
+/// Opens a history that is there, for reading only.
+pub(crate) fn open_to_read(path: PathBuf) -> Result<HistoryReader, HistoryError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let opened = Connection::open_with_flags(&path, flags);
+    let place = HistoryPlace::File(path);
+    let connection = opened.map_err(|source| place.error(source))?;
+    let prepared = prepare_tables(&place, &connection)
+        .and_then(|()| query_only(&connection).map_err(|source| place.error(source)));
+    prepared.map(|()| HistoryReader { place, connection: Mutex::new(connection) })
+}
+
+fn query_only(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "query_only", true)
+}
+
+impl HistoryReader {
+    /// The number of shards that the folder was made with.
+    pub(crate) fn shards(&self) -> Result<Option<u16>, HistoryError> {
+        self.with(known_shards)
+    }
+
+    /// Hands every ended transaction over with its timeline, the first begun first, until `take`
+    /// breaks off.
+    pub(crate) fn each(
+        &self,
+        mut take: impl FnMut(Ended) -> ControlFlow<()>,
+    ) -> Result<(), HistoryError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let error = |source| self.place.error(source);
+        let sql = "SELECT fingerprint, document, timeline FROM transactions \
+             ORDER BY begun_at_ms, id";
+        let mut query = connection.prepare(sql).map_err(error)?;
+        let mut rows = query.query([]).map_err(error)?;
+        while let Some(row) = rows.next().map_err(error)? {
+            if take(stored(row).map_err(error)?.read(true)?).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ mod interactive;
 mod journal_thread;
 mod local;
 mod manager;
+mod offline;
 mod operation;
 mod recovery;
 mod reserve;
@@ -37,6 +38,7 @@ pub use history::HistoryError;
 pub use interactive::EnlistRequest;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
 pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
+pub use offline::read_folder;
 pub use operation::{
     Operation, RecordService, Records, Undo, UpdateAccountBalance, UpdateUserProfile,
 };

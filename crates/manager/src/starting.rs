@@ -264,7 +264,7 @@ fn was_used(history: &Arc<HistoryReader>) -> WasUsed {
 /// Refuses a folder whose journal is gone although it was used before. A journal that began anew
 /// would know of no transaction, and would tell participants in doubt to roll back what was
 /// committed.
-fn check_journals(config: &ManagerConfig) -> Result<(), StartError> {
+pub(crate) fn check_journals(config: &ManagerConfig) -> Result<(), StartError> {
     let Storage::Folder(folder) = &config.storage else { return Ok(()) };
     for shard in 0..config.shards {
         let path = journal_path(folder, shard);
@@ -278,11 +278,11 @@ fn check_journals(config: &ManagerConfig) -> Result<(), StartError> {
     Ok(())
 }
 
-fn journal_path(folder: &Path, shard: u16) -> PathBuf {
+pub(crate) fn journal_path(folder: &Path, shard: u16) -> PathBuf {
     folder.join(format!("journal-{shard}.db"))
 }
 
-fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartError> {
+pub(crate) fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartError> {
     Ok(match storage {
         Storage::Folder(folder) => Box::new(SqliteEngine::open(&journal_path(folder, shard))?),
         Storage::Memory => Box::new(MemoryEngine::new()),
@@ -290,7 +290,7 @@ fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartEr
 }
 
 /// Makes the folder if it is missing, and takes it for this process alone.
-fn lock_folder(folder: &Path) -> Result<File, StartError> {
+pub(crate) fn lock_folder(folder: &Path) -> Result<File, StartError> {
     let path = folder.display().to_string();
     let error = |error: std::io::Error| StartError::Folder {
         path: path.clone(),

@@ -17,6 +17,9 @@ pub struct TransactionView {
     /// Whether it was begun to have branches enlisted.
     #[serde(default)]
     pub interactive: bool,
+    /// Whether its only branch may commit in one phase, and so decides alone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub one_phase: bool,
     /// What an operator's word made of the outcome, if anybody gave one: `committed`,
     /// `rolled_back`, `mixed` or `hazard`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,6 +40,11 @@ pub struct TransactionView {
     pub ended_at_ms: Option<u64>,
     /// Its branches.
     pub branches: Vec<BranchView>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for this form")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Why the decision was what it was.
@@ -60,6 +68,19 @@ pub struct BranchView {
     pub participant: String,
     /// `two_phase`, `compensable`, `deferred` or `local`.
     pub kind: String,
+    /// The names of the branches that come before it. Not there in a history that an older version
+    /// has written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<String>>,
+    /// `initiator`, if that does the phase-one work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_one_by: Option<String>,
+    /// Whether it is deferred work that is done after a rollback too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub also_on_rollback: bool,
+    /// Whether it comes after all other deferred work.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub comes_last: bool,
     /// How an operator says that it was settled, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<ResolutionView>,
@@ -153,6 +174,7 @@ impl TransactionView {
             id: transaction.id.as_str().to_owned(),
             stage: transaction.stage().as_str().to_owned(),
             interactive: transaction.open,
+            one_phase: transaction.is_one_phase(),
             heuristic: transaction.heuristic().map(|heuristic| heuristic.as_str().to_owned()),
             outcome: transaction.outcome().map(|outcome| outcome.as_str().to_owned()),
             completed: transaction.stage() == Stage::Ended,
@@ -164,7 +186,7 @@ impl TransactionView {
             branches: transaction
                 .branches
                 .iter()
-                .map(|branch| BranchView::of(branch, park_after, transaction.settling.is_some()))
+                .map(|branch| BranchView::of(transaction, branch, park_after))
                 .collect(),
         }
     }
@@ -196,7 +218,9 @@ impl ReasonView {
 }
 
 impl BranchView {
-    fn of(branch: &Branch, park_after_attempts: u16, settling: bool) -> Self {
+    fn of(transaction: &Transaction, branch: &Branch, park_after_attempts: u16) -> Self {
+        let settling = transaction.settling.is_some();
+        let name = |number: &u16| transaction.branch(*number).plan.name.to_string();
         let vote = match branch.ballot {
             Ballot::NotCalled | Ballot::Unanswered | Ballot::RolledBack => None,
             Ballot::Committed => Some(Ballot::Yes.as_str().to_owned()),
@@ -216,6 +240,10 @@ impl BranchView {
             name: branch.plan.name.to_string(),
             participant: branch.plan.participant.to_string(),
             kind: branch.plan.kind.as_str().to_owned(),
+            after: Some(branch.plan.after.iter().map(name).collect()),
+            phase_one_by: branch.plan.by_initiator.then(|| "initiator".to_owned()),
+            also_on_rollback: branch.plan.also_on_rollback,
+            comes_last: branch.plan.comes_last,
             resolution: branch.resolution.as_ref().map(ResolutionView::of),
             vote,
             state: state.to_owned(),
@@ -261,7 +289,12 @@ fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) ->
     if seen.at != decided_at_ms {
         return seen.at > decided_at_ms;
     }
+    // What settled it was asked, and answered, before the decision that followed from it.
+    let settled = seen.branch.is_some_and(|number| {
+        matches!(transaction.branch(number).ballot, Ballot::Committed | Ballot::RolledBack)
+    });
     let operation = match &seen.what {
+        What::Resolved(_) if settled => return false,
         What::Called { operation, .. }
         | What::Yes(operation)
         | What::No(operation, _)
@@ -273,7 +306,8 @@ fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) ->
     };
     let deferred = |number: u16| transaction.branch(number).plan.kind == Kind::Deferred;
     match operation {
-        Operation::Commit | Operation::Rollback | Operation::Compensate => true,
+        Operation::Rollback => !settled,
+        Operation::Commit | Operation::Compensate => true,
         Operation::Execute => seen.branch.is_some_and(deferred),
         Operation::Prepare | Operation::CommitOnePhase | Operation::Inquire => false,
     }

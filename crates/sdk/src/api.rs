@@ -331,6 +331,9 @@ pub struct TransactionStatus {
     /// Whether it was begun to have branches enlisted.
     #[serde(default)]
     pub interactive: bool,
+    /// Whether its only branch may commit in one phase, and so decides alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_phase: bool,
     /// What operators' words made of the outcome: `committed`, `rolled_back`, `mixed`, `hazard`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heuristic: Option<String>,
@@ -406,6 +409,18 @@ pub struct BranchStatus {
     pub participant: String,
     /// What sort of promise it makes.
     pub kind: Kind,
+    /// The names of the branches that come before it, where the coordinator still knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<String>>,
+    /// `initiator`, if that does the phase-one work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_one_by: Option<String>,
+    /// Whether it is deferred work that is done after a rollback too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub also_on_rollback: bool,
+    /// Whether it comes after all other deferred work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub comes_last: bool,
     /// How an operator says that it was settled, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolution: Option<ResolutionStatus>,

@@ -11,6 +11,7 @@ use crate::problem::{CODES, CodeDoc};
 const OTHER_CODES: &[(&str, &[Row])] = &[
     ("When the coordinator starts or stops", START_CODES),
     ("What the SDK's participant answers", PARTICIPANT_CODES),
+    ("When a history is judged", TRACE_CODES),
 ];
 
 /// Code, title, meaning, remedy.
@@ -177,6 +178,23 @@ const PARTICIPANT_CODES: &[Row] = &[
         "The service is busy",
         "Another branch holds what this call needs. Nothing of it was kept.",
         "Nothing: the coordinator calls again. If it goes on, look for the branch in doubt.",
+    ),
+];
+
+const TRACE_CODES: &[Row] = &[
+    (
+        "trace_invalid",
+        "The file is no trace",
+        "`unanimity verify` met a line that is no event of a trace, or a file that does not begin \
+         with a line that says what its writer could see. Nothing behind that line was judged.",
+        "Look at the line that the message names. `unanimity audit trace` writes traces; \
+         `unanimity audit export` writes something else.",
+    ),
+    (
+        "trace_newer_version",
+        "The trace was written by a newer version",
+        "The trace's format is newer than this program, which would not understand all of it.",
+        "Verify it with the newer version.",
     ),
 ];
 

@@ -10,3 +10,4 @@ pub mod error_pages;
 pub mod inbound;
 pub mod outbound;
 pub mod problem;
+mod trail;

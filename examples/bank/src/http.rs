@@ -21,6 +21,7 @@ use unanimity_sdk::{CallError, ResourceParticipant, SqliteParticipant};
 
 use crate::Books;
 use crate::faults::{Fault, FaultSpec, Faults, Message};
+use crate::journal;
 use crate::listen::LoseAnswer;
 
 /// The most accounts on one page.
@@ -135,6 +136,7 @@ pub(crate) fn router(books: Books, faults: Arc<Faults>) -> Router {
         .route("/accounts", get(accounts))
         .route("/total", get(total))
         .route("/branches", get(branches))
+        .route("/journal", get(journal))
         .route("/faults", get(show_faults).post(set_faults))
         .route("/livez", get(|| async { "alive\n" }))
         .with_state(App { file, keyed, faults })
@@ -312,7 +314,22 @@ async fn branches(State(app): State<App>) -> Answer<Response> {
     Ok(([("content-type", "application/jsonl")], lines).into_response())
 }
 
-const fn state_word(state: GuardState) -> &'static str {
+/// Every line of the journal as one JSON line; none if the bank keeps no journal.
+async fn journal(State(app): State<App>) -> Answer<Response> {
+    let (mut text, mut after) = (String::new(), 0);
+    loop {
+        let page = app.file.read(move |db| journal::lines(db, after)).await.map_err(failed)?;
+        let Some(last) = page.last() else { break };
+        after = last.number;
+        for line in page {
+            text.push_str(&serde_json::to_string(&line).unwrap_or_default());
+            text.push('\n');
+        }
+    }
+    Ok(([("content-type", "application/jsonl")], text).into_response())
+}
+
+pub(crate) const fn state_word(state: GuardState) -> &'static str {
     match state {
         GuardState::Prepared => "prepared",
         GuardState::Committed => "committed",

@@ -7,6 +7,7 @@
 
 mod faults;
 mod http;
+mod journal;
 mod keyed;
 mod listen;
 mod service;
@@ -27,6 +28,7 @@ use unanimity_sdk::{
 
 pub use faults::{Fault, FaultSpec, Faults, Message};
 pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
+pub use journal::JournalLine;
 pub use keyed::KeyedAccounts;
 pub use service::{AMOUNT_MAX_CENTS, AccountService, BALANCE_MAX_CENTS, Payload};
 
@@ -80,6 +82,9 @@ pub struct BankArguments {
     /// How transfers are kept out of each other's way.
     #[arg(long, value_enum, default_value_t)]
     pub accounts_by: AccountsBy,
+    /// Keeps a journal of what every branch did, for audits: `GET /journal`.
+    #[arg(long)]
+    pub journal: bool,
     /// How long a branch waits for a locked account at most, in milliseconds.
     #[arg(long, default_value_t = 1_000)]
     pub wait_max_ms: u64,
@@ -195,7 +200,8 @@ fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Books
         arguments.accounts,
         arguments.balance,
         Arc::clone(faults),
-    )?;
+    )?
+    .with_journal(arguments.journal);
     let crashing = Arc::clone(faults);
     let options = SqliteOptions {
         moment_hook: Some(Arc::new(move |moment| {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use unanimity_sdk::{BranchContext, ResourceParticipant, ServiceResult, SqliteService, Vote};
 
 use crate::faults::{Fault, Faults, Message};
+use crate::journal;
 
 /// The largest amount that one branch may move, in cents: ten thousand million.
 pub const AMOUNT_MAX_CENTS: i64 = 1_000_000_000_000;
@@ -100,6 +101,7 @@ pub struct AccountService {
     accounts: u32,
     balance_cents: i64,
     faults: Arc<Faults>,
+    journal: bool,
 }
 
 impl AccountService {
@@ -119,7 +121,14 @@ impl AccountService {
         if !(0..=BALANCE_MAX_CENTS).contains(&balance_cents) {
             bail!("the balance {balance_cents} must be 0 to {BALANCE_MAX_CENTS} cents");
         }
-        Ok(Self { name: name.to_owned(), accounts, balance_cents, faults })
+        let name = name.to_owned();
+        Ok(Self { name, accounts, balance_cents, faults, journal: false })
+    }
+
+    /// The same with a journal for audits, or without one. A file that has one keeps it.
+    #[must_use]
+    pub fn with_journal(self, journal: bool) -> Self {
+        Self { journal, ..self }
     }
 
     fn check(
@@ -152,8 +161,16 @@ impl AccountService {
         &self.faults
     }
 
-    /// Creates the tables and the accounts of a new file.
+    /// Creates the tables and the accounts of a new file, and the journal.
     pub(crate) fn create(&self, database: &Connection) -> ServiceResult<()> {
+        self.create_accounts(database)?;
+        if self.journal {
+            journal::create(database)?;
+        }
+        Ok(())
+    }
+
+    fn create_accounts(&self, database: &Connection) -> ServiceResult<()> {
         let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'account'";
         if database.query_row(sql, [], |row| row.get::<_, u32>(0))? > 0 {
             return Ok(());

@@ -76,7 +76,9 @@ fn sentence(line: &Line) -> Option<String> {
         Event::Noted { what } => format!("[{what}]"),
         Event::Height { what, value, .. } => format!("{value} {what}"),
         Event::AtRest => "everything is at rest".to_owned(),
-        Event::Left { .. } | Event::Holds { .. } | Event::Trace { .. } => return None,
+        Event::Left { .. } | Event::Holds { .. } | Event::Trace { .. } | Event::Cut { .. } => {
+            return None;
+        }
     })
 }
 

@@ -26,6 +26,7 @@ async fn serve(app: Router) -> String {
 fn status() -> TransactionStatus {
     TransactionStatus {
         interactive: false,
+        one_phase: false,
         heuristic: None,
         id: "t".into(),
         stage: Stage::Ended,

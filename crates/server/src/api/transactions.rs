@@ -201,6 +201,8 @@ struct Listed {
     transaction: TransactionView,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<Vec<EventView>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_dropped: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -228,6 +230,8 @@ struct ListedDescription {
     transaction: TransactionStatus,
     /// Its events, the oldest first, if they were asked for.
     events: Option<Vec<TimelineEvent>>,
+    /// How many of its events were not kept because the timeline was full, with its events.
+    events_dropped: Option<u32>,
 }
 
 /// Lists live and ended transactions, latest first.
@@ -264,6 +268,7 @@ pub(super) async fn list(
     let page = page.map_err(problem_of_unavailable)?;
     let transactions = page.transactions.into_iter().map(|(transaction, timeline)| Listed {
         transaction,
+        events_dropped: timeline.as_ref().map(|timeline| timeline.dropped),
         events: timeline.map(|timeline| timeline.events),
     });
     let next_cursor = page.next.map(|cursor| cursor.to_string());

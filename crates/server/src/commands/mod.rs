@@ -2,7 +2,7 @@
 //! is in the file of its name.
 
 mod audit;
-pub(crate) use audit::each as each_transaction;
+pub(crate) use audit::{Listed, each as each_transaction};
 mod bench;
 mod check;
 mod explain;
@@ -11,6 +11,7 @@ mod resolve;
 mod run;
 pub mod serve;
 mod show;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,8 @@ const ABOUT: &str = "Unanimity makes work that is spread over several services h
 
 const EXIT_HELP: &str = "Exit status: 0 done, 1 failed, 2 wrong usage. For `run`: 0 committed, \
      1 rolled back, 2 nothing was begun (the command line, the file or the request is wrong), \
-     3 the outcome is not known (yet).";
+     3 the outcome is not known (yet). For `verify`: 0 every rule holds, 1 not, 2 a file cannot be \
+     read as a trace.";
 
 /// What every command that talks to a coordinator takes.
 #[derive(Clone, Debug, Args)]
@@ -80,7 +82,8 @@ fn cli() -> Command {
         .arg_required_else_help(true);
     let audit = about("audit", "Take the audit trail out")
         .subcommand_required(true)
-        .subcommand(with::<audit::ExportArguments>("export", AUDIT_EXPORT));
+        .subcommand(with::<audit::ExportArguments>("export", AUDIT_EXPORT))
+        .subcommand(with::<audit::TraceArguments>("trace", AUDIT_TRACE));
     let pages = about("error-pages", "Write the error reference into a folder")
         .arg(clap::Arg::new("folder").required(true));
     command
@@ -94,6 +97,7 @@ fn cli() -> Command {
         .subcommand(with::<explain::OneArguments>("rollback", ROLLBACK))
         .subcommand(with::<resolve::ResolveArguments>("resolve", RESOLVE))
         .subcommand(audit)
+        .subcommand(with::<verify::VerifyArguments>("verify", VERIFY))
         .subcommand(with::<check::CheckArguments>("check", CHECK))
         .subcommand(with::<demo::DemoArguments>("demo", DEMO))
         .subcommand(with::<bench::BenchArguments>("bench", BENCH))
@@ -110,6 +114,8 @@ const RETRY: &str = "Try a transaction's waiting branches again now";
 const ROLLBACK: &str = "Roll a transaction back that is not decided yet";
 const RESOLVE: &str = "Say how a branch was settled without the coordinator, and why";
 const AUDIT_EXPORT: &str = "Every transaction as one line of JSON, with every event";
+const AUDIT_TRACE: &str = "Every event as one line of JSON, in the order of time, to be verified";
+const VERIFY: &str = "Judge a history: read traces, and say which rules do not hold in them";
 const CHECK: &str = "Play a participant's contract against a service, and say what holds";
 const DEMO: &str =
     "Watch thousands of transfers commit or roll back as one while everything is killed";
@@ -157,6 +163,7 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
         "run" => run::run(parsed(arguments)?).await,
         "list" => list::list(parsed(arguments)?).await,
         "show" => show::show(parsed(arguments)?).await,
+        "verify" => verify::verify(parsed(arguments)?),
         "check" => check::check(parsed(arguments)?).await,
         "explain" => explain::explain(parsed(arguments)?).await,
         "stuck" => explain::stuck(parsed(arguments)?).await,
@@ -164,8 +171,11 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
         "resolve" => resolve::resolve(parsed(arguments)?).await,
         "rollback" => explain::rollback(parsed(arguments)?).await,
         "audit" => {
-            let (_, arguments) = arguments.subcommand().context("audit needs a subcommand")?;
-            audit::export(parsed(arguments)?).await
+            let (name, arguments) = arguments.subcommand().context("audit needs a subcommand")?;
+            match name {
+                "trace" => audit::trace(parsed(arguments)?).await,
+                _ => audit::export(parsed(arguments)?).await, // There is no other.
+            }
         }
         "demo" => demo::demo(parsed(arguments)?).await,
         "bench" => bench::bench(parsed(arguments)?).await,

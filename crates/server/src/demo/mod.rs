@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod load;
 pub mod orders;
 pub mod verdict;
+pub mod witness;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 use unanimity::core::{Stage, splitmix64};
 use unanimity_bank::{AccountsBy, Total};
+use unanimity_judge::{Judge, Line};
 use unanimity_sdk::api::TransactionList;
 use unanimity_sdk::{Client, TransactionId};
 
@@ -36,6 +38,9 @@ use crate::draw::{BAD, FAINT, GOOD, HEADING, paint};
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often is looked whether they have.
 const SETTLE_LOOK: Duration = Duration::from_millis(100);
+
+/// What every account begins with, in cents.
+const BALANCE_CENTS: i64 = 100_000;
 
 /// The banks' faults unless somebody says otherwise.
 const FAULTS: &str = "vote_no=0.02,error_before=0.02,error_after=0.02,lost_answer=0.02,\
@@ -105,6 +110,8 @@ pub struct Run {
     pub took: Duration,
     /// All money before, in cents.
     pub money_before_cents: i64,
+    /// What the coordinator and the banks say has happened, as it was judged.
+    pub trace: Vec<Line>,
 }
 
 /// Runs the demo.
@@ -145,6 +152,9 @@ async fn told(arguments: &DemoArguments, seed: u64, folder: &Path) -> Ended {
     say(STORM.to_owned());
     let run = storm(&mut fleet, arguments, seed, quiet).await?;
     fleet.stop().await?;
+    if arguments.keep.is_some() {
+        witness::write(&folder.join("trace.jsonl"), &run.trace)?;
+    }
     if quiet {
         anstream::println!("{}", serde_json::to_string_pretty(&as_json(&run, seed))?);
     } else {
@@ -167,11 +177,15 @@ pub fn fleet_options(
         program: std::env::current_exe()?,
         folder: folder.to_path_buf(),
         accounts: 500,
-        balance: 100_000,
+        balance: BALANCE_CENTS,
         faults: arguments.faults.clone(),
         seed,
         coordinator_flags: flags.split(' ').map(str::to_owned).collect(),
-        bank_flags: vec!["--accounts-by".to_owned(), arguments.accounts_by.to_string()],
+        bank_flags: vec![
+            "--journal".to_owned(),
+            "--accounts-by".to_owned(),
+            arguments.accounts_by.to_string(),
+        ],
     })
 }
 
@@ -298,6 +312,7 @@ pub async fn storm(
     let acknowledged = progress.take();
     let (orders, before) = (orders.as_deref(), money_before_cents);
     let mut verdict = verdict::judge(&client, &banks, orders, &acknowledged, before).await?;
+    let trace = hear(&mut verdict, witness::trace(&client, &banks, orders, &acknowledged).await?);
     verdict.explained = explained.asked;
     verdict.wrong.extend(explained.wrong);
     let (known, started) = (acknowledged.outcomes.len(), progress.started());
@@ -308,7 +323,18 @@ pub async fn storm(
     if contradictions != 0 {
         verdict.wrong.push(format!("the banks saw {contradictions} contradictions"));
     }
-    Ok(Run { verdict, acknowledged, killed, took, money_before_cents })
+    Ok(Run { verdict, acknowledged, killed, took, money_before_cents, trace })
+}
+
+/// Judges everybody's history.
+fn hear(verdict: &mut Verdict, trace: Vec<Line>) -> Vec<Line> {
+    let mut judge = Judge::new();
+    for line in &trace {
+        judge.take(line);
+    }
+    verdict.wrong.extend(judge.found().iter().map(|finding| format!("judge: {finding}")));
+    verdict.judged_lines = judge.lines();
+    trace
 }
 
 /// How often a bank had to refuse what it should never have been asked. Who commits in one phase
@@ -406,6 +432,7 @@ fn as_json(run: &Run, seed: u64) -> serde_json::Value {
         "asked_again": run.acknowledged.asked_again,
         "latency_p50_ms": percentile_ms(&latencies, 50),
         "latency_p99_ms": percentile_ms(&latencies, 99),
+        "judged_lines": run.verdict.judged_lines,
         "money_before_cents": run.money_before_cents,
         "money_after_cents": run.verdict.money_cents,
         "seconds": run.took.as_secs_f64(),
@@ -446,6 +473,7 @@ fn table(run: &Run, seed: u64, arguments: &DemoArguments) -> String {
     );
     let per_second = arguments.transfers as f64 / run.took.as_secs_f64();
     row("transfers a second, likewise", format!("{per_second:.0}"));
+    row("events of everybody's history judged", verdict.judged_lines.to_string());
     row("money before", cents(run.money_before_cents));
     row("money after", cents(verdict.money_cents));
     row("transactions left open", verdict.open.to_string());

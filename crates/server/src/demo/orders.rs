@@ -88,6 +88,22 @@ impl Orders {
         Ok(found.collect::<Result<_, _>>()?)
     }
 
+    /// What is known of every local work: its transaction, its branch, the number of its state, and
+    /// when it came to that, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn rows(&self) -> anyhow::Result<Vec<(String, String, u8, u64)>> {
+        let database = open(&self.file)?;
+        let sql = "SELECT transaction_id, branch, state, at_ms FROM unanimity_guard";
+        let mut rows = database.prepare(sql)?;
+        let found = rows.query_map([], |row| {
+            let at_ms = u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0);
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?, at_ms))
+        })?;
+        Ok(found.collect::<Result<_, _>>()?)
+    }
+
     async fn place(&self, id: &TransactionId, cents: i64) -> Result<bool, ClientError> {
         let (file, id) = (self.file.clone(), id.clone());
         let placed = tokio::task::spawn_blocking(move || place(&file, &id, cents)).await;

@@ -33,6 +33,8 @@ pub struct Verdict {
     pub orders: usize,
     /// How often a live transaction was asked what it waits for, and had an answer.
     pub explained: usize,
+    /// How many lines the history of everybody has, put together and judged.
+    pub judged_lines: usize,
     /// How many are not complete.
     pub open: usize,
     /// The sum of all balances, in cents.
@@ -56,7 +58,7 @@ pub async fn judge(
 ) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::default();
     let (mut history, mut branches) = (HashMap::new(), HashMap::new());
-    each_transaction(coordinator, |transaction| {
+    each_transaction(coordinator, "", |transaction| {
         count(&mut verdict, transaction);
         let id = transaction["id"].as_str().unwrap_or_default().to_owned();
         let committed = transaction["outcome"] == "commit";

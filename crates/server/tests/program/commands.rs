@@ -197,7 +197,7 @@ async fn a_reader_that_has_gone_is_no_failure() {
     let (actor, coordinator) = (Actor::start().await, Coordinator::start(&[]).await);
     let completed = [("wait", json!("completed"))];
     coordinator.ask.begin(&with(request("t", &actor.two()), &completed)).await;
-    for command in ["list", "show t", "audit export", "list --json"] {
+    for command in ["list", "show t", "audit export", "audit trace", "list --json"] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let child = Command::new(program())

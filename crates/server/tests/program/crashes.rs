@@ -2,6 +2,7 @@
 //! everything must have ended, and everybody must agree.
 
 use clap::{Args, Command, FromArgMatches};
+use unanimity_judge::{Event, Line};
 use unanimity_server::demo::fleet::Fleet;
 use unanimity_server::demo::{DemoArguments, Run, fleet_options, storm};
 
@@ -27,7 +28,7 @@ async fn check(flags: &str, seed: u64) -> Run {
         "seed {seed}: {} kills {:?}, {} transactions, {} committed, rolled back {:?}, {} \
          recovered, \
          {} duplicates absorbed, {} explanations, {} in one phase, {} settled with a commit by \
-         the participant, {} orders",
+         the participant, {} orders, {} lines judged",
         run.killed.total(),
         run.killed.kills,
         verdict.transactions,
@@ -39,6 +40,7 @@ async fn check(flags: &str, seed: u64) -> Run {
         verdict.in_one_phase,
         verdict.settled,
         verdict.orders,
+        verdict.judged_lines,
     );
     assert_eq!(verdict.wrong, Vec::<String>::new(), "seed {seed}");
     assert!(run.killed.total() >= arguments.kills_min as u64);
@@ -46,6 +48,10 @@ async fn check(flags: &str, seed: u64) -> Run {
     assert!(verdict.committed > 100, "too few commits to mean anything");
     assert!(verdict.recovered > 0, "nothing was recovered");
     assert!(run.killed.duplicates_absorbed > 0, "no duplicate was ever sent");
+    // Everybody's history as one trace: what the judge finds in it is among the wrong.
+    let worked = |line: &&Line| matches!(line.event, Event::Worked { effect: true, .. });
+    let worked = run.trace.iter().filter(worked).count();
+    assert!(worked > 2 * verdict.committed, "only {worked} times work was seen");
     run
 }
 

@@ -21,3 +21,4 @@ mod setup;
 mod shapes;
 mod starting;
 mod stopping;
+mod traces;

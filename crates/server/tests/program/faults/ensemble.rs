@@ -164,7 +164,8 @@ impl Ensemble {
             // is its answer then, and counted like a contradiction.
             assert!(total.contradictions == 0 || self.one_phase, "{total:?}");
         }
-        let verdict = judge(&self.client(), &banks, &self.acknowledged, self.money_cents).await;
+        let (known, money) = (&self.acknowledged, self.money_cents);
+        let verdict = judge(&self.client(), &banks, None, known, money).await;
         let verdict = verdict.unwrap();
         assert_eq!(verdict.wrong, Vec::<String>::new());
         assert_eq!(verdict.transactions, self.acknowledged.outcomes.len());
