@@ -6,7 +6,7 @@
 //! after the first call for it and before the first answer that speaks of it. Where a crash took
 //! the line of the call or the answer, and among what no message orders, clocks decide (all
 //! processes are on one machine), and in one millisecond the order that is right. If a cause and
-//! the clocks differ by more than [`CLOCKS_MS`], the clocks are believed: so much is no rounding,
+//! the clocks differ by more than `CLOCKS_MS`, the clocks are believed: so much is no rounding,
 //! and the judge shall see it.
 
 use std::collections::BTreeMap;
