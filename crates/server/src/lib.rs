@@ -2,6 +2,7 @@
 //! listening side, and the calls to participants. `main.rs` only starts it.
 
 mod api;
+pub mod carriage;
 pub mod commands;
 pub mod config;
 pub mod demo;

@@ -13,11 +13,11 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use unanimity::core::Call;
-use unanimity::{CallFuture, ManagerConfig, Storage, TransactionManager, Transport};
+use unanimity::{ManagerConfig, Storage, TransactionManager};
 
 use super::Ended;
 use crate::api::{Api, ApiLimits};
+use crate::carriage::Carriages;
 use crate::config::{self, Config, LogFormat};
 use crate::inbound;
 use crate::outbound::HttpTransport;
@@ -39,23 +39,6 @@ pub(super) fn command() -> Command {
         .action(clap::ArgAction::SetTrue)
         .help("Print a configuration file with every setting and its default, and end");
     Command::new("serve").about(ABOUT).arg(file).arg(example).args(config::flags())
-}
-
-/// Calls participants over HTTP.
-struct OverHttp(HttpTransport);
-
-impl Transport for OverHttp {
-    fn call(&self, call: Call) -> CallFuture<'_> {
-        Box::pin(self.0.call(call))
-    }
-
-    fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
-        self.0.check(participant).map_err(|error| (error.code, error.message))
-    }
-
-    fn held_back(&self, participant: &str) -> Option<String> {
-        self.0.held_back(participant)
-    }
 }
 
 /// Serves until SIGTERM, SIGINT, or a failure of the journal.
@@ -113,7 +96,7 @@ fn start_manager(config: &Config) -> anyhow::Result<TransactionManager> {
         disk_reserve_bytes: config.data.disk_reserve_bytes,
         ..ManagerConfig::default()
     };
-    let transport = Arc::new(OverHttp(HttpTransport::new(config.outbound()?)));
+    let transport = Arc::new(Carriages::over_http(HttpTransport::new(config.outbound()?)));
     let started = TransactionManager::start(manager, transport);
     started.map_err(|error| anyhow::anyhow!("{error} (code {})", error.code()))
 }

@@ -1,0 +1,92 @@
+//! Which carriage takes a call: decided by the scheme of the participant's address alone, so that a
+//! transaction may mix them. How each carries a call is its own affair (`outbound` for http and
+//! https).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use unanimity::core::Call;
+use unanimity::{CallFuture, Transport};
+
+use crate::outbound::HttpTransport;
+
+/// All carriages of one coordinator: HTTP, and whatever else is added under a scheme of its own.
+pub struct Carriages {
+    http: HttpTransport,
+    others: BTreeMap<&'static str, Arc<dyn Transport>>,
+}
+
+impl Carriages {
+    /// Calls participants over HTTP alone.
+    #[must_use]
+    pub const fn over_http(http: HttpTransport) -> Self {
+        Self { http, others: BTreeMap::new() }
+    }
+
+    /// Gives every address of `scheme` (what stands before the first colon, in lower case) to
+    /// another carriage.
+    #[must_use]
+    pub fn with(mut self, scheme: &'static str, carriage: Arc<dyn Transport>) -> Self {
+        self.others.insert(scheme, carriage);
+        self
+    }
+
+    fn other(&self, participant: &str) -> Option<&Arc<dyn Transport>> {
+        let (scheme, _) = participant.split_once(':')?;
+        self.others.get(scheme)
+    }
+}
+
+impl Transport for Carriages {
+    fn call(&self, call: Call) -> CallFuture<'_> {
+        match self.other(&call.participant) {
+            Some(carriage) => carriage.call(call),
+            None => Box::pin(self.http.call(call)),
+        }
+    }
+
+    fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
+        match self.other(participant) {
+            Some(carriage) => carriage.check(participant),
+            None => self.http.check(participant).map_err(|error| (error.code, error.message)),
+        }
+    }
+
+    fn held_back(&self, participant: &str) -> Option<String> {
+        match self.other(participant) {
+            Some(carriage) => carriage.held_back(participant),
+            None => self.http.held_back(participant),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unanimity::core::Answer;
+
+    use super::*;
+    use crate::outbound::OutboundConfig;
+
+    struct Refuses;
+
+    impl Transport for Refuses {
+        fn call(&self, _: Call) -> CallFuture<'_> {
+            Box::pin(std::future::ready(Answer::ReadOnly))
+        }
+
+        fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
+            Err(("mine", participant.to_owned()))
+        }
+    }
+
+    #[test]
+    fn an_address_goes_to_the_carriage_of_its_scheme() {
+        let carriages = Carriages::over_http(HttpTransport::new(OutboundConfig::default()))
+            .with("db", Arc::new(Refuses));
+        let code = |participant| carriages.check(participant).map_err(|(code, _)| code);
+        assert_eq!(code("db:orders"), Err("mine"));
+        assert_eq!(code("http://localhost:1/"), Ok(()));
+        assert_eq!(code("other:orders"), Err("participant_invalid"));
+        assert_eq!(code("orders"), Err("participant_invalid"));
+    }
+}
