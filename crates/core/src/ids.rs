@@ -49,8 +49,16 @@ impl TransactionId {
     /// # Errors
     /// [`IdError`] says which character or length was wrong.
     pub fn new(name: &str) -> Result<Self, IdError> {
-        check_id(name)?;
-        Ok(Self { spread: spread(name), name: Arc::from(name) })
+        Self::from_shared(Arc::from(name))
+    }
+
+    /// Checks and wraps a name that is shared already, without copying it.
+    ///
+    /// # Errors
+    /// As [`TransactionId::new`].
+    pub fn from_shared(name: Arc<str>) -> Result<Self, IdError> {
+        check_id(&name)?;
+        Ok(Self { spread: spread(&name), name })
     }
 
     /// 64 evenly spread bits that follow from the name: the same for the same name in any process,
@@ -64,6 +72,12 @@ impl TransactionId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.name
+    }
+
+    /// The name, shared.
+    #[must_use]
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 }
 

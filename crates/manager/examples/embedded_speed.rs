@@ -12,22 +12,30 @@ use std::time::{Duration, Instant};
 
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
 use unanimity::{
-    BeginRequest, CallFuture, ManagerConfig, Storage, TransactionManager, Transport, Wait,
+    BeginRequest, CallFuture, ManagerConfig, Owed, Storage, TransactionManager, Transport, Wait,
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn answer(operation: Operation) -> Answer {
+    match operation {
+        Operation::Prepare | Operation::Execute => Answer::Yes(None),
+        _ => Answer::Acknowledged, // Phase two.
+    }
+}
 
 /// Participants that do nothing, at once.
 struct AtOnce;
 
 impl Transport for AtOnce {
     fn call(&self, call: Call) -> CallFuture<'_> {
-        let answer = match call.operation {
-            Operation::Prepare | Operation::Execute => Answer::Yes(None),
-            _ => Answer::Acknowledged, // Phase two.
-        };
-        Box::pin(ready(answer))
+        Box::pin(ready(answer(call.operation)))
+    }
+
+    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        owed.settle(answer(call.operation));
+        None
     }
 
     fn check(&self, _: &str) -> Result<(), (&'static str, String)> {
@@ -74,9 +82,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let (manager, committed) = (manager.clone(), Arc::clone(&committed));
                 tasks.push(tokio::spawn(async move {
                     while Instant::now() < end {
-                        let begun = manager.begin(BeginRequest::new(plan(), Wait::Outcome)).await;
+                        let begun =
+                            manager.begin_and_tell(BeginRequest::new(plan(), Wait::Outcome)).await;
                         match begun {
-                            Ok(begun) if begun.transaction.committed() => {
+                            Ok(begun) if begun.committed() => {
                                 committed.fetch_add(1, Ordering::Relaxed);
                             }
                             Ok(_) => {}

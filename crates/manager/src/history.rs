@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::mpsc::UnboundedSender;
@@ -24,6 +24,11 @@ mod document;
 const HISTORY_VERSION: i64 = 2;
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
+/// How long ended transactions gather before they are written.
+const GATHER: Duration = Duration::from_millis(20);
+/// After so many pages (of 4 kB) in its write-ahead log SQLite writes them into the file, within a
+/// commit of the history's thread. Nobody waits for that, so that it may come seldom.
+const WAL_PAGES: i64 = 8_192;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -189,6 +194,7 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))
         .map_err(error)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(error)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(error)?;
     // All or nothing: an upgrade that is cut off begins anew at the next start.
     let upgrade =
         if found == 1 { [FROM_VERSION_1, TABLES, FROM_VERSION_1_ROWS] } else { ["", TABLES, ""] };
@@ -251,13 +257,7 @@ impl Drop for ArchiveReply {
 /// Writes until every sender is gone. Requests that wait together share one storage transaction.
 pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receiver<ArchiveRequest>) {
     while let Ok(first) = requests.recv() {
-        let mut count = first.transactions.len();
-        let mut batch = vec![first];
-        while count < WRITE_BATCH_MAX {
-            let Ok(next) = requests.try_recv() else { break };
-            count += next.transactions.len();
-            batch.push(next);
-        }
+        let batch = gather(first, requests);
         crash_point("before_history_write");
         let written = write_batch(&mut connection, &batch);
         crash_point("after_history_write");
@@ -270,6 +270,21 @@ pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receive
             return;
         }
     }
+}
+
+/// What comes within [`GATHER`] is written together: nobody waits for it, and each write that is
+/// saved is a sync that the journals do not have to share the disk with.
+fn gather(first: ArchiveRequest, requests: &mpsc::Receiver<ArchiveRequest>) -> Vec<ArchiveRequest> {
+    let until = Instant::now() + GATHER;
+    let mut count = first.transactions.len();
+    let mut batch = vec![first];
+    while count < WRITE_BATCH_MAX {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(next) = requests.recv_timeout(left) else { break };
+        count += next.transactions.len();
+        batch.push(next);
+    }
+    batch
 }
 
 fn write_batch(connection: &mut Connection, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {

@@ -14,6 +14,7 @@ mod crash_point;
 mod error;
 mod explain;
 mod filter;
+mod generate;
 mod history;
 mod interactive;
 mod journal_thread;
@@ -47,6 +48,6 @@ pub use shard::Bounds;
 #[doc(hidden)]
 pub use starting::{Internals, OpenEngine};
 pub use starting::{ManagerConfig, Storage};
-pub use transport::{CallFuture, Transport};
+pub use transport::{CallFuture, Owed, Transport};
 pub use unanimity_core as core;
-pub use watchers::Wait;
+pub use watchers::{Told, Wait};

@@ -19,7 +19,7 @@ use crate::shard::{BeginCommand, Command};
 use crate::starting::{Internals, ManagerConfig, start};
 use crate::transport::Transport;
 use crate::view::{TimelineView, TransactionView};
-use crate::watchers::{Begun, Shown, Wait};
+use crate::watchers::{BeginAnswer, Begun, Shown, Told, Wait};
 
 /// A request to begin a transaction.
 #[derive(Clone, Debug)]
@@ -145,11 +145,7 @@ impl TransactionManager {
     /// neighbours in the history.
     #[must_use]
     pub fn generate_id() -> TransactionId {
-        let name = uuid::Uuid::now_v7().simple().to_string();
-        match TransactionId::new(&name) {
-            Ok(id) => id,
-            Err(error) => panic!("32 hexadecimal digits are a name: {error}"),
-        }
+        crate::generate::generate_id()
     }
 
     /// Begins a transaction and waits as the request says.
@@ -158,6 +154,42 @@ impl TransactionManager {
     /// [`BeginError`] says why it did not begin. [`Unavailable::ShardFailed`] is different: whether
     /// it began is not known, and the same id can safely be used to ask again.
     pub async fn begin(&self, request: BeginRequest) -> Result<BeginReply, BeginError> {
+        let (reply, replied) = oneshot::channel();
+        let fingerprint = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
+        match replied.await.map_err(|_| self.unavailable())?? {
+            Begun::Shown { transaction, existed } => {
+                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
+            }
+            Begun::InHistory(id) => {
+                let view = self.begun_before(&id, fingerprint).await?;
+                Ok(BeginReply { transaction: view, existed: true })
+            }
+        }
+    }
+
+    /// The same, told no more than the outcome: for initiators with so many transactions that
+    /// copying the branches of each matters.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_and_tell(&self, request: BeginRequest) -> Result<Told, BeginError> {
+        let (reply, replied) = oneshot::channel();
+        let fingerprint = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
+        match replied.await.map_err(|_| self.unavailable())?? {
+            Ok(told) => Ok(told),
+            Err(id) => {
+                let view = self.begun_before(&id, fingerprint).await?;
+                Ok(Told::of_view(id, view))
+            }
+        }
+    }
+
+    /// Checks a request and sends it to its shard; gives back its fingerprint.
+    async fn ask_to_begin(
+        &self,
+        request: BeginRequest,
+        reply: BeginAnswer,
+    ) -> Result<u128, BeginError> {
         if self.inner.stopping.load(Ordering::Relaxed) {
             return Err(Unavailable::Stopping.into());
         }
@@ -173,29 +205,26 @@ impl TransactionManager {
             }
         };
         let id = request.id.unwrap_or_else(Self::generate_id);
-        let (reply, replied) = oneshot::channel();
-        let command = BeginCommand {
-            id: id.clone(),
-            fingerprint,
-            plan: request.plan,
-            may_be_used,
-            wait: request.wait,
-            reply,
-        };
-        self.send(&id, Command::Begin(command)).await?;
-        match replied.await.map_err(|_| self.unavailable())?? {
-            Begun::Shown { transaction, existed } => {
-                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
-            }
-            Begun::InHistory(id) => {
-                let ended = self.in_history(&id, false).await?;
-                let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
-                if ended.fingerprint != fingerprint {
-                    return Err(BeginError::IdReused(id.to_string()));
-                }
-                Ok(BeginReply { transaction: ended.view, existed: true })
-            }
+        let shard = self.shard(&id);
+        let (plan, wait) = (request.plan, request.wait);
+        let command = BeginCommand { id, fingerprint, plan, may_be_used, wait, reply };
+        let sent = shard.send(Command::Begin(command)).await;
+        sent.map_err(|_| self.unavailable())?;
+        Ok(fingerprint)
+    }
+
+    /// A transaction that the history holds, begun by the same request.
+    async fn begun_before(
+        &self,
+        id: &TransactionId,
+        fingerprint: u128,
+    ) -> Result<TransactionView, BeginError> {
+        let ended = self.in_history(id, false).await?;
+        let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
+        if ended.fingerprint != fingerprint {
+            return Err(BeginError::IdReused(id.to_string()));
         }
+        Ok(ended.view)
     }
 
     /// Shows a transaction; `None` if nobody has a record of it.

@@ -17,12 +17,13 @@ use crate::clock::Clock;
 use crate::crash_point::crash_point;
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
+use crate::generate::Spread;
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::JournalCommand;
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
-use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
+use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
 
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 
@@ -86,7 +87,7 @@ pub(crate) struct BeginCommand {
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
     pub(crate) wait: Wait,
-    pub(crate) reply: oneshot::Sender<Result<Begun, BeginError>>,
+    pub(crate) reply: BeginAnswer,
 }
 
 /// What asking the history for a used id came to.
@@ -135,10 +136,10 @@ pub(crate) struct Shard {
     watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
-    ending: HashMap<TransactionId, Shown>,
+    ending: HashMap<TransactionId, Shown, Spread>,
     to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
-    reserved: HashMap<TransactionId, Vec<BeginCommand>>,
+    reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
     stopping: bool,
 }
@@ -177,7 +178,7 @@ impl Shard {
             watchers: Watchers::default(),
             ending: ending.collect(),
             to_archive: ended,
-            reserved: HashMap::new(),
+            reserved: HashMap::default(),
             bounds: parts.bounds,
             stopping: false,
         }
@@ -383,7 +384,7 @@ impl Shard {
 
     fn on_begin(&mut self, command: BeginCommand) {
         if self.stopping {
-            drop(command.reply.send(Err(Unavailable::Stopping.into())));
+            command.reply.refuse(Unavailable::Stopping.into());
             return;
         }
         if !command.may_be_used || self.outbox.knows(&command.id) {
@@ -410,10 +411,8 @@ impl Shard {
         for command in std::iter::once(command).chain(waiting) {
             match found {
                 Ok(false) => self.begin(command),
-                Ok(true) => {
-                    drop(command.reply.send(Ok(Begun::InHistory(command.id))));
-                }
-                Err(unavailable) => drop(command.reply.send(Err(unavailable.into()))),
+                Ok(true) => command.reply.in_history(command.id),
+                Err(unavailable) => command.reply.refuse(unavailable.into()),
             }
         }
     }
@@ -426,11 +425,11 @@ impl Shard {
             return;
         }
         if self.ending.len() >= self.bounds.ending_max {
-            drop(reply.send(Err(BeginError::AtCapacity)));
+            reply.refuse(BeginError::AtCapacity);
             return;
         }
         if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
-            drop(reply.send(Err(BeginError::DiskNearlyFull)));
+            reply.refuse(BeginError::DiskNearlyFull);
             return;
         }
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
@@ -445,22 +444,16 @@ impl Shard {
                 let same = *same;
                 self.begin_existing(&id, same, wait, reply);
             }
-            Some(Refusal::AtCapacity) => drop(reply.send(Err(BeginError::AtCapacity))),
-            Some(Refusal::Plan(error)) => drop(reply.send(Err(error.clone().into()))),
+            Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
+            Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
         }
     }
 
-    fn begin_existing(
-        &mut self,
-        id: &TransactionId,
-        same: bool,
-        wait: Wait,
-        reply: oneshot::Sender<Result<Begun, BeginError>>,
-    ) {
+    fn begin_existing(&mut self, id: &TransactionId, same: bool, wait: Wait, reply: BeginAnswer) {
         if same {
             self.show(id, wait, true, WatcherReply::Begin(reply));
         } else {
-            drop(reply.send(Err(BeginError::IdReused(id.to_string()))));
+            reply.refuse(BeginError::IdReused(id.to_string()));
         }
     }
 

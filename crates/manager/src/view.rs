@@ -208,7 +208,7 @@ impl TransactionView {
 }
 
 impl ReasonView {
-    fn of(transaction: &Transaction, reason: &Reason) -> Self {
+    pub(crate) fn of(transaction: &Transaction, reason: &Reason) -> Self {
         let branch = match reason {
             Reason::No { branch, .. } => Some(transaction.branch(*branch).plan.name.to_string()),
             _ => None, // Every other reason is the whole transaction's.

@@ -12,7 +12,7 @@ use unanimity_core::{
 use super::Shard;
 use crate::error::{EnlistError, ResolveError};
 use crate::filter::Filter;
-use crate::watchers::{Shown, Wait, Watcher, WatcherReply, reached};
+use crate::watchers::{Showing, Shown, Wait, Watcher, WatcherReply, reached};
 
 /// A request for a live transaction.
 pub(crate) enum Ask {
@@ -197,7 +197,7 @@ impl Shard {
         let ended = || self.ending.get(id).map(|ended| (Wait::Completed, Arc::clone(ended)));
         match shown.or_else(ended) {
             Some((reached, transaction)) if !may_wait || reached >= wait => {
-                let send = move || watcher.answer(transaction);
+                let send = move || watcher.answer(&mut Showing::Shared(transaction));
                 self.reply(Box::new(send));
             }
             Some(_) => self.watchers.add(id, watcher),
