@@ -12,9 +12,10 @@ pub const ID_BYTES_MAX: usize = 128;
 
 /// The name of a transaction: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`.
 ///
-/// Cloning is cheap, and so is comparing: ids are ordered by [`TransactionId::spread`] first, and by
-/// name only where that is the same. The order means nothing but is the same everywhere. An id that
-/// was used never gets a second life within the retention time.
+/// Cloning is cheap, and so is comparing: ids are ordered by [`TransactionId::spread`] first, and
+/// by name only where that is the same. The order means nothing but is the same everywhere.
+///
+/// An id that was used never gets a second life within the retention time.
 ///
 /// ```
 /// use unanimity_core::TransactionId;

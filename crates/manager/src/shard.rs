@@ -25,8 +25,10 @@ use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
 use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
 
+use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 
+mod meters;
 mod requests;
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
@@ -141,6 +143,7 @@ pub(crate) struct Shard {
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
+    meters: Meters,
     stopping: bool,
 }
 
@@ -180,6 +183,7 @@ impl Shard {
             to_archive: ended,
             reserved: HashMap::default(),
             bounds: parts.bounds,
+            meters: Meters::new(),
             stopping: false,
         }
     }
@@ -274,7 +278,7 @@ impl Shard {
 
     fn start_append(&mut self) -> Result<(), String> {
         let Some(batch) = self.outbox.next_append() else { return Ok(()) };
-        metrics::histogram!("unanimity_journal_batch_records").record(batch.records.len() as f64);
+        self.meters.batch_records.record(batch.records.len() as f64);
         let sent = self.journal.send(JournalCommand::Append(batch));
         sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
@@ -317,21 +321,17 @@ impl Shard {
                 dispatch(&self.transport, call, &self.answers_sender);
             }
             Effect::Begun(id) => {
-                metrics::counter!("unanimity_transactions_begun_total").increment(1);
+                self.meters.begun.increment(1);
                 self.notify(&id, Wait::Accepted);
             }
             Effect::Decided(id, outcome, reason) => {
-                metrics::counter!(
-                    "unanimity_transactions_decided_total",
-                    "outcome" => outcome.as_str(), "reason" => reason.code()
-                )
-                .increment(1);
+                self.meters.decided(outcome, &reason);
                 self.notify(&id, told_by(&reason));
             }
             Effect::Settling(id) => self.notify(&id, Wait::Outcome),
             Effect::Overdue(id) => self.notify(&id, Wait::Completed),
             Effect::Parked(id, branch) => {
-                metrics::counter!("unanimity_branches_parked_total").increment(1);
+                self.meters.parked.increment(1);
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
             Effect::Ended(transaction) => self.ended(transaction),
@@ -344,9 +344,7 @@ impl Shard {
     }
 
     fn ended(&mut self, transaction: Shown) {
-        metrics::counter!("unanimity_transactions_ended_total").increment(1);
-        let duration_ms = transaction.ended_at.unwrap_or(0).saturating_sub(transaction.begun_at);
-        metrics::histogram!("unanimity_transaction_seconds").record(duration_ms as f64 / 1_000.0);
+        self.meters.ended(&transaction);
         self.watchers.ended(&transaction);
         self.to_archive.push(transaction);
     }

@@ -3,10 +3,10 @@
 //! out because the columns or the end of the transaction already say it.
 //!
 //! `{"branches": [...], "events": [...]}` and, only where they say something: `interactive`,
-//! `one_phase`, `heuristic`, `overdue`, `reason_branch`, `dropped`. An event is a list: milliseconds
-//! since the beginning, what, the branch's place, the operation, the attempt, a detail, how often.
-//! What is missing at its end is null. It was measured: the same as whole views costs four times the
-//! processor time and three times the bytes.
+//! `one_phase`, `heuristic`, `overdue`, `reason_branch`, `dropped`. An event is a list:
+//! milliseconds since the beginning, what, the branch's place, the operation, the attempt, a
+//! detail, how often. What is missing at its end is null. Whole views, as the API answers with,
+//! cost several times the processor time and the bytes.
 
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Deserialize, Serialize, Serializer};

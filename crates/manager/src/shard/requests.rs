@@ -179,7 +179,8 @@ impl Shard {
         let live = self.coordinator.iter().filter(|live| filter.passes(live));
         let ending = self.ending.values().filter(|ended| filter.passes(ended));
         let mut found: Vec<&Transaction> = live.chain(ending.map(|ended| &**ended)).collect();
-        found.sort_by(|a, b| (b.begun_at, &b.id).cmp(&(a.begun_at, &a.id)));
+        // By name, as the history does.
+        found.sort_by(|a, b| (b.begun_at, b.id.as_str()).cmp(&(a.begun_at, a.id.as_str())));
         found.into_iter().take(limit).map(|found| Arc::new(found.clone())).collect()
     }
 
