@@ -38,7 +38,7 @@ pub use history::HistoryError;
 pub use interactive::EnlistRequest;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
 pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
-pub use offline::read_folder;
+pub use offline::{count_history, read_folder};
 pub use operation::{
     Operation, RecordService, Records, Undo, UpdateAccountBalance, UpdateUserProfile,
 };
