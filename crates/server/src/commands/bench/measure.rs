@@ -264,6 +264,12 @@ mod tests {
     const SHORT: Window =
         Window { warm_up: Duration::from_millis(10), counted: Duration::from_millis(100) };
 
+    /// So much of the virtual time.
+    async fn passes(ms: u64) {
+        let never = std::future::pending::<()>();
+        tokio::time::timeout(Duration::from_millis(ms), never).await.unwrap_err();
+    }
+
     /// One server that does one thing at a time, a millisecond each, and stands still once.
     async fn stalled(load: Load) -> Measured {
         let server = Arc::new(tokio::sync::Mutex::new(0_u64));
@@ -273,7 +279,7 @@ mod tests {
                 let mut served = server.lock().await;
                 *served += 1;
                 let takes_ms = if *served == 20 { 40 } else { 1 };
-                tokio::time::sleep(Duration::from_millis(takes_ms)).await;
+                passes(takes_ms).await;
                 Turn::Done
             }
         };
@@ -297,7 +303,7 @@ mod tests {
         let turn = move || {
             let number = turns.fetch_add(1, Ordering::Relaxed);
             async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                passes(1).await;
                 [Turn::Done, Turn::Refused, Turn::Failed][(number % 3) as usize]
             }
         };
