@@ -4,21 +4,30 @@
 //! order they run, and where their figures go.
 
 mod ceilings;
+mod compare;
 mod contention;
+mod deployment;
 mod embedded;
 mod http;
+mod latency;
 mod measure;
+mod page;
 mod row;
+mod svg;
 mod table;
 mod usage;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
+
 use super::Ended;
+use compare::changes;
+use deployment::Own;
+pub(crate) use deployment::{ParticipantArguments, participant};
 use embedded::Embedded;
-pub(crate) use http::{ParticipantArguments, participant};
 use measure::{Load, Window};
 use row::{Report, Row};
 
@@ -29,6 +38,12 @@ pub(crate) enum Scenario {
     Embedded,
     /// Load client, coordinator and two participants as processes, over HTTP/1.1.
     Http,
+    /// One transaction at a time, and what of its time is not the machine's.
+    Latency,
+    /// From 2 to 64 branches.
+    Wide,
+    /// Each kind of branch, and each way to end.
+    Styles,
     /// Transfers that get in each other's way (the same as `--contention`).
     Contention,
     /// All but contention.
@@ -71,13 +86,42 @@ pub(crate) struct BenchArguments {
     /// The shares in percent of transfers between hot accounts, with `--contention`: one run each.
     #[arg(long, value_delimiter = ',', default_value = "0,20,50,80,95")]
     hot_percent: Vec<u64>,
+    /// Measure this coordinator, with transactions over the participants that --participant names,
+    /// instead of processes started here. Only for `http`.
+    #[arg(long, value_name = "URL", requires = "participant")]
+    coordinator: Option<String>,
+    /// A participant of your own, once for each branch. It is asked to prepare and to commit.
+    #[arg(long, value_name = "URL", requires = "coordinator")]
+    participant: Vec<String>,
+    /// What every branch is given, with --coordinator: JSON that your participants understand.
+    #[arg(long, value_name = "JSON", requires = "coordinator")]
+    payload: Option<String>,
+    /// The token of your coordinator, if it has one set.
+    #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A smoke test: less than a second for each line, and fewer lines. It fails if anything was
+    /// lost; its figures mean nothing.
+    #[arg(long)]
+    short: bool,
     /// Where the files of the coordinators go; a folder for temporary files if left out.
     #[arg(long)]
-    folder: Option<std::path::PathBuf>,
+    folder: Option<PathBuf>,
+    /// Compare with the report in this file, if there is one, and put this run's there.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Write a page with charts into this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// End with the table in Markdown.
+    #[arg(long)]
+    markdown: bool,
     /// Answer in JSON.
     #[arg(long)]
     json: bool,
 }
+
+/// How long a measurement of the smoke test takes.
+const SHORT: Duration = Duration::from_millis(400);
 
 /// The most transactions that an open loop has under way at once.
 const IN_FLIGHT_MAX: usize = 50_000;
@@ -94,7 +138,15 @@ impl BenchArguments {
     }
 
     fn window(&self) -> Window {
-        Window::of(Duration::from_secs(self.seconds))
+        let counted = Duration::from_secs(self.seconds);
+        Window::of(if self.short { SHORT } else { counted })
+    }
+
+    /// The user's own deployment, if the command line names one.
+    fn own(&self) -> Option<Own> {
+        let (token, participants) = (self.token.clone(), self.participant.clone());
+        let coordinator = self.coordinator.clone()?;
+        Some(Own { coordinator, token, participants })
     }
 
     fn wants(&self, scenario: Scenario) -> bool {
@@ -133,6 +185,16 @@ async fn scenarios(arguments: &BenchArguments, folder: &Path) -> Ended {
         }
         report.rows.push(row);
     };
+    run_all(arguments, folder, &mut show).await?;
+    conclude(arguments, &report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_all(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
     if arguments.wants(Scenario::Embedded) {
         for load in arguments.loads(&[1, 64, 1_024, 4_096]) {
             let (shards, window) = (arguments.shards, arguments.window());
@@ -141,12 +203,47 @@ async fn scenarios(arguments: &BenchArguments, folder: &Path) -> Ended {
         }
     }
     if arguments.wants(Scenario::Http) {
-        http::http(arguments, folder, &mut show).await?;
+        http::http(arguments, arguments.own(), folder, show).await?;
+    }
+    if arguments.wants(Scenario::Latency) {
+        show(latency::latency(arguments, folder).await?);
+    }
+    if arguments.wants(Scenario::Wide) {
+        http::wide(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Styles) {
+        http::styles(arguments, folder, show).await?;
+    }
+    Ok(())
+}
+
+/// Compares, writes what the command line asks for, and says the last word.
+fn conclude(arguments: &BenchArguments, report: &Report) -> anyhow::Result<()> {
+    let before = arguments.save.as_deref().and_then(Report::read);
+    let changes = before.as_ref().map(|before| changes(before, report)).unwrap_or_default();
+    if let Some(path) = &arguments.html {
+        write(path, &page::page(report, &changes))?;
+    }
+    if let Some(path) = &arguments.save {
+        write(path, &format!("{}\n", serde_json::to_string_pretty(report)?))?;
     }
     if arguments.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        anstream::println!("{}", table::closing(&report));
+        anstream::println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
     }
-    Ok(ExitCode::SUCCESS)
+    anstream::println!("{}", table::closing(report));
+    if let Some(before) = &before {
+        anstream::println!("\n{}", compare::told(before, &changes));
+    }
+    if arguments.markdown {
+        anstream::println!("\n{}", table::markdown(report));
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,152 +1,204 @@
-//! The scenario *http*: a load client (this process), a coordinator and two participants as
-//! processes of their own, JSON over HTTP/1.1, journal and history on disk. A transaction of two
-//! branches is five round trips (one of the initiator's, two prepares, two commits), so the ceiling
-//! is a fifth of the bare round trips through the same client and server libraries.
+//! The scenarios over HTTP/1.1 with JSON: load client (this process), coordinator and participants
+//! as processes of their own.
+//!
+//! - *http*: two branches, under several loads. A transaction is five round trips (one of the
+//!   initiator's, two prepares, two commits), so its ceiling is a fifth of the bare round trips
+//!   through the same client and server libraries.
+//! - *wide*: from 2 to 64 branches.
+//! - *styles*: each kind of branch, and each way to end.
+//!
+//! What one transaction costs when it is alone is `latency`'s.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::bail;
-use axum::routing::post;
+use anyhow::Context;
 use serde_json::{Value, json};
-use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest};
-use unanimity_sdk::{
-    BranchContext, Client, ClientError, ClientOptions, MemoryParticipant, MemoryService,
-    ServiceResult, Vote,
-};
+use unanimity_sdk::api::{BranchRequest, Json, Kind, Outcome, TransactionRequest};
+use unanimity_sdk::{Client, ClientOptions};
 
 use super::BenchArguments;
-use super::measure::{Load, Measured, Turn, measure};
+use super::deployment::{Deployment, Own, READ_ONLY, SAY_NO};
+use super::measure::{Load, Measured, Turn, Window, measure};
 use super::row::{Ceiling, Row};
 use super::usage::Usage;
-use crate::commands::Ended;
-use crate::demo::fleet::Process;
-use crate::inbound::{self, InboundLimits};
 
-/// Round trips in one transaction of two branches.
-const ROUND_TRIPS: f64 = 5.0;
+/// How many initiators where the shape of the transaction is what varies.
+const INITIATORS: usize = 64;
+/// After so long a rollback by timeout begins.
+const TIMEOUT_MS: u64 = 100;
 
-/// A coordinator and two participants.
-pub(super) struct Deployment {
-    pub(super) coordinator: Process,
-    pub(super) participants: Vec<Process>,
+/// A transaction, what it should come to, and in how many round trips.
+struct Shape {
+    case: String,
+    request: TransactionRequest,
+    expected: Outcome,
+    /// `None` where round trips are not what it waits for.
+    round_trips: Option<usize>,
 }
 
-impl Deployment {
-    /// Starts them, with their files in `folder`.
-    pub(super) async fn start(
-        folder: &Path,
-        participants: usize,
-        flags: &[&str],
-    ) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?;
-        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let data = folder.join("data").display().to_string();
-        let mut serve = text(&["serve", "--data-folder", &data, "--log-level", "warn"]);
-        serve.extend(text(flags));
-        let mut coordinator = Process::new("coordinator", &program, folder, serve);
-        coordinator.start().await?;
-        let mut started = Vec::new();
-        for _ in 0..participants {
-            let arguments = text(&["bench-participant"]);
-            let mut process = Process::new("participant", &program, folder, arguments);
-            process.start().await?;
-            started.push(process);
-        }
-        Ok(Self { coordinator, participants: started })
-    }
-
-    /// What all of them and this process have used, with the coordinator's memory.
-    async fn usage(&self, client: &Client) -> Usage {
-        let processes = self.participants.iter().filter_map(Process::id);
-        let others = processes.map(Usage::of).fold(Usage::own(), |sum, one| sum + one);
-        let coordinator = self.coordinator.id().map(Usage::of).unwrap_or_default();
-        let resident_kib = coordinator.resident_kib;
-        Usage { resident_kib, appends: appends(client).await, ..others + coordinator }
-    }
-
-    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        self.coordinator.stop().await?;
-        for process in &mut self.participants {
-            process.stop().await?;
-        }
-        Ok(())
-    }
-}
-
-/// The coordinator's own count of appends to its journal.
-async fn appends(client: &Client) -> u64 {
-    let metrics = client.get_text("/metrics").await.unwrap_or_default();
-    let name = "unanimity_journal_batch_records_count ";
-    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
-
-/// Runs it: a line for each load.
+/// Runs *http* against processes of its own, or against the user's: a line for each load.
 pub(super) async fn http(
     arguments: &BenchArguments,
+    own: Option<Own>,
     folder: &Path,
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let folder = folder.join("http");
-    std::fs::create_dir_all(&folder)?;
     let shards = arguments.shards.to_string();
-    let deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
-    let idle_kib = deployment.coordinator.id().map_or(0, |id| Usage::of(id).resident_kib);
-    let mut committed = 0;
+    let mut deployment = match own {
+        Some(own) => Deployment::own(own),
+        None => Deployment::start(&folder, 2, &["--shards", &shards]).await?,
+    };
+    let payload = match &arguments.payload {
+        Some(text) => Json::from_text(text.clone()).context("--payload is no JSON")?,
+        None => payload("pay"),
+    };
+    let path = if deployment.is_ours() { "/transactions" } else { "" };
+    let addresses: Vec<String> =
+        deployment.participants.iter().map(|url| format!("{url}{path}")).collect();
+    let shape = Shape {
+        case: format!("{} branches", addresses.len()),
+        request: all_of(Kind::TwoPhase, &addresses, &payload),
+        expected: Outcome::Commit,
+        round_trips: Some(1 + 2 * addresses.len()),
+    };
     for load in arguments.loads(&[1, 16, 128]) {
-        let (mut row, measured) = one_row(arguments, load, &deployment).await?;
-        row.idle_kib = Some(idle_kib);
-        committed += measured.done_in_all;
-        show(row);
+        let initiators = match load {
+            Load::Closed(initiators) => initiators.max(1),
+            Load::Open { .. } => INITIATORS,
+        };
+        let ours = deployment.is_ours() && !arguments.no_ceilings;
+        let bare = if ours { bare(arguments, initiators, &deployment).await? } else { 0.0 };
+        show(one_row("http", &shape, load, arguments.window(), bare, &mut deployment).await?);
     }
-    deployment.stop().await?;
-    let in_history = unanimity::count_history(&folder.join("data"))?;
-    std::fs::remove_dir_all(&folder)?;
-    if in_history != committed {
-        bail!("http: {committed} committed, but {in_history} in the history");
+    deployment.finish().await.context("http")?;
+    remove(&folder)
+}
+
+/// Runs *wide*.
+pub(super) async fn wide(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    let branches: &[usize] = if arguments.short { &[2, 64] } else { &[2, 4, 8, 16, 32, 64] };
+    let shapes = |urls: &[String]| branches.iter().map(|count| wide_shape(*count, urls)).collect();
+    shaped("wide", arguments, folder, shapes, show).await
+}
+
+fn wide_shape(branches: usize, urls: &[String]) -> Shape {
+    let participants = urls.iter().cycle().take(branches);
+    let addresses: Vec<String> = participants.map(|url| format!("{url}/transactions")).collect();
+    Shape {
+        case: format!("{branches} branches"),
+        request: all_of(Kind::TwoPhase, &addresses, &payload("pay")),
+        expected: Outcome::Commit,
+        round_trips: Some(1 + 2 * branches),
     }
-    Ok(())
+}
+
+/// Runs *styles*.
+pub(super) async fn styles(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    shaped("styles", arguments, folder, style_shapes, show).await
+}
+
+fn style_shapes(urls: &[String]) -> Vec<Shape> {
+    let at: Vec<String> = urls.iter().map(|url| format!("{url}/transactions")).collect();
+    let silent: Vec<String> = urls.iter().map(|url| format!("{url}/silent")).collect();
+    let pay = payload("pay");
+    let shape = |case: &str, request, expected, round_trips| Shape {
+        case: case.to_owned(),
+        request,
+        expected,
+        round_trips,
+    };
+    let (commit, rollback) = (Outcome::Commit, Outcome::Rollback);
+    let all = |kind| all_of(kind, &at, &pay);
+    let mut mixed = all(Kind::TwoPhase);
+    mixed.branches[1].kind = Kind::Compensable;
+    mixed.branches.push(branch("deferred", Kind::Deferred, &at[0], &pay));
+    let mut refused = all(Kind::TwoPhase);
+    refused.branches[1].payload = payload(SAY_NO);
+    let mut timed_out = all(Kind::TwoPhase);
+    timed_out.branches[1].participant.clone_from(&silent[1]);
+    timed_out.prepare_timeout_ms = Some(TIMEOUT_MS);
+    vec![
+        shape("all two-phase", all(Kind::TwoPhase), commit, Some(5)),
+        shape("all compensable", all(Kind::Compensable), commit, Some(3)),
+        shape("all deferred", all(Kind::Deferred), commit, Some(3)),
+        shape("one of each", mixed, commit, Some(5)),
+        shape("read-only", all_of(Kind::TwoPhase, &at, &payload(READ_ONLY)), commit, Some(3)),
+        shape("one phase", all_of(Kind::TwoPhase, &at[..1], &pay), commit, Some(2)),
+        shape("rollback by vote", refused, rollback, Some(4)),
+        shape("rollback by timeout", timed_out, rollback, None),
+    ]
+}
+
+/// A line for each shape, all under the same load.
+async fn shaped(
+    scenario: &str,
+    arguments: &BenchArguments,
+    folder: &Path,
+    shapes: impl FnOnce(&[String]) -> Vec<Shape>,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    let folder = folder.join(scenario);
+    let shards = arguments.shards.to_string();
+    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let ceilings = !arguments.no_ceilings;
+    let bare = if ceilings { bare(arguments, INITIATORS, &deployment).await? } else { 0.0 };
+    for shape in shapes(&deployment.participants) {
+        let load = Load::Closed(INITIATORS);
+        show(one_row(scenario, &shape, load, arguments.window(), bare, &mut deployment).await?);
+    }
+    deployment.finish().await.context(scenario.to_owned())?;
+    remove(&folder)
 }
 
 async fn one_row(
-    arguments: &BenchArguments,
+    scenario: &str,
+    shape: &Shape,
     load: Load,
-    deployment: &Deployment,
-) -> anyhow::Result<(Row, Measured)> {
-    let requests_max = match load {
-        Load::Closed(initiators) => initiators.max(1),
-        Load::Open { .. } => 512,
-    };
-    let options = ClientOptions { requests_max, ..ClientOptions::default() };
-    let urls: Vec<String> = deployment.participants.iter().map(Process::url).collect();
-    let request = Arc::new(transfer(&urls));
-    let mut ceilings = Vec::new();
-    if !arguments.no_ceilings {
-        let bare = round_trips(arguments, requests_max, &urls[0], &request).await?;
-        let per_second = bare.per_second / ROUND_TRIPS;
-        ceilings.push(Ceiling { name: "round trips / 5".to_owned(), per_second });
-    }
-    let client = Client::with_options(&deployment.coordinator.url(), None, options)?;
-    let measured = committing(arguments, load, deployment, &client, request).await?;
-    if measured.failed > 0 {
-        bail!("http: {} transactions did not commit", measured.failed);
-    }
-    let row = Row { ceilings, ..Row::new("http", load, &measured) };
-    Ok((row, measured))
+    window: Window,
+    bare_per_second: f64,
+    deployment: &mut Deployment,
+) -> anyhow::Result<Row> {
+    let request = Arc::new(shape.request.clone());
+    let measured = deployment.commit(load, window, &request, shape.expected).await;
+    let measured = measured.with_context(|| format!("{scenario}, {}", shape.case))?;
+    let ceiling = shape.round_trips.filter(|_| bare_per_second > 0.0).map(|trips| Ceiling {
+        name: format!("round trips / {trips}"),
+        per_second: bare_per_second / trips as f64,
+    });
+    let (case, idle_kib) = (shape.case.clone(), deployment.idle_kib);
+    let ceilings = ceiling.into_iter().collect();
+    Ok(Row { case, idle_kib, ceilings, ..Row::new(scenario, load, &measured) })
 }
 
-/// Bare round trips of the same request to a participant, as many at once.
-async fn round_trips(
+/// Bare round trips a second to a participant, so many at once, with a request of two branches.
+async fn bare(
     arguments: &BenchArguments,
     at_once: usize,
+    deployment: &Deployment,
+) -> anyhow::Result<f64> {
+    let measured = round_trips(at_once, arguments.window(), &deployment.participants[0]).await?;
+    Ok(measured.per_second)
+}
+
+/// Bare round trips of a request to a participant's echo.
+pub(super) async fn round_trips(
+    at_once: usize,
+    window: Window,
     url: &str,
-    request: &Arc<TransactionRequest>,
 ) -> anyhow::Result<Measured> {
     let options = ClientOptions { requests_max: at_once, ..ClientOptions::default() };
     let echo = Client::with_options(url, None, options)?;
-    let request = Arc::clone(request);
+    let request = Arc::new(two_branches(&[url.to_owned(), url.to_owned()]));
     let turn = move || {
         let (echo, request) = (echo.clone(), Arc::clone(&request));
         async move {
@@ -154,81 +206,40 @@ async fn round_trips(
             if answer.is_ok() { Turn::Done } else { Turn::Failed }
         }
     };
-    let usage = async || Usage::own();
-    measure(Load::Closed(at_once), arguments.window(), usage, turn).await
+    measure(Load::Closed(at_once), window, async || Usage::own(), turn).await
 }
 
-async fn committing(
-    arguments: &BenchArguments,
-    load: Load,
-    deployment: &Deployment,
-    client: &Client,
-    request: Arc<TransactionRequest>,
-) -> anyhow::Result<Measured> {
-    let turn = {
-        let client = client.clone();
-        move || {
-            let (client, request) = (client.clone(), Arc::clone(&request));
-            async move { judged(client.begin(&request).await.map(|begun| begun.outcome)) }
-        }
-    };
-    let usage = async || deployment.usage(client).await;
-    measure(load, arguments.window(), usage, turn).await
+/// The transaction that most scenarios begin: two two-phase branches at two participants.
+pub(super) fn two_branches(urls: &[String]) -> TransactionRequest {
+    let at: Vec<String> = urls.iter().take(2).map(|url| format!("{url}/transactions")).collect();
+    all_of(Kind::TwoPhase, &at, &payload("pay"))
 }
 
-fn judged(begun: Result<Option<Outcome>, ClientError>) -> Turn {
-    match begun {
-        Ok(Some(Outcome::Commit)) => Turn::Done,
-        Err(ClientError::Refused { status: 429 | 503, .. }) => Turn::Refused,
-        Ok(_) | Err(_) => Turn::Failed,
-    }
+fn payload(purpose: &str) -> Json {
+    let value = json!({ "account": "A-17", "amount": 500, "purpose": purpose });
+    Json::from_value(&value).unwrap_or_default()
 }
 
-fn transfer(participants: &[String]) -> TransactionRequest {
-    let branches = participants.iter().enumerate().map(|(number, url)| BranchRequest {
-        name: format!("branch-{number}"),
-        participant: format!("{url}/transactions"),
-        payload: Json::from_value(&json!({ "account": "A-17", "amount": 500 })).unwrap_or_default(),
-        ..BranchRequest::default()
-    });
+fn all_of(kind: Kind, addresses: &[String], payload: &Json) -> TransactionRequest {
+    let numbered = addresses.iter().enumerate();
+    let branches =
+        numbered.map(|(number, at)| branch(&format!("branch-{number}"), kind, at, payload));
     TransactionRequest { branches: branches.collect(), ..TransactionRequest::default() }
 }
 
-/// A service that agrees to everything and keeps nothing but the guard.
-struct Agreeable;
-
-impl MemoryService for Agreeable {
-    fn prepare(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<Vote> {
-        Ok(Vote::Yes)
-    }
-
-    fn commit(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
-        Ok(())
-    }
-
-    fn rollback(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
-        Ok(())
+pub(super) fn branch(name: &str, kind: Kind, address: &str, payload: &Json) -> BranchRequest {
+    BranchRequest {
+        name: name.to_owned(),
+        participant: address.to_owned(),
+        kind,
+        payload: payload.clone(),
+        ..BranchRequest::default()
     }
 }
 
-/// What `bench-participant` takes.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct ParticipantArguments {
-    /// Where to listen.
-    #[arg(long)]
-    listen: std::net::SocketAddr,
-}
-
-/// The participant of the bench, and the echo that the ceiling is measured against.
-pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
-    let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
-    anstream::println!("listening on http://{}", listener.local_addr()?);
-    let participant = Arc::new(MemoryParticipant::with_settled_max(Agreeable, 10_000));
-    let router = axum::Router::new()
-        .route("/echo", post(|body: axum::body::Bytes| async { body }))
-        .nest("/transactions", unanimity_sdk::router(participant));
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let shutdown = async move { terminate.recv().await.unwrap_or(()) };
-    inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
-    Ok(ExitCode::SUCCESS)
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    if folder.is_dir() {
+        std::fs::remove_dir_all(folder)?;
+    }
+    Ok(())
 }

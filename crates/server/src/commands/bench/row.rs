@@ -1,5 +1,7 @@
 //! What one line of the bench holds, as it is printed, kept and compared.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Latency, Load, Measured};
@@ -11,6 +13,25 @@ pub(super) struct Ceiling {
     pub(super) name: String,
     /// In transactions a second.
     pub(super) per_second: f64,
+}
+
+/// What one transaction alone waits for, and how much of its time is beyond that.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Beyond {
+    /// A bare round trip.
+    pub(super) round_trip_ms: f64,
+    /// An append of one record, with its sync.
+    pub(super) sync_ms: f64,
+    /// The median time of a transaction over two of each.
+    pub(super) ratio: f64,
+}
+
+impl Beyond {
+    pub(super) fn new(transaction_ms: f64, round_trip_ms: f64, sync_ms: f64) -> Self {
+        let waited_ms = 2.0 * (round_trip_ms + sync_ms);
+        let ratio = if waited_ms > 0.0 { transaction_ms / waited_ms } else { 0.0 };
+        Self { round_trip_ms, sync_ms, ratio }
+    }
 }
 
 /// One line.
@@ -55,6 +76,12 @@ pub(super) struct Row {
     /// Which share of the time the journals' threads were appending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) journal_busy: Option<f64>,
+    /// How many other transactions were live meanwhile, where that is what varies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) live: Option<u64>,
+    /// What one transaction alone waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beyond: Option<Beyond>,
     /// What limits it.
     #[serde(default)]
     pub(super) ceilings: Vec<Ceiling>,
@@ -119,6 +146,11 @@ pub(super) struct Report {
 }
 
 impl Report {
+    /// What an earlier run has left in a file; `None` if it cannot be read.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+    }
+
     /// One without lines yet.
     pub(super) fn new() -> Self {
         Self {

@@ -53,6 +53,12 @@ fn remarks(row: &Row) -> String {
     }
     let ceilings = row.ceilings.iter();
     remarks.extend(ceilings.map(|one| format!("{} {:.0}/s", one.name, one.per_second)));
+    if let Some(beyond) = row.beyond {
+        remarks.push(format!(
+            "{:.2} x (2 round trips of {:.3} ms + 2 syncs of {:.3} ms)",
+            beyond.ratio, beyond.round_trip_ms, beyond.sync_ms
+        ));
+    }
     if let Some(busy) = row.journal_busy {
         remarks.push(format!("journal busy {:.0} %", busy * 100.0));
     }
@@ -73,4 +79,32 @@ pub(super) fn closing(report: &Report) -> String {
         report.cores, report.machine
     );
     paint(FAINT, text)
+}
+
+/// All lines as a table in Markdown.
+pub(super) fn markdown(report: &Report) -> String {
+    let head = "| scenario | case | load | committed/s | p50 ms | p99 ms | p99.9 ms | CPU us | \
+                bytes | syncs | of the nearest ceiling |";
+    let rule = "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |";
+    let line = |row: &Row| {
+        let latency = &row.latency;
+        let nearest = row.nearest().map_or(String::new(), |(nearest, ratio)| {
+            format!("{:.0} % ({} {:.0}/s)", ratio * 100.0, nearest.name, nearest.per_second)
+        });
+        format!(
+            "| {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {:.3} | {nearest} |",
+            row.scenario,
+            row.case,
+            row.load(),
+            row.per_second,
+            latency.p50_ms,
+            latency.p99_ms,
+            latency.p999_ms,
+            row.cpu_us,
+            row.written_bytes,
+            row.syncs,
+        )
+    };
+    let lines: Vec<String> = report.rows.iter().map(line).collect();
+    format!("{head}\n{rule}\n{}", lines.join("\n"))
 }
