@@ -9,6 +9,7 @@
 //! The protocol itself is [`core`]; this crate schedules it: one task per shard, one append to the
 //! journal under way while the next batch gathers, timers, retries, and bounds on everything.
 
+mod admission;
 mod clock;
 mod crash_point;
 mod error;
@@ -30,6 +31,7 @@ mod transport;
 pub mod view;
 mod watchers;
 
+pub use admission::QueueDelay;
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, CommitError, EnlistError, ResolveError, StartError, Unavailable};
 pub use explain::{Awaited, Choice, Explanation};

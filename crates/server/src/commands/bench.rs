@@ -8,9 +8,11 @@ mod compare;
 mod contention;
 mod deployment;
 mod embedded;
+mod growth;
 mod http;
 mod latency;
 mod measure;
+mod overload;
 mod page;
 mod row;
 mod svg;
@@ -44,6 +46,12 @@ pub(crate) enum Scenario {
     Wide,
     /// Each kind of branch, and each way to end.
     Styles,
+    /// Three times as many transactions as can be committed.
+    Overload,
+    /// What a participant that is slow, silent or dead costs transactions over others.
+    Beside,
+    /// What a transaction costs beside a million live ones, and with a million in the history.
+    Growth,
     /// Transfers that get in each other's way (the same as `--contention`).
     Contention,
     /// All but contention.
@@ -103,6 +111,9 @@ pub(crate) struct BenchArguments {
     /// lost; its figures mean nothing.
     #[arg(long)]
     short: bool,
+    /// Let *growth* go to ten million in the history.
+    #[arg(long, conflicts_with = "short")]
+    long: bool,
     /// Where the files of the coordinators go; a folder for temporary files if left out.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -213,6 +224,15 @@ async fn run_all(
     }
     if arguments.wants(Scenario::Styles) {
         http::styles(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Overload) {
+        overload::overload(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Beside) {
+        overload::beside(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Growth) {
+        growth::growth(arguments, folder, show).await?;
     }
     Ok(())
 }

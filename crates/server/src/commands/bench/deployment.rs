@@ -4,6 +4,7 @@
 //! them is the scenarios'.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::demo::settle;
 use crate::inbound::{self, InboundLimits};
 
 /// The most connections of the load client in an open loop.
-const OPEN_REQUESTS_MAX: usize = 1_024;
+const OPEN_REQUESTS_MAX: usize = 4_000;
 
 /// A coordinator and participants.
 pub(super) struct Deployment {
@@ -107,21 +108,48 @@ impl Deployment {
         expected: Outcome,
     ) -> anyhow::Result<Measured> {
         let client = self.client(requests_max(load))?;
-        let turn = {
-            let (client, request) = (client.clone(), Arc::clone(request));
-            move || {
-                let (client, request) = (client.clone(), Arc::clone(&request));
-                async move { judged(client.begin(&request).await.map(|it| it.outcome), expected) }
-            }
-        };
         let usage = async || self.usage(&client).await;
+        let turn = turn(&client, request, Some(expected));
         let measured = measure(load, window, usage, turn).await?;
+        self.note(&measured)?;
+        Ok(measured)
+    }
+
+    /// The same, to be committed, while as many others begin transactions that may come to anything.
+    pub(super) async fn commit_beside(
+        &mut self,
+        load: Load,
+        window: Window,
+        request: &Arc<TransactionRequest>,
+        others: &Arc<TransactionRequest>,
+    ) -> anyhow::Result<Measured> {
+        let client = self.client(requests_max(load))?;
+        let beside = self.client(requests_max(load))?;
+        let usage = async || self.usage(&client).await;
+        let none = async || Usage::default();
+        let measured = measure(load, window, usage, turn(&client, request, Some(Outcome::Commit)));
+        let others = measure(load, window, none, turn(&beside, others, None));
+        let (measured, others) = tokio::try_join!(measured, others)?;
+        self.note(&others)?;
+        self.note(&measured)?;
+        Ok(measured)
+    }
+
+    fn note(&mut self, measured: &Measured) -> anyhow::Result<()> {
         self.ended += measured.done_in_all;
         if measured.failed > 0 {
             let (failed, done) = (measured.failed, measured.done_in_all);
             bail!("{failed} transactions had another outcome or none; {done} were as they should");
         }
-        Ok(measured)
+        Ok(())
+    }
+
+    /// Kills a participant.
+    pub(super) async fn kill(&mut self, participant: usize) -> anyhow::Result<()> {
+        match self.processes.get_mut(participant + 1) {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
     }
 
     /// What all processes and this one have used, with the coordinator's memory.
@@ -167,9 +195,24 @@ async fn appends(client: &Client) -> u64 {
     line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
 }
 
-fn judged(begun: Result<Option<Outcome>, ClientError>, expected: Outcome) -> Turn {
+/// Begins a transaction, and expects this outcome, or any.
+fn turn(
+    client: &Client,
+    request: &Arc<TransactionRequest>,
+    expected: Option<Outcome>,
+) -> impl Fn() -> Pin<Box<dyn Future<Output = Turn> + Send>> + Clone + Send + Sync + 'static {
+    let (client, request) = (client.clone(), Arc::clone(request));
+    move || {
+        let (client, request) = (client.clone(), Arc::clone(&request));
+        Box::pin(async move {
+            judged(client.begin(&request).await.map(|begun| begun.outcome), expected)
+        })
+    }
+}
+
+fn judged(begun: Result<Option<Outcome>, ClientError>, expected: Option<Outcome>) -> Turn {
     match begun {
-        Ok(outcome) if outcome == Some(expected) => Turn::Done,
+        Ok(Some(outcome)) if expected.is_none_or(|expected| outcome == expected) => Turn::Done,
         Err(ClientError::Refused { status: 429 | 503, .. }) => Turn::Refused,
         Ok(_) | Err(_) => Turn::Failed,
     }

@@ -3,6 +3,7 @@
 //! journal, the history. The load's own tasks run in the same process and are part of the figures.
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use super::row::{Ceiling, Row};
 use super::usage::Usage;
 
 /// How long what is under way at the end may take.
-const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What one run is like.
 #[derive(Clone, Debug)]
@@ -31,13 +32,17 @@ pub(super) struct Embedded {
     pub(super) ceilings: bool,
 }
 
+/// A participant that prepares and is never reached again.
+pub(super) const GONE: &str = "in-process:gone";
+
 /// Agrees to everything, at once.
-struct Agreeing;
+pub(super) struct Agreeing;
 
 impl Transport for Agreeing {
     fn call(&self, call: Call) -> CallFuture<'_> {
         let answer = match call.operation {
             Operation::Prepare | Operation::Execute => Answer::Yes(None),
+            Operation::Commit if &*call.participant == GONE => Answer::Unsent("gone".into()),
             Operation::Commit
             | Operation::Rollback
             | Operation::Compensate
@@ -103,21 +108,33 @@ async fn put_load_on(
     manager: &TransactionManager,
     recorder: &Arc<Recorder>,
 ) -> anyhow::Result<Measured> {
-    let (plan, manager) = (Arc::new(transfer()), manager.clone());
-    let turn = move || {
+    let turn = commit_in_turn(manager, transfer());
+    let usage = async || Usage { appends: recorder.appends(), ..Usage::own() };
+    measure(run.load, run.window, usage, turn).await
+}
+
+/// Begins a transaction, and expects that it commits.
+pub(super) fn commit_in_turn(
+    manager: &TransactionManager,
+    plan: Plan,
+) -> impl Fn() -> Pin<Box<dyn Future<Output = Turn> + Send>> + Clone + Send + Sync + 'static {
+    let (plan, manager) = (Arc::new(plan), manager.clone());
+    move || {
         let (plan, manager) = (Arc::clone(&plan), manager.clone());
-        async move {
+        Box::pin(async move {
             let request = BeginRequest::new((*plan).clone(), Wait::Outcome);
             match manager.begin(request).await {
                 Ok(begun) if begun.transaction.committed() => Turn::Done,
-                Err(BeginError::AtCapacity) => Turn::Refused,
+                Err(error) if comes_later(&error) => Turn::Refused,
                 Ok(_) | Err(_) => Turn::Failed,
             }
-        }
-    };
-    let recorder = Arc::clone(recorder);
-    let usage = async || Usage { appends: recorder.appends(), ..Usage::own() };
-    measure(run.load, run.window, usage, turn).await
+        })
+    }
+}
+
+/// Whether the manager asks to be asked again later.
+pub(super) const fn comes_later(error: &BeginError) -> bool {
+    matches!(error, BeginError::AtCapacity | BeginError::Overloaded)
 }
 
 fn ceilings(

@@ -79,6 +79,12 @@ pub(super) struct Row {
     /// How many other transactions were live meanwhile, where that is what varies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) live: Option<u64>,
+    /// How much memory each of those takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bytes_per_live: Option<f64>,
+    /// How long recovery took: until everything was read, and until something new had its outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) recovery_ms: Option<(f64, f64)>,
     /// What one transaction alone waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) beyond: Option<Beyond>,

@@ -62,6 +62,12 @@ fn remarks(row: &Row) -> String {
     if let Some(busy) = row.journal_busy {
         remarks.push(format!("journal busy {:.0} %", busy * 100.0));
     }
+    if let Some(bytes) = row.bytes_per_live {
+        remarks.push(format!("{bytes:.0} bytes a live one"));
+    }
+    if let Some((read_ms, ready_ms)) = row.recovery_ms {
+        remarks.push(format!("read in {read_ms:.0} ms, ready in {ready_ms:.0} ms"));
+    }
     if row.refused > 0 {
         remarks.push(format!("{} refused", row.refused));
     }
