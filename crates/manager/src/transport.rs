@@ -25,7 +25,7 @@ pub trait Transport: Send + Sync + 'static {
     /// A stable code and what is wrong with the address.
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)>;
 
-    /// Whether a participant is asked for more than it does, so that calls to it have waited for too
+    /// Whether a participant is asked for more than it does, so that calls to it have waited too
     /// long for some time: no transaction is begun then that names it. To be answered at once.
     fn is_busy(&self, participant: &str) -> bool {
         let _participant = participant;

@@ -29,7 +29,6 @@ use super::Ended;
 use compare::changes;
 use deployment::Own;
 pub(crate) use deployment::{ParticipantArguments, participant};
-use embedded::Embedded;
 use measure::{Load, Window};
 use row::{Report, Row};
 
@@ -148,6 +147,19 @@ impl BenchArguments {
         named.iter().map(|initiators| Load::Closed(*initiators)).collect()
     }
 
+    /// Whether to let transactions arrive as well, at shares of the rate that was the highest: only
+    /// where the command line leaves the loads open.
+    fn arrivals(&self, peak_per_second: f64) -> Vec<Load> {
+        if self.short || !(self.rate.is_empty() && self.concurrency.is_empty()) {
+            return Vec::new();
+        }
+        let at = |share: f64| Load::Open {
+            per_second: (share * peak_per_second).max(1.0),
+            in_flight_max: IN_FLIGHT_MAX,
+        };
+        [0.25, 0.5, 0.75, 0.9].map(at).to_vec()
+    }
+
     fn window(&self) -> Window {
         let counted = Duration::from_secs(self.seconds);
         Window::of(if self.short { SHORT } else { counted })
@@ -207,11 +219,7 @@ async fn run_all(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     if arguments.wants(Scenario::Embedded) {
-        for load in arguments.loads(&[1, 64, 1_024, 4_096]) {
-            let (shards, window) = (arguments.shards, arguments.window());
-            let run = Embedded { shards, load, window, ceilings: !arguments.no_ceilings };
-            show(embedded::embedded(&run, folder).await?);
-        }
+        embedded::all(arguments, folder, show).await?;
     }
     if arguments.wants(Scenario::Http) {
         http::http(arguments, arguments.own(), folder, show).await?;

@@ -115,7 +115,7 @@ impl Deployment {
         Ok(measured)
     }
 
-    /// The same, to be committed, while as many others begin transactions that may come to anything.
+    /// The same, to be committed, while as many others begin what may come to anything.
     pub(super) async fn commit_beside(
         &mut self,
         load: Load,
@@ -148,6 +148,14 @@ impl Deployment {
     pub(super) async fn kill(&mut self, participant: usize) -> anyhow::Result<()> {
         match self.processes.get_mut(participant + 1) {
             Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a participant again that was killed: what is owed to it can be done then.
+    pub(super) async fn revive(&mut self, participant: usize) -> anyhow::Result<()> {
+        match self.processes.get_mut(participant + 1) {
+            Some(process) => process.start().await,
             None => Ok(()),
         }
     }

@@ -14,6 +14,7 @@ use unanimity::{
     Transport, Wait,
 };
 
+use super::BenchArguments;
 use super::ceilings::{Recorder, core_alone, journal_alone};
 use super::measure::{Load, Measured, Turn, Window, measure};
 use super::row::{Ceiling, Row};
@@ -65,6 +66,27 @@ pub(super) fn transfer() -> Plan {
     };
     let branches = vec![branch("debit", "in-process:a"), branch("credit", "in-process:b")];
     Plan { open: false, branches, options: Options::default() }
+}
+
+/// Runs it: a line for each load.
+pub(super) async fn all(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    let (shards, window) = (arguments.shards, arguments.window());
+    let loads: &[usize] = if arguments.short { &[1, 256] } else { &[1, 64, 1_024, 4_096] };
+    let mut peak: f64 = 0.0;
+    for load in arguments.loads(loads) {
+        let run = Embedded { shards, load, window, ceilings: !arguments.no_ceilings };
+        let row = embedded(&run, folder).await?;
+        peak = peak.max(row.per_second);
+        show(row);
+    }
+    for load in arguments.arrivals(peak) {
+        show(embedded(&Embedded { shards, load, window, ceilings: false }, folder).await?);
+    }
+    Ok(())
 }
 
 /// Runs it in a folder of its own below `folder`, and judges that nothing was lost.

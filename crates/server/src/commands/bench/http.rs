@@ -63,14 +63,21 @@ pub(super) async fn http(
         expected: Outcome::Commit,
         round_trips: Some(1 + 2 * addresses.len()),
     };
-    for load in arguments.loads(&[1, 16, 128]) {
+    let loads: &[usize] = if arguments.short { &[16] } else { &[1, 16, 128, 512] };
+    let (window, mut peak): (Window, f64) = (arguments.window(), 0.0);
+    for load in arguments.loads(loads) {
         let initiators = match load {
             Load::Closed(initiators) => initiators.max(1),
             Load::Open { .. } => INITIATORS,
         };
         let ours = deployment.is_ours() && !arguments.no_ceilings;
         let bare = if ours { bare(arguments, initiators, &deployment).await? } else { 0.0 };
-        show(one_row("http", &shape, load, arguments.window(), bare, &mut deployment).await?);
+        let row = one_row("http", &shape, load, window, bare, &mut deployment).await?;
+        peak = peak.max(row.per_second);
+        show(row);
+    }
+    for load in arguments.arrivals(peak) {
+        show(one_row("http", &shape, load, window, 0.0, &mut deployment).await?);
     }
     deployment.finish().await.context("http")?;
     remove(&folder)
@@ -82,7 +89,7 @@ pub(super) async fn wide(
     folder: &Path,
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
-    let branches: &[usize] = if arguments.short { &[2, 64] } else { &[2, 4, 8, 16, 32, 64] };
+    let branches: &[usize] = if arguments.short { &[2, 16] } else { &[2, 4, 8, 16, 32, 64] };
     let shapes = |urls: &[String]| branches.iter().map(|count| wide_shape(*count, urls)).collect();
     shaped("wide", arguments, folder, shapes, show).await
 }
@@ -134,7 +141,7 @@ fn style_shapes(urls: &[String]) -> Vec<Shape> {
         shape("one of each", mixed, commit, Some(5)),
         shape("read-only", all_of(Kind::TwoPhase, &at, &payload(READ_ONLY)), commit, Some(3)),
         shape("one phase", all_of(Kind::TwoPhase, &at[..1], &pay), commit, Some(2)),
-        shape("rollback by vote", refused, rollback, Some(4)),
+        shape("rollback by vote", refused, rollback, Some(5)),
         shape("rollback by timeout", timed_out, rollback, None),
     ]
 }

@@ -93,6 +93,7 @@ pub(super) async fn beside(
     let address = format!("{third}/transactions");
     let row = one_failing(&mut deployment, &sound, &address, window, load).await?;
     show(Row { case: "beside a dead one".to_owned(), ..beside_alone(row, &alone) });
+    deployment.revive(2).await?;
     deployment.finish().await.context("beside")?;
     std::fs::remove_dir_all(&folder)?;
     Ok(())
