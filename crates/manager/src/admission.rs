@@ -7,17 +7,19 @@
 //! need know. A queue that is empty now and then is a good one, however long it gets between: it
 //! takes up bursts. One in which *everybody* has waited for longer than a target, for a whole
 //! interval, only adds delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5),
-//! 2012). Then those who have waited for twice the target are refused, which holds the delay there
-//! (Maurer, "Fail at Scale", ACM Queue 13(8), 2015): between once and twice the target it stays
-//! congested, so the judgement does not flutter.
+//! 2012). Then those are refused who have waited, or would wait, for twice the target, which holds
+//! the delay there (Maurer, "Fail at Scale", ACM Queue 13(8), 2015): between once and twice the
+//! target it stays congested, so the judgement does not flutter.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// An interval is so many times the target.
-const INTERVAL_TARGETS: u64 = 10;
+const INTERVAL_TARGETS: u64 = 4;
+/// Who would wait for so many times the target is refused even in a burst.
+const BURST_TARGETS: u64 = 10;
 
-/// How long those who leave a queue have waited, lately.
+/// How long those who leave a queue have waited, lately, and how fast they leave.
 ///
 /// Two threads that note at the same time may each overwrite the other: the judgement is made of
 /// many, and one more or less changes nothing.
@@ -30,25 +32,34 @@ pub struct QueueDelay {
     calm_us: AtomicU64,
     /// When somebody last left.
     noted_us: AtomicU64,
-    /// How long they had waited.
-    waited_us: AtomicU64,
+    /// Since when those who leave are counted.
+    counted_from_us: AtomicU64,
+    /// How many have left since then.
+    counted: AtomicU64,
+    /// Between two who leave, as it was counted last; 0: not known.
+    gap_ns: AtomicU64,
 }
 
 impl QueueDelay {
     /// For a queue in which waiting for `target` is acceptable; zero: any time is.
     #[must_use]
     pub fn new(target: Duration) -> Self {
-        let zero = || AtomicU64::new(0);
-        let (calm_us, noted_us, waited_us) = (zero(), zero(), zero());
-        let (started, target_us) = (Instant::now(), whole_us(target));
-        Self { started, target_us, calm_us, noted_us, waited_us }
+        Self {
+            started: Instant::now(),
+            target_us: whole_us(target),
+            calm_us: AtomicU64::new(0),
+            noted_us: AtomicU64::new(0),
+            counted_from_us: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            gap_ns: AtomicU64::new(0),
+        }
     }
 
     /// Somebody leaves the queue now who has waited for so long. Says whether to refuse them.
     #[must_use]
     pub fn refuses(&self, waited: Duration, now: Instant) -> bool {
         self.note(waited, now);
-        self.refuses_next(now)
+        self.target_us > 0 && whole_us(waited) > 2 * self.target_us && self.is_congested(now)
     }
 
     /// Somebody leaves the queue now who has waited for so long, and is served whatever that was.
@@ -56,21 +67,41 @@ impl QueueDelay {
         if self.target_us == 0 {
             return;
         }
-        let (now_us, waited_us) = (self.moment(now), whole_us(waited));
+        let now_us = self.moment(now);
         let last_us = self.noted_us.swap(now_us, Ordering::Relaxed);
         let paused = now_us.saturating_sub(last_us) > self.interval_us();
-        if waited_us <= self.target_us || paused {
+        if whole_us(waited) <= self.target_us || paused {
             self.calm_us.store(now_us, Ordering::Relaxed);
         }
-        self.waited_us.store(waited_us, Ordering::Relaxed);
+        self.count(now_us, paused);
     }
 
-    /// Whether somebody who comes now need not even enter: they would wait for too long. Only to be
-    /// asked while the queue is not empty, or nobody may ever enter it again.
+    /// Measures how fast they leave, over a target's time each.
+    fn count(&self, now_us: u64, paused: bool) {
+        let counted = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
+        let from_us = self.counted_from_us.load(Ordering::Relaxed);
+        let took_us = now_us.saturating_sub(from_us);
+        if took_us < self.target_us {
+            return;
+        }
+        let (relaxed, gap_ns) = (Ordering::Relaxed, took_us.saturating_mul(1_000) / counted);
+        if self.counted_from_us.compare_exchange(from_us, now_us, relaxed, relaxed).is_ok() {
+            self.counted.store(0, relaxed);
+            self.gap_ns.store(if paused { 0 } else { gap_ns }, relaxed);
+        }
+    }
+
+    /// Whether somebody who comes now, while so many are waiting, need not even enter: they would
+    /// wait for too long.
     #[must_use]
-    pub fn refuses_next(&self, now: Instant) -> bool {
-        let waited_us = self.waited_us.load(Ordering::Relaxed);
-        self.target_us > 0 && waited_us > 2 * self.target_us && self.is_congested(now)
+    pub fn refuses_next(&self, waiting: usize, now: Instant) -> bool {
+        if self.target_us == 0 || waiting == 0 {
+            return false;
+        }
+        let gap_ns = self.gap_ns.load(Ordering::Relaxed);
+        let would_wait_us = gap_ns.saturating_mul(waiting as u64) / 1_000;
+        would_wait_us > BURST_TARGETS * self.target_us
+            || (would_wait_us > 2 * self.target_us && self.is_congested(now))
     }
 
     /// Whether everybody has waited for longer than the target for a whole interval, until now.
@@ -104,9 +135,13 @@ mod tests {
     fn leave(queue: &QueueDelay, from_ms: u64, until_ms: u64, waited_ms: u64) -> bool {
         let (mut refused, waited) = (false, Duration::from_millis(waited_ms));
         for ms in from_ms..until_ms {
-            refused = queue.refuses(waited, queue.started + Duration::from_millis(ms));
+            refused = queue.refuses(waited, at(queue, ms));
         }
         refused
+    }
+
+    fn at(queue: &QueueDelay, ms: u64) -> Instant {
+        queue.started + Duration::from_millis(ms)
     }
 
     fn queue() -> QueueDelay {
@@ -116,26 +151,39 @@ mod tests {
     #[test]
     fn a_burst_is_taken_up_and_a_standing_queue_is_not() {
         let queue = queue();
-        assert!(!leave(&queue, 0, 100, 25), "not yet a whole interval");
-        assert!(leave(&queue, 100, 110, 25), "everybody has waited too long for an interval");
-        assert!(!leave(&queue, 110, 111, 15), "between once and twice the target: served");
-        assert!(leave(&queue, 111, 112, 25), "and still congested");
-        assert!(!leave(&queue, 112, 113, 9), "somebody has not waited too long");
-        assert!(!leave(&queue, 113, 200, 25), "so a new interval begins");
+        assert!(!leave(&queue, 0, 40, 25), "not yet a whole interval");
+        assert!(leave(&queue, 40, 50, 25), "everybody has waited too long for an interval");
+        assert!(!leave(&queue, 50, 51, 15), "between once and twice the target: served");
+        assert!(leave(&queue, 51, 52, 25), "and still congested");
+        assert!(!leave(&queue, 52, 53, 9), "somebody has not waited too long");
+        assert!(!leave(&queue, 53, 90, 25), "so a new interval begins");
     }
 
     #[test]
-    fn who_comes_is_refused_as_who_leaves_is() {
-        let (queue, at) = (queue(), |ms| Duration::from_millis(ms));
-        assert!(leave(&queue, 0, 150, 25));
-        assert!(queue.refuses_next(queue.started + at(150)));
-        let after_a_pause = queue.started + at(150 + 10 * TARGET_MS + 1);
-        assert!(!queue.refuses_next(after_a_pause), "what was long ago says nothing");
-        assert!(!queue.refuses(at(25), after_a_pause), "nor does it of the first that comes then");
+    fn who_would_wait_too_long_does_not_enter() {
+        let queue = queue();
+        assert!(leave(&queue, 0, 100, 25));
+        // One leaves each millisecond, so of 15 who wait the last does for 15 ms.
+        let refuses = |waiting, ms| queue.refuses_next(waiting, at(&queue, ms));
+        assert!(!refuses(15, 100) && refuses(25, 100), "more than twice the target");
+        assert!(!refuses(25, 200), "what was long ago says nothing of now");
+        assert!(!leave(&queue, 200, 240, 5));
+        assert!(!refuses(90, 240), "a burst, while nobody has waited too long");
+        assert!(refuses(110, 240), "a burst of more than ten times the target");
+        assert!(!refuses(0, 240));
+    }
+
+    #[test]
+    fn how_fast_they_leave_is_forgotten_in_a_pause() {
+        let queue = queue();
+        assert!(!leave(&queue, 0, 100, 5));
+        queue.note(Duration::ZERO, at(&queue, 10_000));
+        assert!(!queue.refuses_next(1_000_000, at(&queue, 10_000)), "nothing is known yet");
     }
 
     #[test]
     fn without_a_target_nobody_is_refused() {
-        assert!(!leave(&QueueDelay::new(Duration::ZERO), 0, 1_000, 500));
+        let queue = QueueDelay::new(Duration::ZERO);
+        assert!(!leave(&queue, 0, 1_000, 500) && !queue.refuses_next(1_000, at(&queue, 1_000)));
     }
 }

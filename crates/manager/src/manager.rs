@@ -356,8 +356,8 @@ impl TransactionManager {
     fn is_overloaded(&self, shard: usize) -> bool {
         let running = &self.inner.running;
         let queue = &running.shards[shard];
-        let waits = queue.capacity() < queue.max_capacity();
-        waits && running.delays[shard].refuses_next(Instant::now())
+        let waiting = queue.max_capacity() - queue.capacity();
+        running.delays[shard].refuses_next(waiting, Instant::now())
     }
 
     /// Returns when a shard has failed, with what failed. The process should then end: recovery is

@@ -13,7 +13,8 @@ use unanimity::{
 use crate::fake::{plan, soon};
 
 /// How many initiators put the load on: far more than one shard serves within the target.
-const INITIATORS: usize = 2_000;
+const INITIATORS: usize = 4_000;
+const TARGET_MS: u64 = 5;
 
 /// A carriage whose participants agree at once, and of which one is busy when it is told to be.
 #[derive(Default)]
@@ -60,7 +61,7 @@ async fn begin_until_refused(manager: &TransactionManager, refused: &AtomicU64) 
 
 #[tokio::test]
 async fn beginnings_that_wait_too_long_are_refused_and_the_others_are_not() {
-    let (_carriage, manager) = start(1);
+    let (_carriage, manager) = start(TARGET_MS);
     let refused = Arc::new(AtomicU64::new(0));
     let mut initiators = tokio::task::JoinSet::new();
     for _ in 0..INITIATORS {

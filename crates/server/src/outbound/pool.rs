@@ -94,14 +94,14 @@ pub(crate) struct Pool {
 struct Waiting<'a> {
     pool: &'a Pool,
     origin: &'a Origin,
-    came_at: std::time::Instant,
+    came_at: Instant,
 }
 
 impl<'a> Waiting<'a> {
     fn begin(pool: &'a Pool, origin: &'a Origin) -> Self {
         pool.waiting.fetch_add(1, Ordering::Relaxed);
         origin.waiting.fetch_add(1, Ordering::Relaxed);
-        Self { pool, origin, came_at: std::time::Instant::now() }
+        Self { pool, origin, came_at: Instant::now() }
     }
 }
 
@@ -109,7 +109,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
         self.origin.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.origin.delay.note(self.came_at.elapsed(), std::time::Instant::now());
+        self.origin.delay.note(self.came_at.elapsed(), Instant::now().into_std());
     }
 }
 
@@ -133,7 +133,7 @@ impl Pool {
     /// Waits for a permit of an origin. Nothing closes the permits, so it comes sooner or later.
     pub(crate) async fn permit<'a>(&self, origin: &'a Origin) -> Option<SemaphorePermit<'a>> {
         if let Ok(permit) = origin.permits.try_acquire() {
-            origin.delay.note(Duration::ZERO, std::time::Instant::now());
+            origin.delay.note(Duration::ZERO, Instant::now().into_std());
             return Some(permit);
         }
         let _waiting = Waiting::begin(self, origin);
@@ -149,8 +149,8 @@ impl Pool {
     pub(crate) fn is_busy(&self, name: &str) -> bool {
         let origin = lock(&self.origins).get(name).cloned();
         origin.is_some_and(|origin| {
-            let waits = origin.waiting.load(Ordering::Relaxed) > 0;
-            waits && origin.delay.refuses_next(std::time::Instant::now())
+            let waiting = origin.waiting.load(Ordering::Relaxed);
+            origin.delay.refuses_next(waiting, Instant::now().into_std())
         })
     }
 
@@ -232,7 +232,8 @@ mod tests {
         assert!(tokio::time::timeout(3 * TARGET, waits).await.is_err(), "nobody gives one back");
     }
 
-    #[tokio::test]
+    /// The clock is the runtime's own: it stands still while anything can run.
+    #[tokio::test(start_paused = true)]
     async fn where_calls_wait_too_long_an_origin_is_busy_until_they_do_not() {
         let pool = pool();
         let (slow, other) = (pool.origin("slow").unwrap(), pool.origin("other").unwrap());
