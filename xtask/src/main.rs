@@ -23,7 +23,8 @@ The project's chores.
                                 the simulator; --seed S --trace shows one run, --script FILE
                                 a failure that was kept
   cargo xtask mutants [WORD]    hunt every deliberate bug with the model and the simulator
-  cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`
+  cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`; without ARGS
+                                the whole table, kept in bench/results.json
   cargo xtask help              this page
 ";
 

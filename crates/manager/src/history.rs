@@ -448,6 +448,13 @@ impl HistoryReader {
         self.with(known_shards)
     }
 
+    /// How many ended transactions there are.
+    pub(crate) fn count(&self) -> Result<u64, HistoryError> {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let sql = "SELECT count(*) FROM transactions";
+        self.with(|connection| connection.query_row(sql, [], count)).map(i64::cast_unsigned)
+    }
+
     /// Hands every ended transaction over with its timeline, the first begun first, until `take`
     /// breaks off.
     pub(crate) fn each(

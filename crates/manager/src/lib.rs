@@ -9,6 +9,7 @@
 //! The protocol itself is [`core`]; this crate schedules it: one task per shard, one append to the
 //! journal under way while the next batch gathers, timers, retries, and bounds on everything.
 
+mod admission;
 mod clock;
 mod crash_point;
 mod error;
@@ -31,6 +32,7 @@ mod transport;
 pub mod view;
 mod watchers;
 
+pub use admission::QueueDelay;
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, CommitError, EnlistError, ResolveError, StartError, Unavailable};
 pub use explain::{Awaited, Choice, Explanation};
@@ -39,7 +41,7 @@ pub use history::HistoryError;
 pub use interactive::EnlistRequest;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
 pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
-pub use offline::read_folder;
+pub use offline::{count_history, read_folder};
 pub use operation::{
     Operation, RecordService, Records, Undo, UpdateAccountBalance, UpdateUserProfile,
 };

@@ -4,13 +4,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{
     Event, Options, Outcome, Plan, PlanError, TransactionId, digested_bytes, splitmix64,
 };
 
+use crate::admission::QueueDelay;
 use crate::error::{BeginError, StartError, Unavailable};
 use crate::explain::Explanation;
 use crate::filter::{Cursor, Filter};
@@ -106,6 +107,8 @@ struct Inner {
 /// A manager's moving parts, as `starting` hands them over.
 pub(crate) struct Running {
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
+    /// How long beginnings wait, by shard.
+    pub(crate) delays: Vec<Arc<QueueDelay>>,
     pub(crate) history: Arc<HistoryReader>,
     pub(crate) transport: Arc<dyn Transport>,
     /// The message of a shard that has failed.
@@ -195,6 +198,7 @@ impl TransactionManager {
         }
         request.plan.check()?;
         self.check_participants(&request.plan)?;
+        self.check_busy(&request.plan)?;
         let may_be_used = !request.fresh;
         let fingerprint = match request.asked {
             _ if !may_be_used => 0,
@@ -205,10 +209,14 @@ impl TransactionManager {
             }
         };
         let id = request.id.unwrap_or_else(Self::generate_id);
-        let shard = self.shard(&id);
+        let shard = shard_of(&id, self.inner.running.shards.len());
         let (plan, wait) = (request.plan, request.wait);
-        let command = BeginCommand { id, fingerprint, plan, may_be_used, wait, reply };
-        let sent = shard.send(Command::Begin(command)).await;
+        if self.is_overloaded(shard) {
+            return Err(BeginError::Overloaded);
+        }
+        let came_at = Instant::now();
+        let command = BeginCommand { id, fingerprint, plan, may_be_used, came_at, wait, reply };
+        let sent = self.inner.running.shards[shard].send(Command::Begin(command)).await;
         sent.map_err(|_| self.unavailable())?;
         Ok(fingerprint)
     }
@@ -358,6 +366,27 @@ impl TransactionManager {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a plan that names a participant which is asked for more than it does already.
+    fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
+        let transport = &self.inner.running.transport;
+        let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
+        busy.map_or(Ok(()), |busy| Err(BeginError::ParticipantBusy(busy.participant.to_string())))
+    }
+
+    /// Whether a beginning would be refused now, whatever it is: for those who would have to read
+    /// it first.
+    #[must_use]
+    pub fn refuses_all(&self) -> bool {
+        (0..self.inner.running.shards.len()).all(|shard| self.is_overloaded(shard))
+    }
+
+    fn is_overloaded(&self, shard: usize) -> bool {
+        let running = &self.inner.running;
+        let queue = &running.shards[shard];
+        let waiting = queue.max_capacity() - queue.capacity();
+        running.delays[shard].refuses_next(waiting, Instant::now())
     }
 
     /// Returns when a shard has failed, with what failed. The process should then end: recovery is

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
@@ -13,6 +13,7 @@ use unanimity_core::{
 };
 use unanimity_journal::JournalError;
 
+use crate::admission::QueueDelay;
 use crate::clock::Clock;
 use crate::crash_point::crash_point;
 use crate::error::{BeginError, Unavailable};
@@ -88,6 +89,8 @@ pub(crate) struct BeginCommand {
     pub(crate) plan: Plan,
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
+    /// When it came to wait for the shard.
+    pub(crate) came_at: Instant,
     pub(crate) wait: Wait,
     pub(crate) reply: BeginAnswer,
 }
@@ -112,6 +115,7 @@ pub(crate) struct ShardParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) delay: Arc<QueueDelay>,
     pub(crate) journal: std_mpsc::Sender<JournalCommand>,
     pub(crate) receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
@@ -125,6 +129,8 @@ pub(crate) struct Shard {
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
+    /// How long beginnings wait among the commands.
+    delay: Arc<QueueDelay>,
     answers: mpsc::UnboundedReceiver<Event>,
     answers_sender: mpsc::UnboundedSender<Event>,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
@@ -168,6 +174,7 @@ impl Shard {
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
+            delay: parts.delay,
             answers,
             answers_sender,
             looked_up,
@@ -383,6 +390,11 @@ impl Shard {
     fn on_begin(&mut self, command: BeginCommand) {
         if self.stopping {
             command.reply.refuse(Unavailable::Stopping.into());
+            return;
+        }
+        let now = Instant::now();
+        if self.delay.refuses(now.saturating_duration_since(command.came_at), now) {
+            command.reply.refuse(BeginError::Overloaded);
             return;
         }
         if !command.may_be_used || self.outbox.knows(&command.id) {

@@ -34,6 +34,13 @@ pub trait Transport: Send + Sync + 'static {
     /// A stable code and what is wrong with the address.
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)>;
 
+    /// Whether a participant is asked for more than it does, so that calls to it have waited too
+    /// long for some time: no transaction is begun then that names it. To be answered at once.
+    fn is_busy(&self, participant: &str) -> bool {
+        let _participant = participant;
+        false
+    }
+
     /// What keeps calls from a participant now, in words for a person: since when, and what comes
     /// next. `None` if nothing does.
     fn held_back(&self, participant: &str) -> Option<String> {

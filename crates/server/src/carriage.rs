@@ -52,6 +52,13 @@ impl Transport for Carriages {
         }
     }
 
+    fn is_busy(&self, participant: &str) -> bool {
+        match self.other(participant) {
+            Some(carriage) => carriage.is_busy(participant),
+            None => self.http.is_busy(participant),
+        }
+    }
+
     fn held_back(&self, participant: &str) -> Option<String> {
         match self.other(participant) {
             Some(carriage) => carriage.held_back(participant),

@@ -237,11 +237,20 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
         BeginError::AtCapacity => {
             Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1)
         }
+        BeginError::Overloaded => overloaded(),
+        BeginError::ParticipantBusy(_) => {
+            Problem::new(code::PARTICIPANT_BUSY, error.to_string()).with_retry_after_s(1)
+        }
         BeginError::DiskNearlyFull => {
             Problem::new(code::DISK_NEARLY_FULL, error.to_string()).with_retry_after_s(5)
         }
         BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
     }
+}
+
+/// More is begun than can be carried out.
+pub(super) fn overloaded() -> Problem {
+    Problem::new(code::OVERLOADED, BeginError::Overloaded.to_string()).with_retry_after_s(1)
 }
 
 /// A refusal by its code; the table of codes has all of them.

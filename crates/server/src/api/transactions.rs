@@ -64,6 +64,10 @@ pub(super) async fn begin(
     body: Body,
 ) -> Result<Response, Problem> {
     let shared = &api.shared;
+    if shared.manager.refuses_all() {
+        // Before it is read: a refusal must cost as little as it can.
+        return Err(convert::overloaded());
+    }
     check_content_type(&headers)?;
     let body = read_body(body, shared.limits.body_bytes_max).await?;
     let request: TransactionRequest = parse_json(&body, shared.limits.json_depth_max)?;

@@ -93,6 +93,7 @@ fn start_manager(config: &Config) -> anyhow::Result<TransactionManager> {
         storage: Storage::Folder(config.data.folder.clone()),
         shards: u16::try_from(config.journal.shards).unwrap_or(u16::MAX),
         live_transactions_max: to_usize(config.limits.live_transactions_max),
+        queue_delay_target_ms: config.limits.queue_delay_target_ms,
         disk_reserve_bytes: config.data.disk_reserve_bytes,
         ..ManagerConfig::default()
     };

@@ -132,6 +132,10 @@ pub const KEYS: &[Key] = &[
     count("limits", "live_transactions_max", (1, 10_000_000),
         |c| &mut c.limits.live_transactions_max,
         "The most transactions that may be live at once; more are refused with 429."),
+    time("limits", "queue_delay_target_ms", 0, |c| &mut c.limits.queue_delay_target_ms,
+        "So long a beginning may wait for its turn, and a call for a connection. When all have \
+        waited longer for four times that, those that have waited twice as long are refused with \
+        429. 0: none is."),
     count("limits", "body_bytes_max", (1_024, 256 * 1_024 * 1_024),
         |c| &mut c.limits.body_bytes_max,
         "The most bytes of a request's body."),

@@ -130,6 +130,8 @@ pub struct Retry {
 pub struct Limits {
     /// The most live transactions.
     pub live_transactions_max: u64,
+    /// How long a beginning may wait for its turn, and a call for a connection; 0: for ever.
+    pub queue_delay_target_ms: u64,
     /// The most bytes of a request's body.
     pub body_bytes_max: u64,
     /// The most branches of one transaction.
@@ -241,6 +243,7 @@ impl Default for Limits {
         let inbound = InboundLimits::default();
         Self {
             live_transactions_max: 100_000,
+            queue_delay_target_ms: 100,
             body_bytes_max: 1024 * 1024,
             branches_max: unanimity_core::BRANCHES_MAX as u64,
             json_depth_max: 32,
@@ -320,6 +323,7 @@ impl Config {
                 self.participants.connections_per_participant_max,
             ),
             connect_timeout_ms: self.participants.connect_timeout_ms,
+            queue_delay_target_ms: self.limits.queue_delay_target_ms,
             breaker: BreakerConfig {
                 failures: self.participants.breaker_failures,
                 probe_ms: self.participants.breaker_probe_ms,

@@ -60,6 +60,9 @@ pub struct OutboundConfig {
     pub participants_max: usize,
     /// Within this many milliseconds a name must have resolved and a connection stand.
     pub connect_timeout_ms: u64,
+    /// So many milliseconds a call may wait for a connection; when all wait longer, for four times
+    /// that, the participant counts as busy. 0: it never does.
+    pub queue_delay_target_ms: u64,
     /// After this many milliseconds without a call a connection is closed. Short, because many
     /// servers close theirs after 5 s, and a call that crosses with the closing is lost.
     pub idle_timeout_ms: u64,
@@ -76,6 +79,7 @@ impl Default for OutboundConfig {
             connections_per_participant_max: 64,
             participants_max: 4_096,
             connect_timeout_ms: 2_000,
+            queue_delay_target_ms: 100,
             idle_timeout_ms: 4_000,
             answer_bytes_max: 64 * 1024,
             breaker: BreakerConfig::default(),
@@ -111,6 +115,7 @@ impl HttpTransport {
             config.participants_max,
             config.connections_per_participant_max,
             Duration::from_millis(config.idle_timeout_ms),
+            Duration::from_millis(config.queue_delay_target_ms),
         ));
         let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
         Self { config, pool, breakers, connector, sweeper: OnceLock::new() }
@@ -125,6 +130,13 @@ impl HttpTransport {
     /// does not allow.
     pub fn check(&self, participant: &str) -> Result<(), AddressError> {
         target::check(participant, &self.config.policy)
+    }
+
+    /// Whether calls to a participant have waited too long for a connection, for too long.
+    #[must_use]
+    pub fn is_busy(&self, participant: &str) -> bool {
+        self.pool.has_waiting()
+            && Target::parse(participant).is_ok_and(|target| self.pool.is_busy(&target.origin))
     }
 
     /// What keeps calls from a participant now, in words; `None` if nothing does.
@@ -163,7 +175,7 @@ impl HttpTransport {
             let most = self.config.participants_max;
             unsent(format!("{most} participants are being called already"))
         })?;
-        let permit = timeout_at(deadline, origin.permits.acquire()).await.map_err(|_| {
+        let permit = timeout_at(deadline, self.pool.permit(&origin)).await.map_err(|_| {
             let (most, limit) = (self.config.connections_per_participant_max, call.timeout_ms);
             unsent(format!("none of the {most} connections to it became free within {limit} ms"))
         })?;

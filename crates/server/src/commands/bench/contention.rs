@@ -23,10 +23,10 @@ use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest, Trans
 use unanimity_sdk::resource::Conflict;
 use unanimity_sdk::{Client, ClientOptions, now_ms};
 
-use super::{BenchArguments, percentile_ms};
+use super::BenchArguments;
 use crate::commands::Ended;
 use crate::demo::fleet::{Fleet, FleetOptions};
-use crate::demo::{money, settle};
+use crate::demo::{money, percentile_ms, settle};
 use crate::draw::{FAINT, HEADING, paint};
 
 /// The ways, by the words of the bank's command line. With `locking` the older wait, with
