@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Failure;
+use crate::chores;
 use crate::need::need;
 use crate::process::{cargo, run, run_reading};
 use crate::tally::Tally;
@@ -22,10 +23,11 @@ struct Step {
 
 /// The order is from cheap to dear. Clippy builds with --release because it then shares the build
 /// scripts (SQLite's C code is the dearest of all) with the tests.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "machine", run: machine },
     Step { name: "format", run: format },
     Step { name: "tidy", run: |_| tidy::run(false) },
+    Step { name: "published messages", run: published_messages },
     Step { name: "clippy", run: clippy },
     Step { name: "tests", run: tests },
     Step { name: "model checker", run: model_checker },
@@ -98,6 +100,18 @@ fn format(_: &mut Tally) -> Result<(), Failure> {
     component("fmt", "rustfmt")?;
     run(&mut cargo(&["fmt", "--all", "--check"]))
         .map_err(|error| format!("{error}; `cargo fmt --all` sets it right"))
+}
+
+/// Whether the code of the messages is what `proto/` says. Only a change of `proto/` needs protoc.
+fn published_messages(_: &mut Tally) -> Result<(), Failure> {
+    let protoc = std::process::Command::new("protoc").arg("--version").output();
+    if protoc.is_ok_and(|answer| answer.status.success()) {
+        return chores::proto(true);
+    }
+    println!(
+        "protoc is not here: that the code of the messages is as proto/ says was not looked at"
+    );
+    Ok(())
 }
 
 fn clippy(_: &mut Tally) -> Result<(), Failure> {

@@ -23,6 +23,7 @@ use unanimity::core::Options;
 
 use crate::config::Secret;
 use crate::problem::{Problem, code};
+use crate::streams::Desk;
 
 /// The longest that an answer is held back, in seconds; after that it tells the state as it is.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -65,8 +66,8 @@ impl Api {
         Self { shared: Arc::new(Shared { manager, defaults, limits, token, metrics }) }
     }
 
-    /// Its routes.
-    pub fn router(self) -> Router {
+    /// Its routes, and the one where participants dial in.
+    pub fn router(self, desk: Desk) -> Router {
         let guarded = Router::new()
             .route("/v1/transactions", post(transactions::begin).get(transactions::list))
             .route("/v1/transactions/{id}", get(transactions::show))
@@ -79,6 +80,7 @@ impl Api {
             .route("/v1/transactions/{id}/commit", post(interactive::commit))
             .route("/v1/transactions/{id}/branches/{branch}/resolve", post(interactive::resolve))
             .route("/metrics", get(service::metrics))
+            .route_service("/unanimity.v1.Participants/{*method}", desk.server())
             .route_layer(middleware::from_fn_with_state(self.clone(), authorize));
         Router::new()
             .merge(guarded)

@@ -21,4 +21,5 @@ mod setup;
 mod shapes;
 mod starting;
 mod stopping;
+mod streams;
 mod traces;
