@@ -884,7 +884,7 @@ pub struct Transaction {
     /// Every participant has acknowledged.
     #[prost(bool, tag = "3")]
     pub completed: bool,
-    /// What is under way, in the words of the HTTP API.
+    /// What is under way, in the words of the HTTP API; empty in the answers on a Run stream.
     #[prost(string, tag = "4")]
     pub stage: ::prost::alloc::string::String,
     /// Why it was rolled back: the reason's code and, where there is one, the words beside it.
@@ -892,7 +892,7 @@ pub struct Transaction {
     pub reason_code: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub reason_detail: ::prost::alloc::string::String,
-    /// The whole, as the HTTP API shows it; empty in the answers on a Run stream.
+    /// The whole, as the HTTP API shows it; likewise.
     #[prost(string, tag = "7")]
     pub json: ::prost::alloc::string::String,
 }

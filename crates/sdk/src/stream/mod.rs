@@ -7,6 +7,7 @@
 
 mod answers;
 
+mod client;
 mod connection;
 mod dialing;
 mod frames;
@@ -14,13 +15,16 @@ mod frames;
 #[rustfmt::skip]
 mod generated;
 
+mod requests;
 mod serving;
 
 pub use answers::{judge, write_answer};
 
+pub use client::{StreamClient, StreamClientOptions};
 pub use dialing::{DialOptions, Dialed, dial};
 pub use frames::{Call, Calls};
 pub use generated::*;
+pub use requests::{FieldError, wait};
 pub use serving::router;
 
 /// The metadata that carries a participant's name.

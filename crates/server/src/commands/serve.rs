@@ -75,8 +75,10 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let token = config.security.token.clone();
     let api = Api::new(manager.clone(), config.options(), limits, token, metrics);
     announce(&listener)?;
-    let router = api.router(streams.desk());
-    let failure = run(listener, router, &config, &manager, signals, streams.desk()).await?;
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let router = api.router(streams.desk(), stopping);
+    let hang_up = HangUp { desk: streams.desk(), stop };
+    let failure = run(listener, router, &config, &manager, signals, hang_up).await?;
     match failure {
         None => Ok(ExitCode::SUCCESS),
         Some(message) => {
@@ -124,7 +126,7 @@ async fn run(
     config: &Config,
     manager: &TransactionManager,
     signals: (Signal, Signal),
-    desk: Desk,
+    hang_up: HangUp,
 ) -> anyhow::Result<Option<String>> {
     let (mut terminate, mut interrupt) = signals;
     let (told, mut failed) = tokio::sync::watch::channel(None);
@@ -138,7 +140,7 @@ async fn run(
                 told.send_replace(Some(message));
             }
         }
-        hang_up_when_done(desk, watched, stop_timeout_ms);
+        hang_up.when_done(watched, stop_timeout_ms);
     };
     inbound::serve(listener, router, config.inbound(), shutdown).await?;
     let failure = failed.borrow_and_update().clone();
@@ -147,16 +149,25 @@ async fn run(
     Ok(failure)
 }
 
-/// Services that have dialed in are needed until what is live has ended, and then keep nobody
-/// waiting.
-fn hang_up_when_done(desk: Desk, manager: TransactionManager, stop_timeout_ms: u64) {
-    let deadline = Instant::now() + Duration::from_millis(stop_timeout_ms * 9 / 10);
-    tokio::spawn(async move {
-        while Instant::now() < deadline && manager.has_live().await == Ok(true) {
-            tokio::time::sleep(LIVE_LOOK).await;
-        }
-        desk.close();
-    });
+/// What ends the streams that clients have opened, which would otherwise stay for ever.
+struct HangUp {
+    desk: Desk,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl HangUp {
+    /// Initiators begin nothing more from now on. Services that have dialed in are needed until
+    /// what is live has ended, and then keep nobody waiting.
+    fn when_done(self, manager: TransactionManager, stop_timeout_ms: u64) {
+        self.stop.send_replace(true);
+        let deadline = Instant::now() + Duration::from_millis(stop_timeout_ms / 10 * 9);
+        tokio::spawn(async move {
+            while Instant::now() < deadline && manager.has_live().await == Ok(true) {
+                tokio::time::sleep(LIVE_LOOK).await;
+            }
+            self.desk.close();
+        });
+    }
 }
 
 fn start_logging(config: &Config) -> anyhow::Result<()> {
