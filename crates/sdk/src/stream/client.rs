@@ -39,6 +39,21 @@ impl Default for StreamClientOptions {
 #[derive(Clone)]
 pub struct StreamClient {
     inner: Arc<Inner>,
+    /// Shared by all clones, and by nothing else.
+    _hang_up: Arc<HangUp>,
+}
+
+/// Ends the stream when the last clone goes, after what is under way is answered.
+struct HangUp(Arc<Inner>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.done = true;
+        let writer = state.writer.take();
+        drop(state);
+        writer.into_iter().for_each(Waker::wake);
+    }
 }
 
 struct Inner {
@@ -56,6 +71,8 @@ struct State {
     /// The stream that stands or is being opened, by a number of its own; 0: none.
     stream: u64,
     streams: u64,
+    /// Whether no further request can come.
+    done: bool,
 }
 
 type Reply = oneshot::Sender<Result<Transaction, ClientError>>;
@@ -80,8 +97,8 @@ impl StreamClient {
         options: StreamClientOptions,
     ) -> Result<Self, ClientError> {
         let coordinator = Coordinator::new(base_url, token, options.connect_timeout_ms)?;
-        let inner = Inner { coordinator, options, state: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(Inner { coordinator, options, state: Mutex::default() });
+        Ok(Self { _hang_up: Arc::new(HangUp(Arc::clone(&inner))), inner })
     }
 
     /// Begins a transaction, and waits for what the request's `wait` says; at most a minute, and
@@ -234,6 +251,9 @@ impl Stream for Requests {
         }
         let begins = state.next_batch();
         if begins.is_empty() {
+            if state.done {
+                return Poll::Ready(None);
+            }
             state.writer = Some(context.waker().clone());
             return Poll::Pending;
         }

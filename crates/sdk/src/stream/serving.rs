@@ -58,9 +58,9 @@ pub(super) async fn read(
     participant: Arc<dyn Participant>,
     outgoing: Arc<Outgoing>,
 ) {
-    let ending = Ending(outgoing);
-    let outgoing = &ending.0;
+    let mut ending = Ending { outgoing, in_order: false };
     loop {
+        let outgoing = &ending.outgoing;
         match incoming.message().await {
             Ok(Some(batch)) => {
                 outgoing.owe(batch.calls.len());
@@ -69,7 +69,10 @@ pub(super) async fn read(
                 }
                 poll_fn(|context| outgoing.poll_room(context)).await;
             }
-            Ok(None) => return,
+            Ok(None) => {
+                ending.in_order = true;
+                return;
+            }
             Err(status) => {
                 tracing::debug!(%status, "a stream of calls broke off");
                 return;
@@ -78,12 +81,24 @@ pub(super) async fn read(
     }
 }
 
-/// Whatever ends the reading, a panic too, nothing more will come.
-struct Ending(Arc<Outgoing>);
+/// Whatever ends the reading, a panic and being dropped too: nothing more will come. Unless the
+/// coordinator has ended in order, nobody takes answers any more either, and the half that carries
+/// them must not stay open, or the coordinator would go on waiting for them.
+struct Ending {
+    outgoing: Arc<Outgoing>,
+    in_order: bool,
+}
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.0.end();
+        let in_order = self.in_order;
+        self.outgoing.change(|state| {
+            state.ended = true;
+            if !in_order {
+                state.owed = 0;
+                state.answers.clear();
+            }
+        });
     }
 }
 
@@ -173,11 +188,11 @@ impl Outgoing {
     }
 
     fn push(&self, answer: Answer) {
-        self.change(|state| state.answers.push(answer));
-    }
-
-    fn end(&self) {
-        self.change(|state| state.ended = true);
+        self.change(|state| {
+            if !(state.ended && state.owed == 0) {
+                state.answers.push(answer);
+            }
+        });
     }
 
     /// Says that no more calls are wanted, if that was not said before.

@@ -13,6 +13,7 @@ mod commands;
 mod crashes;
 mod described;
 mod faults;
+mod grpc;
 mod interactive;
 mod interactive_settled;
 mod limits;

@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use unanimity_sdk::stream::{self, DialOptions, Dialed};
 use unanimity_sdk::{
-    Answering, BranchContext, MemoryParticipant, MemoryService, OwedAnswer, Participant, Request,
+    Answering, BranchContext, MemoryParticipant, MemoryService, Participant, Request,
     ServiceResult, Vote,
 };
 
-use crate::actor::{Actor, Hold};
+use crate::actor::Actor;
 use crate::ask::{Coordinator, request, with};
 use crate::setup::until;
 
@@ -155,4 +155,216 @@ async fn a_no_over_a_stream_rolls_back_everywhere() {
     assert_eq!(shown["reason"]["detail"], "sold out", "{shown}");
     assert_eq!(actor.count("rollback", "t"), 1);
     assert_eq!(b.service().count("commit"), 0);
+}
+
+/// A participant whose answers a test can hold back, in front of a real one.
+struct Gate {
+    behind: Shops,
+    open: tokio::sync::watch::Sender<bool>,
+    held: AtomicUsize,
+    /// Whether the work is done before the answer is held back, or only when it is let go.
+    works_first: bool,
+}
+
+impl Gate {
+    fn new(behind: Shops, works_first: bool) -> Arc<Self> {
+        let (open, _) = tokio::sync::watch::channel(true);
+        Arc::new(Self { behind, open, held: AtomicUsize::new(0), works_first })
+    }
+
+    fn held(&self) -> usize {
+        self.held.load(Ordering::SeqCst)
+    }
+}
+
+impl Participant for Gate {
+    fn call(&self, request: Request) -> Answering<'_> {
+        Box::pin(async move {
+            let early = match self.works_first {
+                true => Some(self.behind.call(request.clone()).await),
+                false => None,
+            };
+            self.held.fetch_add(1, Ordering::SeqCst);
+            self.open.subscribe().wait_for(|open| *open).await.unwrap();
+            self.held.fetch_sub(1, Ordering::SeqCst);
+            match early {
+                Some(answer) => answer,
+                None => self.behind.call(request).await,
+            }
+        })
+    }
+}
+
+fn completing(id: &str, participants: &[String]) -> Value {
+    with(request(id, participants), &[("wait", json!("completed"))])
+}
+
+#[tokio::test]
+async fn what_a_broken_stream_has_carried_is_asked_again_and_done_once() {
+    let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
+    for (round, works_first) in [true, false].into_iter().enumerate() {
+        let shop = shop();
+        let gate = Gate::new(shop.clone(), works_first);
+        let served = Served::start(gate.clone(), 0).await;
+        let participants = [served.at("a"), served.at("b")];
+        gate.open.send_replace(false);
+        let (ask, asked) =
+            (coordinator.ask.clone(), completing(&format!("t-{round}"), &participants));
+        let waiting = tokio::spawn(async move { ask.begin(&asked).await.json() });
+        until("both prepares", async || (gate.held() == 2).then_some(())).await;
+        let port = served.kill().await;
+        gate.open.send_replace(true);
+        let _served = Served::start(gate.clone(), port).await;
+        let shown = waiting.await.unwrap();
+        assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)));
+        // The guard has seen the same prepare twice, and the service once.
+        assert_eq!(shop.service().count("prepare"), 2);
+        assert_eq!(shop.service().count("commit"), 2);
+    }
+}
+
+#[tokio::test]
+async fn while_nobody_serves_a_name_calls_are_unsent_and_come_once_somebody_does() {
+    let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
+    let gone = "grpc://127.0.0.1:1/gone".to_owned();
+    let participants = ["stream:late".to_owned(), "stream:late".to_owned()];
+    let asked = with(request("t", &participants), &[("wait", json!("accepted"))]);
+    coordinator.ask.begin(&asked).await;
+    until("an attempt that found nobody", async || {
+        let events = coordinator.ask.get("/v1/transactions/t/events").await.text();
+        events.contains("no service serves late").then_some(())
+    })
+    .await;
+    let late = shop();
+    let _dialed = dialed(&coordinator, "late", late.clone()).await;
+    assert_eq!(coordinator.ask.ended("t").await["outcome"], "commit");
+    assert_eq!(late.service().count("prepare"), 2);
+    // One that cannot be dialed is as one whose connection is refused.
+    let timeout = [("prepare_timeout_ms", json!(300)), ("wait", json!("outcome"))];
+    let asked = with(request("u", &[gone, "stream:late".to_owned()]), &timeout);
+    let shown = coordinator.ask.begin(&asked).await.json();
+    assert_eq!(shown["reason"]["code"], "prepare_timeout", "{shown}");
+    let events = coordinator.ask.get("/v1/transactions/u/events").await.text();
+    assert!(events.contains("refused"), "{events}");
+}
+
+#[tokio::test]
+async fn replicas_share_the_calls_and_one_that_dies_leaves_them_to_the_others() {
+    let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
+    let shared = shop();
+    let (first, second) = (Gate::new(shared.clone(), false), Gate::new(shared.clone(), false));
+    let dying = dialed(&coordinator, "shop", first.clone()).await;
+    let _staying = dialed(&coordinator, "shop", second.clone()).await;
+    first.open.send_replace(false);
+    second.open.send_replace(false);
+    let mut running = JoinSet::new();
+    for number in 0..8 {
+        let ask = coordinator.ask.clone();
+        let participants = ["stream:shop".to_owned(), "stream:shop".to_owned()];
+        let asked = completing(&format!("t-{number}"), &participants);
+        running.spawn(async move { ask.begin(&asked).await.json()["outcome"].clone() });
+    }
+    until("every prepare", async || (first.held() + second.held() == 16).then_some(())).await;
+    assert_eq!((first.held(), second.held()), (8, 8));
+    drop(dying);
+    second.open.send_replace(true);
+    assert_eq!(running.join_all().await, vec![json!("commit"); 8]);
+    first.open.send_replace(true);
+    assert_eq!(shared.service().count("prepare"), 16);
+    assert_eq!(shared.service().count("commit"), 16);
+}
+
+#[tokio::test]
+async fn a_service_that_stops_answers_what_it_took_and_is_asked_no_more() {
+    let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
+    let shared = shop();
+    let gate = Gate::new(shared.clone(), false);
+    let stopping = dialed(&coordinator, "shop", gate.clone()).await;
+    gate.open.send_replace(false);
+    let participants = ["stream:shop".to_owned(), "stream:shop".to_owned()];
+    let (ask, asked) = (coordinator.ask.clone(), completing("t", &participants));
+    let waiting = tokio::spawn(async move { ask.begin(&asked).await.json() });
+    until("both prepares", async || (gate.held() == 2).then_some(())).await;
+    let stopped = tokio::spawn(stopping.stop());
+    let _other = dialed(&coordinator, "shop", shared.clone()).await;
+    gate.open.send_replace(true);
+    stopped.await.unwrap();
+    let shown = waiting.await.unwrap();
+    assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)));
+    // Its two answers were taken: nothing had to be asked twice.
+    let events = coordinator.ask.get("/v1/transactions/t/events").await.text();
+    assert!(!events.contains("unknown"), "{events}");
+}
+
+#[tokio::test]
+async fn a_call_without_an_answer_ends_in_its_time_and_a_late_answer_is_nobodys() {
+    let flags = ["--retry-delay-ms", "20", "--attempt-timeout-ms", "150"];
+    let coordinator = Coordinator::start(&flags).await;
+    let shared = shop();
+    let gate = Gate::new(shared.clone(), true);
+    let served = Served::start(gate.clone(), 0).await;
+    let _dialed = dialed(&coordinator, "b", shared.clone()).await;
+    let participants = [served.at("a"), "stream:b".to_owned()];
+    let timeout = [("prepare_timeout_ms", json!(300)), ("wait", json!("outcome"))];
+    gate.open.send_replace(false);
+    let shown = coordinator.ask.begin(&with(request("t", &participants), &timeout)).await.json();
+    assert_eq!(shown["reason"]["code"], "prepare_timeout", "{shown}");
+    until("a rollback that nobody answers", async || {
+        let events = coordinator.ask.get("/v1/transactions/t/events").await.text();
+        events.contains("no answer within 150 ms").then_some(())
+    })
+    .await;
+    gate.open.send_replace(true);
+    assert_eq!(coordinator.ask.ended("t").await["outcome"], "rollback");
+    assert_eq!(shared.service().count("rollback"), 2);
+}
+
+#[tokio::test]
+async fn addresses_on_streams_are_checked_before_anything_begins() {
+    let coordinator = Coordinator::start(&[]).await;
+    for (participant, code) in [
+        ("grpc://localhost/accounts", "participant_invalid"),
+        ("stream:two words", "participant_invalid"),
+        ("grpc://10.0.0.1:7/accounts", "participant_not_allowed"),
+    ] {
+        let asked = request("t", &[participant.to_owned(), "stream:b".to_owned()]);
+        let answer = coordinator.ask.begin(&asked).await;
+        let expected = (code.to_owned(), "branches[0].participant".to_owned());
+        assert_eq!((answer.status, answer.problem()), (400, expected));
+    }
+}
+
+#[tokio::test]
+async fn told_to_stop_it_finishes_with_participants_that_have_dialed_and_hangs_up() {
+    let mut coordinator = Coordinator::start(&["--stop-timeout-ms", "30000"]).await;
+    let shared = shop();
+    let gate = Gate::new(shared.clone(), false);
+    let _dialed = dialed(&coordinator, "shop", gate.clone()).await;
+    gate.open.send_replace(false);
+    let participants = ["stream:shop".to_owned(), "stream:shop".to_owned()];
+    let accepted = with(request("t", &participants), &[("wait", json!("accepted"))]);
+    coordinator.ask.begin(&accepted).await;
+    until("both prepares", async || (gate.held() == 2).then_some(())).await;
+    let running = coordinator.take();
+    running.signal("TERM").await;
+    until("the door to be closed", async || {
+        coordinator.ask.try_send("GET", "/livez", &[], "").await.err()
+    })
+    .await;
+    gate.open.send_replace(true);
+    let ended = running.ended().await;
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert_eq!(shared.service().count("commit"), 2);
+}
+
+#[tokio::test]
+async fn without_the_token_nobody_dials_in() {
+    let coordinator = Coordinator::start(&["--token", "0123456789abcdef"]).await;
+    let options = DialOptions::new(&coordinator.url, "shop");
+    let wrong = DialOptions { token: Some("wrong".to_owned()), ..options.clone() };
+    let right = DialOptions { token: Some("0123456789abcdef".to_owned()), ..options.clone() };
+    let refused = [stream::dial(options, shop()).unwrap(), stream::dial(wrong, shop()).unwrap()];
+    let mut let_in = stream::dial(right, shop()).unwrap();
+    let_in.connected().await;
+    assert_eq!(refused.map(|dialed| dialed.streams()), [0, 0]);
 }
