@@ -189,7 +189,8 @@ mod tests {
             {"name":"a","participant":"http://a/","payload":{"b":[1.50]},"kind":"compensable"},
             {"name":"b","participant":"stream:b","after":["a"],"kind":"deferred","delay_ms":5,
              "payload_in_phase_two":true,"phase_one_by":"initiator","also_on_rollback":true}],
-            "interactive":true,"inquiry":"http://i/","notice":{"url":"http://n/","on_rollback":true},
+            "interactive":true,"inquiry":"http://i/",
+            "notice":{"url":"http://n/","on_rollback":true},
             "open_timeout_ms":1,"one_phase":false,"wait":"completed","prepare_timeout_ms":2,
             "execute_timeout_ms":3,"timeout_ms":4,"attempt_timeout_ms":5,"retry_delay_ms":6,
             "retry_delay_max_ms":7}"#;
