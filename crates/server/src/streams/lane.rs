@@ -91,24 +91,24 @@ impl Lane {
 
     /// Takes a call, or gives it back if the stream takes no more. At the bound the call ends
     /// unsent.
-    pub(super) fn push(&self, waiting: Waiting) -> Result<(), Waiting> {
+    pub(super) fn push(&self, waiting: Waiting) -> Option<Waiting> {
         let mut state = self.lock();
         if state.standing != Standing::Open {
-            return Err(waiting);
+            return Some(waiting);
         }
         if state.queue.len() >= self.limits.queue_max {
             drop(state);
             let most = self.limits.queue_max;
             let text = format!("{most} calls to this participant are waiting already");
             waiting.owed.settle(Answer::Unsent(text.into()));
-            return Ok(());
+            return None;
         }
         state.earliest = state.earliest.min(waiting.deadline);
         state.queue.push_back(waiting);
         let writer = state.writer.take();
         drop(state);
         writer.into_iter().for_each(Waker::wake);
-        Ok(())
+        None
     }
 
     /// The next batch to write: whatever waits and may be in flight. The end when the stream is

@@ -179,14 +179,14 @@ impl StreamTransport {
         let mut state = peer.lock();
         while let Some(lane) = state.freest() {
             match lane.push(waiting) {
-                Ok(()) => return,
-                Err(returned) => waiting = returned, // It closed meanwhile; `freest` sees that.
+                None => return,
+                Some(returned) => waiting = returned, // It closed meanwhile; `freest` sees that.
             }
         }
         match self.open(&peer, &mut state) {
             Ok(lane) => {
                 drop(state);
-                if let Err(waiting) = lane.push(waiting) {
+                if let Some(waiting) = lane.push(waiting) {
                     refuse(waiting, "the stream was closed again at once".to_owned());
                 }
             }
