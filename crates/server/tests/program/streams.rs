@@ -368,3 +368,54 @@ async fn without_the_token_nobody_dials_in() {
     let_in.connected().await;
     assert_eq!(refused.map(|dialed| dialed.streams()), [0, 0]);
 }
+
+/// Passes bytes on between whoever connects and a port, until it is told to leave the connections
+/// that stand as they are: open, and silent in both directions. Later ones are passed on again.
+struct Proxy {
+    port: u16,
+    silent: tokio::sync::watch::Sender<bool>,
+}
+
+impl Proxy {
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let (silent, told) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            let mut passing = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut told = told.clone();
+                told.mark_unchanged();
+                passing.spawn(async move {
+                    let mut far =
+                        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                    let passed = tokio::io::copy_bidirectional(&mut near, &mut far);
+                    tokio::select! {
+                        _ = passed => {}
+                        // Both ends stay open for as long as the test runs.
+                        _ = told.changed() => std::future::pending::<()>().await,
+                    }
+                });
+            }
+        });
+        Self { port: own, silent }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_gone_without_a_word_is_found_out_and_dialed_again() {
+    let coordinator = Coordinator::start(&["--prepare-timeout-ms", "60000"]).await;
+    let shared = shop();
+    let served = Served::start(shared.clone(), 0).await;
+    let proxy = Proxy::to(served.port).await;
+    let participants = ["a", "b"].map(|name| format!("grpc://127.0.0.1:{}/{name}", proxy.port));
+    coordinator.ask.begin(&completing("before", &participants)).await;
+    assert_eq!(shared.service().count("commit"), 2);
+    proxy.silent.send_replace(true);
+    // Its prepares go out on connections that nobody answers on.
+    let shown = coordinator.ask.begin(&completing("t", &participants)).await.json();
+    assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)));
+    let events = coordinator.ask.get("/v1/transactions/t/events").await.text();
+    assert!(events.contains("the stream"), "{events}");
+}
