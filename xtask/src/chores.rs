@@ -43,3 +43,29 @@ fn commit() -> String {
     let told = answer.ok().filter(|answer| answer.status.success());
     told.map_or_else(String::new, |told| String::from_utf8_lossy(&told.stdout).trim().to_owned())
 }
+
+/// Where the generated Rust code of `proto/` is kept.
+const GENERATED: &str = "crates/sdk/src/stream/generated.rs";
+/// What the file opens with.
+const GENERATED_HEAD: &str = "\
+//! Written by `cargo xtask proto` from `proto/unanimity/v1/`: what is decided is decided there.
+";
+
+/// Generates the Rust code of `proto/` anew, or with `check` only says whether it is as committed.
+pub fn proto(check: bool) -> Result<(), Failure> {
+    let folder = target_dir().join("proto");
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    run(cargo(&["run", "-q", "-p", "xtask-proto", "--"]).arg(&folder).current_dir(root()))?;
+    let made = folder.join("unanimity.v1.rs");
+    let made =
+        std::fs::read_to_string(&made).map_err(|error| format!("{}: {error}", made.display()))?;
+    let (text, kept) = (format!("{GENERATED_HEAD}{made}"), root().join(GENERATED));
+    let found = std::fs::read_to_string(&kept).unwrap_or_default();
+    match (found == text, check) {
+        (true, _) => Ok(()),
+        (false, true) => Err(format!("{GENERATED} is not what proto/ says: run cargo xtask proto")),
+        (false, false) => {
+            std::fs::write(&kept, text).map_err(|error| format!("{GENERATED}: {error}"))
+        }
+    }
+}

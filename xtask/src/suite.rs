@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::chores::measure;
+use crate::chores::{self, measure};
 use crate::need::need;
 use crate::process::{cargo, run, run_reading};
 use crate::tally::Tally;
@@ -23,10 +23,11 @@ struct Step {
 
 /// The order is from cheap to dear. Clippy builds with --release because it then shares the build
 /// scripts (SQLite's C code is the dearest of all) with the tests.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { name: "machine", run: machine },
     Step { name: "format", run: format },
     Step { name: "tidy", run: |_| tidy::run(false) },
+    Step { name: "published messages", run: published_messages },
     Step { name: "clippy", run: clippy },
     Step { name: "tests", run: tests },
     Step { name: "bench, short", run: bench },
@@ -100,6 +101,18 @@ fn format(_: &mut Tally) -> Result<(), Failure> {
     component("fmt", "rustfmt")?;
     run(&mut cargo(&["fmt", "--all", "--check"]))
         .map_err(|error| format!("{error}; `cargo fmt --all` sets it right"))
+}
+
+/// Whether the code of the messages is what `proto/` says. Only a change of `proto/` needs protoc.
+fn published_messages(_: &mut Tally) -> Result<(), Failure> {
+    let protoc = std::process::Command::new("protoc").arg("--version").output();
+    if protoc.is_ok_and(|answer| answer.status.success()) {
+        return chores::proto(true);
+    }
+    println!(
+        "protoc is not here: that the code of the messages is as proto/ says was not looked at"
+    );
+    Ok(())
 }
 
 fn clippy(_: &mut Tally) -> Result<(), Failure> {

@@ -24,8 +24,6 @@ mod document;
 const HISTORY_VERSION: i64 = 2;
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
-/// How long ended transactions gather before they are written.
-const GATHER: Duration = Duration::from_millis(20);
 /// After so many pages (of 4 kB) in its write-ahead log SQLite writes them into the file, within a
 /// commit of the history's thread. Nobody waits for that, so that it may come seldom.
 const WAL_PAGES: i64 = 8_192;
@@ -255,9 +253,13 @@ impl Drop for ArchiveReply {
 }
 
 /// Writes until every sender is gone. Requests that wait together share one storage transaction.
-pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receiver<ArchiveRequest>) {
+pub(crate) fn write_history(
+    mut connection: Connection,
+    requests: &mpsc::Receiver<ArchiveRequest>,
+    gathering: Duration,
+) {
     while let Ok(first) = requests.recv() {
-        let batch = gather(first, requests);
+        let batch = gather(first, requests, gathering);
         crash_point("before_history_write");
         let written = write_batch(&mut connection, &batch);
         crash_point("after_history_write");
@@ -272,10 +274,13 @@ pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receive
     }
 }
 
-/// What comes within [`GATHER`] is written together: nobody waits for it, and each write that is
-/// saved is a sync that the journals do not have to share the disk with.
-fn gather(first: ArchiveRequest, requests: &mpsc::Receiver<ArchiveRequest>) -> Vec<ArchiveRequest> {
-    let until = Instant::now() + GATHER;
+/// What comes within this time is written together, up to a bound.
+fn gather(
+    first: ArchiveRequest,
+    requests: &mpsc::Receiver<ArchiveRequest>,
+    gathering: Duration,
+) -> Vec<ArchiveRequest> {
+    let until = Instant::now() + gathering;
     let mut count = first.transactions.len();
     let mut batch = vec![first];
     while count < WRITE_BATCH_MAX {

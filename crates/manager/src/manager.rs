@@ -327,6 +327,22 @@ impl TransactionManager {
         Ok(page(found, limit))
     }
 
+    /// Whether anything is live, or has ended and is not in the history yet.
+    ///
+    /// # Errors
+    /// If the manager does not work any more.
+    pub async fn has_live(&self) -> Result<bool, Unavailable> {
+        for shard in &self.inner.running.shards {
+            let (reply, replied) = oneshot::channel();
+            let command = Command::List { filter: Filter::default(), limit: 1, reply };
+            shard.send(command).await.map_err(|_| self.unavailable())?;
+            if !replied.await.map_err(|_| self.unavailable())?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Rolls a transaction back if it is not decided yet; shows what became of it.
     ///
     /// # Errors

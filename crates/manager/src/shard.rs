@@ -46,11 +46,19 @@ pub struct Bounds {
     pub straggler_batches: u64,
     /// How many ended transactions may wait for the history before beginnings are refused.
     pub ending_max: usize,
+    /// How long ended transactions gather before the history writes them together: each write that
+    /// is saved is a sync that the journals do not have to share the disk with.
+    pub gather: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { truncate_batches_min: 256, straggler_batches: 2_048, ending_max: 200_000 }
+        Self {
+            truncate_batches_min: 256,
+            straggler_batches: 2_048,
+            ending_max: 200_000,
+            gather: Duration::from_millis(20),
+        }
     }
 }
 

@@ -184,7 +184,8 @@ impl Starting {
         let (runners, count) = watch::channel(recovered.len());
         let (failures, runners) = (Arc::new(failures), Arc::new(runners));
         let (archive, requests) = std_mpsc::channel();
-        self.thread("history", move || write_history(writer, &requests))?;
+        let gather = self.bounds.gather;
+        self.thread("history", move || write_history(writer, &requests, gather))?;
         let (mut shards, mut delays) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(recovered) {
             let (sender, commands) = mpsc::channel(COMMANDS_MAX);

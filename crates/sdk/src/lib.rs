@@ -33,6 +33,8 @@ pub mod resource;
 mod router;
 mod service;
 mod sqlite;
+#[cfg(feature = "stream")]
+pub mod stream;
 
 pub use axum;
 pub use client::{Client, ClientError, ClientOptions};
@@ -41,7 +43,9 @@ pub use local_work::{
     INITIATOR_BRANCH, LocalWorkError, create_local_work_table, inquiry_router, record_local_work,
 };
 pub use memory::{MemoryParticipant, MemoryService};
-pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+pub use participant::{
+    AnswerSink, Answering, CallError, Doubting, InDoubt, OwedAnswer, Participant, Request, now_ms,
+};
 pub use phase_one::PhaseOneError;
 pub use resource::ResourceParticipant;
 pub use router::router;

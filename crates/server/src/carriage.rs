@@ -1,12 +1,12 @@
 //! Which carriage takes a call: decided by the scheme of the participant's address alone, so that a
 //! transaction may mix them. How each carries a call is its own affair (`outbound` for http and
-//! https).
+//! https, `streams` for grpc and stream).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use unanimity::core::Call;
-use unanimity::{CallFuture, Transport};
+use unanimity::{CallFuture, Owed, Transport};
 
 use crate::outbound::HttpTransport;
 
@@ -42,6 +42,13 @@ impl Transport for Carriages {
         match self.other(&call.participant) {
             Some(carriage) => carriage.call(call),
             None => Box::pin(self.http.call(call)),
+        }
+    }
+
+    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        match self.other(&call.participant) {
+            Some(carriage) => carriage.submit(call, owed),
+            None => Some((call, owed)),
         }
     }
 

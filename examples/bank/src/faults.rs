@@ -255,6 +255,38 @@ impl Faults {
     }
 }
 
+/// The faults that strike one message and can be seen from outside. Those inside the local
+/// transaction are the service's.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Struck {
+    pub(crate) error_before: bool,
+    pub(crate) delay_ms: Option<u64>,
+    pub(crate) error_after: bool,
+    pub(crate) lost_answer: bool,
+}
+
+impl Struck {
+    /// Draws the faults of a message.
+    pub(crate) fn draw(faults: &Faults, message: &Message<'_>) -> Self {
+        let strikes = |fault| faults.strikes(fault, message);
+        if strikes(Fault::ErrorBefore) {
+            return Self { error_before: true, ..Self::default() };
+        }
+        Self {
+            error_before: false,
+            delay_ms: strikes(Fault::Delay).then(|| faults.spec().delay_ms()),
+            error_after: strikes(Fault::ErrorAfter),
+            lost_answer: strikes(Fault::LostAnswer),
+        }
+    }
+
+    /// Whether no fault strikes.
+    pub(crate) const fn is_none(&self) -> bool {
+        let Self { error_before, delay_ms, error_after, lost_answer } = self;
+        !*error_before && delay_ms.is_none() && !*error_after && !*lost_answer
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

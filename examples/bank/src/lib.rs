@@ -11,6 +11,7 @@ mod journal;
 mod keyed;
 mod listen;
 mod service;
+mod stream;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
 use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
+use unanimity_sdk::stream::DialOptions;
 use unanimity_sdk::{
     Client, Doubting, ResourceParticipant, SqliteOptions, SqliteParticipant, inquiry,
 };
@@ -31,6 +33,8 @@ pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
 pub use journal::JournalLine;
 pub use keyed::KeyedAccounts;
 pub use service::{AMOUNT_MAX_CENTS, AccountService, BALANCE_MAX_CENTS, Payload};
+
+use self::stream::{Misbehaving, keep_dialing};
 
 /// How many branches may wait for locked accounts: as many as can be connected.
 const WAITERS_MAX: usize = 1_024;
@@ -94,6 +98,9 @@ pub struct BankArguments {
     /// The coordinator's token, if it has one.
     #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Dials the coordinator and takes part over a stream, as `stream:bank-NAME`.
+    #[arg(long, requires = "coordinator")]
+    pub dial: bool,
     /// How long a branch may stay in doubt before the coordinator is asked, in milliseconds.
     #[arg(long, default_value_t = 30_000)]
     pub in_doubt_after_ms: u64,
@@ -113,6 +120,7 @@ pub struct Bank {
     books: Books,
     faults: Arc<Faults>,
     inquiry: Option<Inquiry>,
+    dial: Option<DialOptions>,
 }
 
 /// The participant: what is called, and the file behind it, which is read.
@@ -146,7 +154,12 @@ impl Bank {
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
         let inquiry = inquire(&arguments, &books.participant)?;
-        Ok(Self { name: arguments.name, listener, books, faults, inquiry })
+        let dial = arguments.coordinator.as_deref().filter(|_| arguments.dial);
+        let dial = dial.map(|coordinator| DialOptions {
+            token: arguments.token.clone(),
+            ..DialOptions::new(coordinator, &format!("bank-{}", arguments.name))
+        });
+        Ok(Self { name: arguments.name, listener, books, faults, inquiry, dial })
     }
 
     /// Where it listens.
@@ -165,7 +178,13 @@ impl Bank {
 
     /// Serves until `stop` is ready, and then until the requests under way are answered.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
-        let router = http::router(self.books, self.faults);
+        let participant = Arc::clone(&self.books.participant);
+        let on_streams = Arc::new(Misbehaving::new(participant, Arc::clone(&self.faults)));
+        let mut dialing = tokio::task::JoinSet::new();
+        if let Some(dial) = self.dial {
+            dialing.spawn(keep_dialing(dial, Arc::clone(&on_streams)));
+        }
+        let router = http::router(self.books, self.faults, on_streams);
         listen::serve(self.listener, router, stop).await;
         drop(self.inquiry);
     }

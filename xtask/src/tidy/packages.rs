@@ -9,7 +9,7 @@ use super::files::Files;
 ///
 /// `server` reaches everything that its two arrows (manager, sdk) lead to, and the bank, which its
 /// demo runs. `bank` is an example of what a user writes: it sees the sdk alone.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("unanimity-core", &[]),
     ("unanimity-journal", &[]),
     ("unanimity", &["unanimity-core", "unanimity-journal"]),
@@ -29,6 +29,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("unanimity-check", &["unanimity-core", "unanimity-journal", "unanimity-judge"]),
     ("unanimity-bank", &["unanimity-sdk"]),
     ("xtask", &[]),
+    ("xtask-proto", &[]),
 ];
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use unanimity_core::guard::{Contradiction, Reply, Verdict, Work, judge, settle};
 use unanimity_core::{Mutations, Operation};
 
 use super::{Moment, OpenError, SqliteOptions, SqliteService, guard_table};
-use crate::participant::{CallError, Request, now_ms};
+use crate::participant::{CallError, OwedAnswer, Request, now_ms};
 use crate::service::{BranchContext, ServiceResult, isolated};
 
 /// After so many calls the write-ahead log is copied back into the database file.
@@ -32,7 +32,7 @@ pub(super) type Answer = Result<Reply, CallError>;
 /// One call on its way to the writer.
 pub(super) struct Job {
     pub(super) request: Request,
-    pub(super) answer: oneshot::Sender<Answer>,
+    pub(super) owed: OwedAnswer,
 }
 
 /// What the writer has done since it started; see [`super::Counters`].
@@ -116,8 +116,7 @@ impl<S: SqliteService> Writer<S> {
             };
             self.calls_since_checkpoint += group.len();
             for (job, answer) in group.into_iter().zip(answers) {
-                // dropped: a caller that has gone away asks again, and the guard answers as before.
-                let _ = job.answer.send(answer);
+                job.owed.settle(answer);
             }
             self.checkpoint_if_due();
         }

@@ -38,11 +38,12 @@ use unanimity_sdk::contract::{Response, clean, judge};
 
 pub use self::breaker::BreakerConfig;
 use self::breakers::{Breakers, Clock};
-use self::connect::Connector;
+pub(crate) use self::connect::Connector;
 pub use self::policy::Policy;
 use self::pool::{Connection, Origin, Pool};
 pub use self::target::AddressError;
 use self::target::Target;
+pub(crate) use self::target::check as check_address;
 
 /// The most bytes of an answer's headers.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
@@ -311,7 +312,7 @@ impl From<String> for Failure {
 
 /// What the participant is given. Before the decision a result that lacks a field is a no; after
 /// it nothing can be refused any more, and the field is null.
-fn payload(call: &Call) -> Result<Option<Bytes>, String> {
+pub(crate) fn payload(call: &Call) -> Result<Option<Bytes>, String> {
     let Some(payload) = &call.payload else { return Ok(None) };
     if call.results.is_empty() {
         return Ok(Some(Bytes::from_owner(Arc::clone(payload))));
