@@ -255,28 +255,45 @@ impl<R> Outbox<R> {
     /// Writes transactions anew that have been live for so long that the journal grows behind
     /// them. Nothing ever leaves because of it.
     pub fn write_stragglers(&mut self, now: Millis, coordinator: &mut Coordinator) {
+        for id in self.stragglers() {
+            self.write_anew(now, coordinator, &id);
+        }
+    }
+
+    /// Whose turn it is to be written anew.
+    #[must_use]
+    pub fn stragglers(&self) -> Vec<TransactionId> {
         let low_water = self.homes.low_water(self.next_position);
         if self.next_position - low_water < self.bounds.straggler_batches {
+            return Vec::new();
+        }
+        self.homes.stragglers(STRAGGLERS_MAX)
+    }
+
+    /// Writes one of them anew, unless there is work enough for the disk: then it has its turn
+    /// later.
+    pub fn write_anew(&mut self, now: Millis, coordinator: &mut Coordinator, id: &TransactionId) {
+        if self.gathered.len() > 1 {
             return;
         }
-        for id in self.homes.stragglers(STRAGGLERS_MAX) {
-            if self.gathered.len() > 1 {
-                return; // There is work enough for the disk; the rest has its turn later.
-            }
-            let Some(step) = coordinator.rewrite(now, &id) else { continue };
-            // A snapshot has no effects: what is held back is an empty list.
-            if let Some(Out::Effects(effects)) = self.take(step) {
-                assert!(effects.is_empty(), "writing anew tells nobody anything");
-            }
+        let Some(step) = coordinator.rewrite(now, id) else { return };
+        // A snapshot has no effects: what is held back is an empty list.
+        if let Some(Out::Effects(effects)) = self.take(step) {
+            assert!(effects.is_empty(), "writing anew tells nobody anything");
         }
     }
 }
 
 impl Coordinator {
     /// Writes everything that is known of a live transaction anew, so that the batches which hold
-    /// its older records can be forgotten. `None` if it is not live.
+    /// its older records can be forgotten. `None` if it is not live, or cannot be.
     pub fn rewrite(&mut self, now: Millis, id: &TransactionId) -> Option<Step> {
         let transaction = self.transactions.get_mut(id)?;
+        let careless = self.config.mutations.has(Mutation::UnreadWrittenAnew);
+        let stays = transaction.set_aside.as_ref().is_some_and(|why| !why.can_be_rewritten());
+        if stays && !careless {
+            return None;
+        }
         let timeline = &mut transaction.timeline;
         timeline.saved.append(&mut timeline.unsaved);
         let mut snapshot = transaction.clone();

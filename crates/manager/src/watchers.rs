@@ -231,6 +231,8 @@ impl Watchers {
 pub(crate) fn reached(transaction: &Transaction) -> Wait {
     match &transaction.decision {
         _ if transaction.overdue => Wait::Completed,
+        // Nothing moves it: nobody is kept waiting.
+        _ if transaction.set_aside.is_some() => Wait::Completed,
         // The outcome may take long to come, and whoever waits should know that it is not known.
         None if transaction.settling.is_some() => Wait::Outcome,
         None => Wait::Accepted,

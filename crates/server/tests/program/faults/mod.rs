@@ -10,6 +10,7 @@ mod network;
 mod node;
 mod owners;
 mod pauses;
+mod poison;
 mod room;
 mod strace;
 mod styles;
