@@ -146,6 +146,15 @@ impl Coordinator {
         Some(self.resume_transaction(now, id))
     }
 
+    /// Whether the records of a transaction are to stay where they are: it cannot be written anew.
+    pub(crate) fn stays(&self, id: &TransactionId) -> bool {
+        if self.aside.is_empty() || self.config.mutations.has(Mutation::UnreadWrittenAnew) {
+            return false;
+        }
+        let why = self.get(id).and_then(|transaction| transaction.set_aside.as_ref());
+        why.is_some_and(|why| !why.can_be_rewritten())
+    }
+
     /// Whether an event must not reach its transaction. A beginning and an enlistment are refused
     /// by name, as they are for any that cannot take them.
     pub(crate) fn keeps_out(&self, event: &Event) -> bool {

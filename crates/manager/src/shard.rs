@@ -293,7 +293,7 @@ impl Shard {
     }
 
     fn write_stragglers(&mut self) {
-        for id in self.outbox.stragglers() {
+        for id in self.outbox.stragglers(&self.coordinator) {
             self.on(&id, Doing::WritingAnew, |shard| {
                 let now = shard.clock.now_ms();
                 shard.outbox.write_anew(now, &mut shard.coordinator, &id);

@@ -263,7 +263,7 @@ impl Simulation {
             self.fail("nothing reaches what is set aside", id.to_string());
         }
         let Some(shard) = self.shard(generation, number) else { return };
-        for id in shard.outbox.stragglers() {
+        for id in shard.outbox.stragglers(&shard.coordinator) {
             if breaks(&poisoned, &shard.coordinator, &id, Doing::WritingAnew) {
                 self.broke(generation, &id, Doing::WritingAnew);
                 return;
