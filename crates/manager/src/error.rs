@@ -144,6 +144,21 @@ pub enum BeginError {
     Unavailable(#[from] Unavailable),
 }
 
+impl BeginError {
+    /// The error, counted if it is a request to come again later.
+    pub(crate) fn counted(self) -> Self {
+        let reason = match &self {
+            Self::AtCapacity => "at_capacity",
+            Self::Overloaded => "overloaded",
+            Self::ParticipantBusy(_) => "participant_busy",
+            Self::DiskNearlyFull => "disk_nearly_full",
+            Self::Id(_) | Self::Plan(_) | Self::IdReused(_) | Self::Unavailable(_) => return self,
+        };
+        metrics::counter!("unanimity_beginnings_refused_total", "reason" => reason).increment(1);
+        self
+    }
+}
+
 /// Why a branch could not be enlisted.
 #[derive(Debug, thiserror::Error)]
 pub enum EnlistError {

@@ -216,7 +216,7 @@ impl TransactionManager {
         let shard = shard_of(&id, self.inner.running.shards.len());
         let (plan, wait) = (request.plan, request.wait);
         if self.is_overloaded(shard) {
-            return Err(BeginError::Overloaded);
+            return Err(BeginError::Overloaded.counted());
         }
         let came_at = Instant::now();
         let command = BeginCommand { id, fingerprint, plan, may_be_used, came_at, wait, reply };
@@ -407,7 +407,9 @@ impl TransactionManager {
     fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
         let transport = &self.inner.running.transport;
         let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
-        busy.map_or(Ok(()), |busy| Err(BeginError::ParticipantBusy(busy.participant.to_string())))
+        busy.map_or(Ok(()), |busy| {
+            Err(BeginError::ParticipantBusy(busy.participant.to_string()).counted())
+        })
     }
 
     /// Whether a beginning would be refused now, whatever it is: for those who would have to read

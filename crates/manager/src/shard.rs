@@ -455,7 +455,8 @@ impl Shard {
             return;
         }
         let now = Instant::now();
-        if self.delay.refuses(now.saturating_duration_since(command.came_at), now) {
+        let waited = now.saturating_duration_since(command.came_at);
+        if self.delay.refuses(waited, self.commands.len(), now) {
             command.reply.refuse(BeginError::Overloaded);
             return;
         }

@@ -112,6 +112,7 @@ impl BeginAnswer {
 
     /// It did not begin.
     pub(crate) fn refuse(self, error: BeginError) {
+        let error = error.counted();
         // dropped: a caller that has gone away wants no answer.
         let _ = match self {
             Self::Whole(reply) => reply.send(Err(error)).map_err(drop),

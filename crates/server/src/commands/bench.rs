@@ -113,6 +113,8 @@ pub(crate) struct BenchArguments {
     /// Let *growth* go to ten million in the history.
     #[arg(long, conflicts_with = "short")]
     long: bool,
+    #[command(flatten)]
+    case: growth::Case,
     /// Where the files of the coordinators go; a folder for temporary files if left out.
     #[arg(long)]
     folder: Option<PathBuf>,
