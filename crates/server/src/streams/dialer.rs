@@ -129,6 +129,7 @@ impl Dial {
         match opened {
             Ok(opened) => {
                 ending.began = Some(Instant::now());
+                tracing::info!(participant = %ending.dial.peer.name, "a stream to it is open");
                 let idle = ending.dial.idle;
                 ending.why = receive(opened.into_inner(), &lane, Some(idle)).await;
             }
@@ -155,6 +156,10 @@ impl Drop for Ending {
             Some(why) => {
                 if stood {
                     state.dialing = Dialing::default();
+                }
+                // Once, and not for each attempt: `held_back` tells the rest.
+                if state.dialing.failures == 0 {
+                    tracing::warn!(participant = %peer.name, why, "no stream to it");
                 }
                 state.dialing.failed(now, why.clone());
             }

@@ -22,7 +22,7 @@ use unanimity::core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
 use unanimity::{CallFuture, Owed, Transport};
 use unanimity_sdk::stream;
 
-use self::address::Address;
+use self::address::{Address, DIALS};
 pub use self::desk::Desk;
 use self::dialer::Dialing;
 use self::lane::{Lane, LaneLimits, Waiting};
@@ -137,10 +137,11 @@ impl StreamTransport {
         }
     }
 
-    /// Ends every stream.
-    fn close_all(&self, why: &str) {
+    /// Ends every stream that a service has opened.
+    fn close_those_that_dialed(&self, why: &str) {
         let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let lanes = peers.values().flat_map(|peer| peer.lock().lanes.clone()).collect::<Vec<_>>();
+        let dialed = peers.values().filter(|peer| peer.name.starts_with(DIALS));
+        let lanes: Vec<_> = dialed.flat_map(|peer| peer.lock().lanes.clone()).collect();
         drop(peers);
         lanes.iter().for_each(|lane| lane.close(why));
     }

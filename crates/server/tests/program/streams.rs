@@ -1,12 +1,18 @@
 //! Participants on streams, dialed and dialing: the same transactions, the same guard, and what
 //! becomes of calls when a stream breaks.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
+use hyper_util::client::legacy::Client as Connections;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use unanimity_sdk::stream::participants_client::ParticipantsClient;
 use unanimity_sdk::stream::{self, DialOptions, Dialed};
 use unanimity_sdk::{
     Answering, BranchContext, MemoryParticipant, MemoryService, Participant, Request,
@@ -367,6 +373,24 @@ async fn without_the_token_nobody_dials_in() {
     let mut let_in = stream::dial(right, shop()).unwrap();
     let_in.connected().await;
     assert_eq!(refused.map(|dialed| dialed.streams()), [0, 0]);
+    // What they are told.
+    let connections =
+        Connections::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new());
+    let origin = coordinator.url.parse().unwrap();
+    let mut client = ParticipantsClient::with_origin(connections, origin);
+    let status = client.serve(Silent).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+}
+
+/// Answers that never come.
+struct Silent;
+
+impl futures_core::Stream for Silent {
+    type Item = stream::Answers;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<stream::Answers>> {
+        Poll::Pending
+    }
 }
 
 /// Passes bytes on between whoever connects and a port, until it is told to leave the connections
