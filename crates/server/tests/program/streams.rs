@@ -443,3 +443,30 @@ async fn a_peer_that_is_gone_without_a_word_is_found_out_and_dialed_again() {
     let events = coordinator.ask.get("/v1/transactions/t/events").await.text();
     assert!(events.contains("the stream"), "{events}");
 }
+
+#[tokio::test]
+async fn a_participant_over_http_that_offers_a_stream_is_called_there_and_over_http_if_it_cannot_be()
+ {
+    let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
+    let (over_stream, over_http) = (shop(), shop());
+    let served = Served::start(over_stream.clone(), 0).await;
+    let router = unanimity_sdk::router_with_stream(over_http.clone(), &served.at("shop")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    // Two stores, so that it can be seen which one was asked; one after the other, because the
+    // offer comes with the first answer.
+    let worked = |shop: &Shops| shop.service().count("commit_one_phase") / 2;
+    let mut seen = Vec::new();
+    let mut served = Some(served);
+    for id in ["first", "second", "third"] {
+        if id == "third" {
+            served.take().unwrap().kill().await;
+        }
+        let asked = completing(id, std::slice::from_ref(&url));
+        let shown = coordinator.ask.begin(&asked).await.json();
+        assert_eq!(shown["outcome"], "commit", "{shown}");
+        seen.push((worked(&over_http), worked(&over_stream)));
+    }
+    assert_eq!(seen, [(1, 0), (1, 1), (2, 1)]);
+}
