@@ -12,6 +12,7 @@ mod dialer;
 mod lane;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -80,6 +81,8 @@ struct Shared {
 #[derive(Debug)]
 struct Peer {
     name: Arc<str>,
+    /// Whether its address has been checked: every request names it, and asks.
+    checked: AtomicBool,
     state: Mutex<PeerState>,
 }
 
@@ -163,7 +166,13 @@ impl StreamTransport {
         if peers.len() >= self.shared.config.participants_max && !peers.contains_key(participant) {
             return None;
         }
-        let new = || Arc::new(Peer { name: Arc::clone(participant), state: Mutex::default() });
+        let new = || {
+            Arc::new(Peer {
+                name: Arc::clone(participant),
+                checked: AtomicBool::new(false),
+                state: Mutex::default(),
+            })
+        };
         Some(Arc::clone(peers.entry(Arc::clone(participant)).or_insert_with(new)))
     }
 
@@ -221,8 +230,15 @@ impl Transport for StreamTransport {
     }
 
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
+        let known = self.known(participant);
+        if known.as_ref().is_some_and(|peer| peer.checked.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
         let address = Address::parse(participant);
         let checked = address.and_then(|address| address.check(&self.shared.config.policy));
+        if let (Ok(()), Some(peer)) = (&checked, known) {
+            peer.checked.store(true, Ordering::Relaxed);
+        }
         checked.map_err(|error| (error.code, error.message))
     }
 
