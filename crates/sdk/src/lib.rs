@@ -48,7 +48,7 @@ pub use participant::{
 };
 pub use phase_one::PhaseOneError;
 pub use resource::ResourceParticipant;
-pub use router::router;
+pub use router::{router, router_with_stream};
 pub use rusqlite;
 pub use service::{BranchContext, Busy, ServiceError, ServiceResult, Vote};
 pub use sqlite::{
