@@ -152,7 +152,11 @@ impl BeginError {
             Self::Overloaded => "overloaded",
             Self::ParticipantBusy(_) => "participant_busy",
             Self::DiskNearlyFull => "disk_nearly_full",
-            Self::Id(_) | Self::Plan(_) | Self::IdReused(_) | Self::Unavailable(_) => return self,
+            Self::Id(_)
+            | Self::Plan(_)
+            | Self::IdReused(_)
+            | Self::SetAside(_)
+            | Self::Unavailable(_) => return self,
         };
         metrics::counter!("unanimity_beginnings_refused_total", "reason" => reason).increment(1);
         self

@@ -23,7 +23,7 @@ use unanimity_sdk::stream::{
 use super::convert::{
     self, Planned, problem_of_begin, problem_of_commit, problem_of_enlist, problem_of_unavailable,
 };
-use super::transactions::found;
+use super::transactions::{found, not_read};
 use super::{Api, Shared, WAIT_MAX};
 use crate::problem::{Problem, code};
 
@@ -277,6 +277,7 @@ impl Transactions for Grpc {
             DecisionReply::Commit => Decision::Commit,
             DecisionReply::Rollback => Decision::Rollback,
             DecisionReply::Pending => Decision::Pending,
+            DecisionReply::NotRead => return Err(status_of(not_read(&id))),
         };
         Ok(Response::new(DecisionAnswer { decision: decision as i32 }))
     }

@@ -121,7 +121,7 @@ pub(super) async fn show(
 
 /// Nothing is said of a transaction whose records could not be read: it may have an outcome, which
 /// somebody was told, and "none yet" would take that back.
-fn not_read(id: &TransactionId) -> Problem {
+pub(super) fn not_read(id: &TransactionId) -> Problem {
     let detail = format!("transaction {id} is set aside, and what its records say is not known");
     Problem::new(code::SET_ASIDE, detail).with_retry_after_s(60)
 }
