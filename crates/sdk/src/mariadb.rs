@@ -4,10 +4,10 @@
 //! call is left to [`crate::sql`], connections and local transactions to `store`, the SQL to
 //! `guard_table`.
 
-mod guard_table;
+pub(crate) mod guard_table;
 mod local_work;
-mod service;
-mod store;
+pub(crate) mod service;
+pub(crate) mod store;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use self::service::Serving;
 use self::store::MariaDbStore;
 use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
-use crate::sql::engine::{Engine, Store};
+use crate::sql::engine::Engine;
 use crate::sql::{SqlOpenError, SqlOptions};
 use crate::tally::Counters;
 
@@ -64,7 +64,8 @@ impl<S: MariaDbService> MariaDbParticipant<S> {
         if !engine.options.without_durability {
             store::check_durable(local).await?;
         }
-        service::migrate(local, &engine.service.0).await?;
+        let service = &engine.service.0;
+        service::migrate(local, async |local: &mut Conn| service.migrate(local).await).await?;
         engine.pool.give_back(borrowed);
         Ok(Self { engine })
     }
@@ -83,14 +84,7 @@ impl<S: MariaDbService> MariaDbParticipant<S> {
         &self,
         query: impl AsyncFnOnce(&mut Conn) -> Result<T, E>,
     ) -> Result<T, CallError> {
-        let mut borrowed = self.engine.pool.take().await?;
-        let answer = query(&mut borrowed.connection).await;
-        // A read too begins a local transaction here.
-        if answer.is_ok() && self.engine.pool.store.abandon(&mut borrowed.connection).await.is_ok()
-        {
-            self.engine.pool.give_back(borrowed);
-        }
-        answer.map_err(|error| CallError::Failed(error.to_string()))
+        MariaDbStore::read(&self.engine.pool, query).await
     }
 
     /// Every branch in doubt, the oldest first.

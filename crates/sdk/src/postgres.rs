@@ -5,11 +5,11 @@
 //!
 //! CockroachDB and YugabyteDB speak the same protocol; they are not tested.
 
-mod guard_table;
+pub(crate) mod guard_table;
 mod local;
 mod local_work;
-mod service;
-mod store;
+pub(crate) mod service;
+pub(crate) mod store;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::tally::Counters;
 pub use self::local::PostgresLocal;
 pub use self::local_work::{LocalWorkError, create_guard_table, inquiry_router, record_local_work};
 pub use self::service::PostgresService;
-pub(crate) use self::store::config;
+use self::store::config;
 
 /// A participant whose guard and whose service's data lie in one PostgreSQL database.
 ///
@@ -67,7 +67,8 @@ impl<S: PostgresService> PostgresParticipant<S> {
         if !engine.options.without_durability {
             store::check_durable(local).await?;
         }
-        service::migrate(local, &engine.service.0).await?;
+        let service = &engine.service.0;
+        service::migrate(local, async |local: &PostgresLocal| service.migrate(local).await).await?;
         engine.pool.give_back(borrowed);
         Ok(Self { engine })
     }

@@ -4,8 +4,8 @@
 //! [`crate::postgres`] and [`crate::mariadb`].
 
 pub(crate) mod engine;
-mod keys;
-mod pool;
+pub(crate) mod keys;
+pub(crate) mod pool;
 
 use std::fmt;
 

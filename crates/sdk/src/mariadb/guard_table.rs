@@ -9,6 +9,9 @@
 //!    and then want to write wait for each other.
 //! 3. By an insert that changes the row where it is there: it takes the lock for writing at once,
 //!    on this one row of the primary key.
+//! 4. Once claimed, a row stays. Were it rolled back while two others wait for it, each of them
+//!    would be left with the gap, and wait for the other's. So a no undoes the service's work up to
+//!    the claim, and settles the row in the same local transaction.
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row};
@@ -37,6 +40,10 @@ pub(crate) const CREATE: &str = "
         KEY unanimity_guard_state (state, at_ms)
     ) ENGINE = InnoDB";
 
+/// Whether the table is there.
+pub(crate) const EXISTS: &str = "SELECT 1 FROM information_schema.tables \
+     WHERE table_schema = DATABASE() AND table_name = 'unanimity_guard'";
+
 const CLAIM: &str = "INSERT INTO unanimity_guard (transaction_id, branch, state, note, at_ms) \
      VALUES (?, ?, ?, NULL, ?) ON DUPLICATE KEY UPDATE changes = changes + 1";
 const LOCK: &str = "SELECT state, note, changes FROM unanimity_guard \
@@ -59,6 +66,26 @@ pub(crate) async fn claim(
     let touched = claimed.affected_rows();
     claimed.drop_result().await?;
     Ok(touched == 1)
+}
+
+/// The same, and marks the place behind it, to which the service's work can be undone: one round
+/// trip. The names go in as hexadecimal, so that nothing in them can end the statement.
+pub(super) async fn claim_and_mark(connection: &mut Conn, key: Key<'_>, state: u8) -> Result<bool> {
+    let (transaction, branch) = (hex(key.transaction.as_str()), hex(key.branch));
+    let now_ms = now_ms();
+    let sql = format!(
+        "INSERT INTO unanimity_guard (transaction_id, branch, state, note, at_ms) \
+         VALUES (X'{transaction}', X'{branch}', {state}, NULL, {now_ms}) \
+         ON DUPLICATE KEY UPDATE changes = changes + 1; SAVEPOINT unanimity_claim"
+    );
+    let claimed = connection.query_iter(sql).await?;
+    let touched = claimed.affected_rows();
+    claimed.drop_result().await?;
+    Ok(touched == 1)
+}
+
+fn hex(text: &str) -> String {
+    text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Reads the row, which nobody else can change until the local transaction ends.

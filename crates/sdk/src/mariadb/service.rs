@@ -7,7 +7,7 @@ use unanimity_core::guard::Work;
 use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 
-use super::guard_table::CREATE;
+use super::guard_table::{CREATE, EXISTS};
 use super::store::{MariaDbStore, classify};
 use crate::service::{BranchContext, ServiceResult, Vote, unsupported};
 use crate::sql::SqlOpenError;
@@ -132,9 +132,9 @@ impl<S: MariaDbService> Works<MariaDbStore> for Serving<S> {
 
 /// Brings the guard's and the service's tables up to date, by one process at a time. Changes of
 /// tables commit by themselves here, so what a crash leaves half done the next start does again.
-pub(super) async fn migrate<S: MariaDbService>(
+pub(crate) async fn migrate(
     local: &mut Conn,
-    service: &S,
+    service: impl AsyncFnOnce(&mut Conn) -> ServiceResult<()>,
 ) -> Result<(), SqlOpenError> {
     let database = |error: mysql_async::Error| SqlOpenError::from(classify(&error));
     let locked = local.query_first::<Option<u8>, _>(LOCK).await.map_err(database)?;
@@ -142,9 +142,14 @@ pub(super) async fn migrate<S: MariaDbService>(
         let text = "another process is bringing the tables up to date";
         return Err(SqlOpenError::Migration(text.to_owned()));
     }
-    local.query_drop(CREATE).await.map_err(database)?;
-    let migrated = service.migrate(local).await;
+    // Not with IF NOT EXISTS alone: what creates may wait for prepared branches that use the table.
+    if local.query_first::<u8, _>(EXISTS).await.map_err(database)?.is_none() {
+        local.query_drop(CREATE).await.map_err(database)?;
+    }
+    let migrated = service(local).await;
     migrated.map_err(|error| SqlOpenError::Migration(error.to_string()))?;
     local.query_drop("COMMIT").await.map_err(database)?;
-    local.query_drop(UNLOCK).await.map_err(database)
+    local.query_drop(UNLOCK).await.map_err(database)?;
+    // This too has begun a local transaction, and an XA branch can begin in none.
+    local.query_drop("COMMIT").await.map_err(database)
 }

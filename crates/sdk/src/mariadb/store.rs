@@ -16,14 +16,19 @@ use unanimity_core::Operation;
 use unanimity_core::guard::GuardRow;
 
 use super::guard_table;
+use crate::participant::CallError;
 use crate::service::ServiceError;
 use crate::sql::engine::{Key, Opened, Store};
+use crate::sql::pool::Pool;
 use crate::sql::{SqlError, SqlOpenError, SqlOptions};
 
 /// How many prepared statements each connection keeps.
 const STATEMENTS_MAX: usize = 128;
 /// What a claimed row says until it is settled.
 const CLAIMED: u8 = 0;
+/// The error for a savepoint that has gone with its local transaction.
+const NO_SAVEPOINT: u16 = 1305;
+const ENDED: &str = "the database ended the local transaction in the middle of the call";
 
 /// MariaDB or MySQL, as one participant uses it.
 pub(crate) struct MariaDbStore {
@@ -75,9 +80,26 @@ impl MariaDbStore {
         Self { options: options.into(), setup }
     }
 
-    /// Makes a connection what it has to be, also after it was reset.
-    pub(crate) async fn set_up(&self, local: &mut Conn) -> Result<(), SqlError> {
-        local.query_drop(&self.setup).await.map_err(|error| classify(&error))
+    /// Reads, and ends the local transaction that a read begins.
+    pub(crate) async fn read<T, E>(
+        pool: &Pool<Self>,
+        query: impl AsyncFnOnce(&mut Conn) -> Result<T, E>,
+    ) -> Result<T, CallError>
+    where
+        E: std::fmt::Display,
+    {
+        let mut borrowed = pool.take().await?;
+        // Only a question shows whether a connection that was idle still lives.
+        if pool.store.abandon(&mut borrowed.connection).await.is_err() {
+            pool.forget_idle();
+            drop(borrowed);
+            borrowed = pool.take().await?;
+        }
+        let answer = query(&mut borrowed.connection).await;
+        if answer.is_ok() && pool.store.abandon(&mut borrowed.connection).await.is_ok() {
+            pool.give_back(borrowed);
+        }
+        answer.map_err(|error| CallError::Failed(error.to_string()))
     }
 }
 
@@ -86,8 +108,14 @@ impl Store for MariaDbStore {
 
     async fn connect(&self) -> Result<Conn, SqlError> {
         let mut local = Conn::new(self.options.clone()).await.map_err(|e| classify(&e))?;
-        self.set_up(&mut local).await?;
+        local.query_drop(&self.setup).await.map_err(|error| classify(&error))?;
         Ok(local)
+    }
+
+    async fn close(&self, local: Conn) {
+        if let Err(error) = local.disconnect().await {
+            tracing::debug!(%error, "a connection to MariaDB has not ended in order");
+        }
     }
 
     fn is_open(local: &Conn) -> bool {
@@ -95,7 +123,7 @@ impl Store for MariaDbStore {
     }
 
     async fn open(&self, local: &mut Conn, key: Key<'_>, _: Operation) -> Result<Opened, SqlError> {
-        if guard_table::claim(local, key, CLAIMED).await.map_err(|e| classify(&e))? {
+        if guard_table::claim_and_mark(local, key, CLAIMED).await.map_err(|e| classify(&e))? {
             return Ok(Opened { found: None, claimed: None, mark: 0 });
         }
         let row = guard_table::lock(local, key).await.map_err(|e| classify(&e))?;
@@ -118,8 +146,17 @@ impl Store for MariaDbStore {
         if written.map_err(|error| classify(&error))? {
             return Ok(());
         }
-        let text = "the database ended the local transaction in the middle of the call";
-        Err(SqlError::Again(text.to_owned()))
+        Err(SqlError::Again(ENDED.to_owned()))
+    }
+
+    async fn undo_work(&self, local: &mut Conn) -> Result<bool, SqlError> {
+        let undone = local.query_drop("ROLLBACK TO SAVEPOINT unanimity_claim").await;
+        undone.map(|()| true).map_err(|error| match &error {
+            mysql_async::Error::Server(told) if told.code == NO_SAVEPOINT => {
+                SqlError::Again(ENDED.to_owned())
+            }
+            error => classify(error),
+        })
     }
 
     async fn commit(&self, local: &mut Conn) -> Result<(), SqlError> {
@@ -156,10 +193,12 @@ pub(crate) fn classify(error: &mysql_async::Error) -> SqlError {
 fn by_code(told: &ServerError) -> SqlError {
     let text = format!("{} (error {}, SQLSTATE {})", told.message, told.code, told.state);
     match told.code {
-        // Deadlock; and, at REPEATABLE READ, a row that was changed since the snapshot.
-        1213 | 1020 => SqlError::Again(text),
-        // Lock wait timeout; too many connections, of all or of this user.
-        1205 | 1040 | 1203 | 1226 => SqlError::Busy(text),
+        // Deadlock; a row that was changed since the snapshot, at REPEATABLE READ; and an XA branch
+        // that the database has rolled back, for whichever reason.
+        1213 | 1020 | 1402 | 1613 | 1614 => SqlError::Again(text),
+        // Lock wait timeout; too many connections, of all or of this user; an XA branch that is in
+        // another session's hands.
+        1205 | 1040 | 1203 | 1226 | 1399 | 1440 => SqlError::Busy(text),
         // The server stops, or has ended the connection.
         1053 | 1927 | 3159 | 4031 => SqlError::Lost(text),
         // A statement that took too long.

@@ -15,19 +15,25 @@ use crate::service::ServiceError;
 use crate::sql::engine::Key;
 
 /// As in SQLite. The lock is there because two that create a table at once can fail, `IF NOT
-/// EXISTS` notwithstanding.
+/// EXISTS` notwithstanding. And what is there already is not created once more, because the lock
+/// that creating an index takes, `IF NOT EXISTS` again notwithstanding, waits for every prepared
+/// branch that has written to the table: a service could not start before its branches in doubt are
+/// decided.
 pub(super) const CREATE: &str = "
     SELECT pg_advisory_xact_lock(6153018478420386894);
-    CREATE TABLE IF NOT EXISTS unanimity_guard (
-        transaction_id text COLLATE \"C\" NOT NULL,
-        branch text COLLATE \"C\" NOT NULL,
-        state smallint NOT NULL,
-        note text,
-        at_ms bigint NOT NULL,
-        PRIMARY KEY (transaction_id, branch)
-    );
-    CREATE INDEX IF NOT EXISTS unanimity_guard_prepared ON unanimity_guard (at_ms)
-        WHERE state = 1;";
+    DO $create$ BEGIN
+        IF to_regclass('unanimity_guard_prepared') IS NULL THEN
+            CREATE TABLE IF NOT EXISTS unanimity_guard (
+                transaction_id text COLLATE \"C\" NOT NULL,
+                branch text COLLATE \"C\" NOT NULL,
+                state smallint NOT NULL,
+                note text,
+                at_ms bigint NOT NULL,
+                PRIMARY KEY (transaction_id, branch)
+            );
+            CREATE INDEX unanimity_guard_prepared ON unanimity_guard (at_ms) WHERE state = 1;
+        END IF;
+    END $create$;";
 
 pub(crate) const CLAIM: &str = "INSERT INTO unanimity_guard (transaction_id, branch, state, note, at_ms) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";

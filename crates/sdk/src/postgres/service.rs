@@ -125,14 +125,14 @@ impl<S: PostgresService> Works<PostgresStore> for Serving<S> {
 
 /// Brings the guard's and the service's tables up to date, in one transaction that no other process
 /// is in at the same time.
-pub(super) async fn migrate<S: PostgresService>(
+pub(crate) async fn migrate(
     local: &PostgresLocal,
-    service: &S,
+    service: impl AsyncFnOnce(&PostgresLocal) -> ServiceResult<()>,
 ) -> Result<(), SqlOpenError> {
     let database = |error: tokio_postgres::Error| SqlOpenError::from(classify(&error));
     local.batch_execute("BEGIN").await.map_err(database)?;
     local.batch_execute(CREATE).await.map_err(database)?;
-    let migrated = service.migrate(local).await;
+    let migrated = service(local).await;
     migrated.map_err(|error| SqlOpenError::Migration(error.to_string()))?;
     // A savepoint, because a failed transaction takes a COMMIT for a rollback.
     local.batch_execute("SAVEPOINT unanimity_end; COMMIT").await.map_err(database)

@@ -72,12 +72,12 @@ impl PostgresStore {
         Self { config, begin, setup }
     }
 
-    async fn begin(&self, local: &PostgresLocal) -> Result<(), tokio_postgres::Error> {
+    pub(crate) async fn begin(&self, local: &PostgresLocal) -> Result<(), tokio_postgres::Error> {
         local.batch_execute(&self.begin).await
     }
 
     /// Begins, and claims the row; or locks the one that is there.
-    async fn claim(
+    pub(crate) async fn claim(
         &self,
         local: &PostgresLocal,
         key: Key<'_>,
@@ -122,6 +122,10 @@ impl Store for PostgresStore {
         !local.is_closed()
     }
 
+    async fn close(&self, local: PostgresLocal) {
+        drop(local);
+    }
+
     async fn open(
         &self,
         local: &mut PostgresLocal,
@@ -150,6 +154,13 @@ impl Store for PostgresStore {
             return Ok(());
         }
         Err(SqlError::Failed("the branch's row has gone in the middle of a call".to_owned()))
+    }
+
+    /// A mark behind every claim would be a round trip for every call, for the sake of those that
+    /// say no.
+    async fn undo_work(&self, local: &mut PostgresLocal) -> Result<bool, SqlError> {
+        self.abandon(local).await?;
+        Ok(false)
     }
 
     async fn commit(&self, local: &mut PostgresLocal) -> Result<(), SqlError> {
@@ -189,7 +200,12 @@ pub(crate) fn classify(error: &tokio_postgres::Error) -> SqlError {
         {
             SqlError::Again(text)
         }
-        code if *code == SqlState::LOCK_NOT_AVAILABLE => SqlError::Busy(text),
+        // The second is a prepared transaction that another session is finishing.
+        code if *code == SqlState::LOCK_NOT_AVAILABLE
+            || *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE =>
+        {
+            SqlError::Busy(text)
+        }
         code if *code == SqlState::IN_FAILED_SQL_TRANSACTION => SqlError::Failed(format!(
             "the service went on after an error of the database in the same call: {text}"
         )),

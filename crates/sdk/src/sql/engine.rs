@@ -8,11 +8,11 @@
 //! 2. Where the database rolls the local transaction back for the sake of others (deadlock,
 //!    serialization failure), the whole of it is tried again, claim and all, a bounded number of
 //!    times.
-//! 3. A no leaves nothing of the service's work: the local transaction is rolled back, and the no
-//!    is remembered in another one, which is judged anew: in between somebody else may have settled
-//!    the branch.
-//! 4. A connection that is lost while the commit is under way leaves the outcome unknown. The call
-//!    fails, the coordinator asks again, and the next claim finds the row, or not.
+//! 3. A no leaves nothing of the service's work. Where a store rolls the whole local transaction
+//!    back for it, the no is remembered in another one, which is judged anew: in between somebody
+//!    else may have settled the branch.
+//! 4. A connection that is lost while the commit is under way leaves the outcome unknown: the next claim finds the row, or not. The call itself makes the
+//!    next claim, once: after a restart of the server every idle connection is such a one.
 //! 5. A call runs on a task of its own: a caller that goes away does not leave it half done.
 
 use std::sync::Arc;
@@ -59,6 +59,9 @@ pub(crate) trait Store: Send + Sync + 'static {
 
     fn is_open(connection: &Self::Connection) -> bool;
 
+    /// Takes leave of the server.
+    fn close(&self, connection: Self::Connection) -> impl Future<Output = ()> + Send;
+
     /// Begins a local transaction and claims the row, or locks the one that is there. A commit
     /// claims nothing.
     fn open(
@@ -76,6 +79,13 @@ pub(crate) trait Store: Send + Sync + 'static {
         row: &GuardRow,
         opened: &Opened,
     ) -> impl Future<Output = Result<(), SqlError>> + Send;
+
+    /// Undoes the service's work: up to the claim, if the answer is true, or the whole local
+    /// transaction.
+    fn undo_work(
+        &self,
+        connection: &mut Self::Connection,
+    ) -> impl Future<Output = Result<bool, SqlError>> + Send;
 
     /// Commits. Fails if the database has turned it into a rollback.
     fn commit(
@@ -109,10 +119,10 @@ pub(crate) struct Engine<S: Store, W> {
     pub(crate) service: W,
     pub(crate) options: SqlOptions,
     pub(crate) tally: Tally,
-    keys: Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
 }
 
-type Answer = Result<Reply, CallError>;
+pub(crate) type Answer = Result<Reply, CallError>;
 
 impl<S: Store, W: Works<S>> Engine<S, W> {
     pub(crate) fn new(store: S, service: W, options: SqlOptions) -> Self {
@@ -132,18 +142,24 @@ impl<S: Store, W: Works<S>> Engine<S, W> {
                 return Err(CallError::Busy("too many calls are waiting; try again later".into()));
             };
             let _turn = engine.keys.turn(&request.transaction, &request.branch).await;
-            engine.answer(&request).await
+            engine.answer(&request, None).await
         });
         let answer = task.await.unwrap_or_else(|error| Err(CallError::Failed(panicked(error))));
         answer.inspect_err(|error| self.tally.count_error(error))
     }
 
-    async fn answer(&self, request: &Request) -> Answer {
-        let mut tried = 1;
+    /// `decided` is the service's no of a local transaction that was rolled back.
+    pub(crate) async fn answer(&self, request: &Request, decided: Option<Work>) -> Answer {
+        let decided = decided.map(storable);
+        let (mut tried, mut lost) = (1, false);
         loop {
-            match self.attempt(request).await {
+            match self.attempt(request, decided.clone()).await {
                 Ok(answer) => return answer,
                 Err(SqlError::Again(_)) if tried < self.options.tries_max => {}
+                Err(SqlError::Lost(_)) if !lost => {
+                    lost = true;
+                    self.pool.forget_idle();
+                }
                 Err(error) => return Err(error.into()),
             }
             tokio::time::sleep(pause(request, tried)).await;
@@ -152,10 +168,10 @@ impl<S: Store, W: Works<S>> Engine<S, W> {
     }
 
     /// One attempt on one connection, which is given back only if nothing has gone wrong with it.
-    async fn attempt(&self, request: &Request) -> Result<Answer, SqlError> {
+    async fn attempt(&self, request: &Request, decided: Option<Work>) -> Result<Answer, SqlError> {
         let mut borrowed = self.pool.take().await?;
         let limit = Duration::from_millis(self.options.call_timeout_ms);
-        let course = self.course(&mut borrowed.connection, request, None);
+        let course = self.course(&mut borrowed.connection, request, decided);
         let ended = tokio::time::timeout(limit, course).await;
         let ended = ended.unwrap_or_else(|_| Err(SqlError::Lost("the call took too long".into())));
         self.put_away(borrowed, &ended).await;
@@ -178,7 +194,6 @@ impl<S: Store, W: Works<S>> Engine<S, W> {
         }
     }
 
-    /// `decided` is the service's no of a local transaction that was rolled back.
     async fn course(
         &self,
         connection: &mut S::Connection,
@@ -224,9 +239,12 @@ impl<S: Store, W: Works<S>> Engine<S, W> {
                 let branch = BranchContext::from(request);
                 match self.service.work(connection, &branch, &request.payload).await {
                     Ok(work) if refusal(&work) => {
-                        self.pool.store.abandon(connection).await?;
-                        let work = Some(storable(work));
-                        return Box::pin(self.course(connection, request, work)).await;
+                        let work = storable(work);
+                        if !self.pool.store.undo_work(connection).await? {
+                            let again = self.course(connection, request, Some(work));
+                            return Box::pin(again).await;
+                        }
+                        work
                     }
                     Ok(work) => work,
                     Err(error) => return self.service_error(&error),
@@ -306,7 +324,7 @@ fn pause(request: &Request, tried: u32) -> Duration {
     Duration::from_millis(span / 2 + seed % span)
 }
 
-fn panicked(error: tokio::task::JoinError) -> String {
+pub(crate) fn panicked(error: tokio::task::JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "the call was cancelled".to_owned() };
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());

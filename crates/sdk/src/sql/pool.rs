@@ -62,6 +62,18 @@ impl<S: Store> Pool<S> {
         drop(permit);
     }
 
+    /// Closes a connection in order.
+    pub(crate) async fn close(&self, borrowed: Borrowed<S>) {
+        let Borrowed { connection, permit } = borrowed;
+        self.store.close(connection).await;
+        drop(permit);
+    }
+
+    /// Closes what nobody uses: most likely it is as dead as the one that somebody has used.
+    pub(crate) fn forget_idle(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn pop(&self) -> Option<S::Connection> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }

@@ -134,7 +134,7 @@ async fn a_deadlock_in_the_services_own_rows_is_tried_again_whole() {
         let server = server_of_its_own(make).await;
         for isolation in Isolation::ALL {
             let place = Place::on(&server).await;
-            let service = Diary { meet: Some(Arc::new(Barrier::new(2))) };
+            let service = Diary { meet: Some(Arc::new(Barrier::new(2))), ..Diary::default() };
             let options = SqlOptions { isolation, ..SqlOptions::default() };
             let opened = Opened::try_with(&place, service, options).await.unwrap();
             let ask = |transaction: &'static str, payload: &'static str| {
@@ -203,7 +203,7 @@ async fn additions_that_conflict_are_all_there_in_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_that_the_service_overlooks_leaves_nothing_half_done() {
     let place = Place::new(Make::MariaDb).await;
-    let service = Diary { meet: Some(Arc::new(Barrier::new(2))) };
+    let service = Diary { meet: Some(Arc::new(Barrier::new(2))), ..Diary::default() };
     let opened = Opened::try_with(&place, service, SqlOptions::default()).await.unwrap();
     let ask = |transaction: &'static str, payload: &'static str| {
         let participant = opened.participant();

@@ -13,3 +13,4 @@ mod service;
 #[allow(dead_code, reason = "not all of what the other tests need is needed here")]
 #[path = "../sdk/support.rs"]
 mod support;
+mod xa;

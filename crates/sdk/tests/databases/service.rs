@@ -10,6 +10,8 @@ use unanimity_sdk::mariadb::mysql_async::prelude::Queryable;
 use unanimity_sdk::mariadb::{MariaDbParticipant, MariaDbService};
 use unanimity_sdk::postgres::{PostgresLocal, PostgresParticipant, PostgresService};
 use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
+use unanimity_sdk::xa::mariadb::{MariaDbXaParticipant, MariaDbXaService};
+use unanimity_sdk::xa::postgres::{PostgresXaParticipant, PostgresXaService};
 use unanimity_sdk::{
     BranchContext, Busy, Counters, Doubting, GuardEntry, Operation, ServiceResult, Vote,
 };
@@ -21,6 +23,8 @@ use crate::place::Place;
 #[derive(Clone, Default)]
 pub struct Diary {
     pub meet: Option<Arc<Barrier>>,
+    /// Called in the middle of all work.
+    pub on_work: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 const CREATE_POSTGRES: &str = "
@@ -75,6 +79,7 @@ impl Diary {
         payload: &[u8],
     ) -> ServiceResult<()> {
         let what = branch.operation.as_str();
+        self.on_work.iter().for_each(|on_work| on_work());
         let sql = "INSERT INTO diary (id, branch, what) VALUES ($1, $2, $3)";
         local.run(sql, &[&branch.transaction.as_str(), &&*branch.branch, &what]).await?;
         for (position, id) in counters(payload).into_iter().enumerate() {
@@ -102,6 +107,7 @@ impl Diary {
         payload: &[u8],
     ) -> ServiceResult<()> {
         let what = branch.operation.as_str();
+        self.on_work.iter().for_each(|on_work| on_work());
         let sql = "INSERT INTO diary (id, branch, what) VALUES (?, ?, ?)";
         local.exec_drop(sql, (branch.transaction.as_str(), &*branch.branch, what)).await?;
         let mut met = false;
@@ -243,6 +249,57 @@ impl MariaDbService for Diary {
     ) -> ServiceResult<()> {
         self.in_mariadb(local, branch, payload).await
     }
+}
+
+impl PostgresXaService for Diary {
+    async fn migrate(&self, local: &PostgresLocal) -> ServiceResult<()> {
+        PostgresService::migrate(self, local).await
+    }
+
+    async fn work(
+        &self,
+        local: &PostgresLocal,
+        branch: &BranchContext,
+        payload: &[u8],
+    ) -> ServiceResult<Vote> {
+        PostgresService::prepare(self, local, branch, payload).await
+    }
+}
+
+impl MariaDbXaService for Diary {
+    async fn migrate(&self, local: &mut Conn) -> ServiceResult<()> {
+        MariaDbService::migrate(self, local).await
+    }
+
+    async fn work(
+        &self,
+        local: &mut Conn,
+        branch: &BranchContext,
+        payload: &[u8],
+    ) -> ServiceResult<Vote> {
+        MariaDbService::prepare(self, local, branch, payload).await
+    }
+}
+
+/// The name by which the service's branches are known to the server. Each test has its own: on
+/// MariaDB they are the whole server's.
+pub fn name(place: &Place) -> String {
+    format!("diary {}", place.url)
+}
+
+/// The service with branches that the database prepares.
+pub async fn open_xa(
+    place: &Place,
+    service: Diary,
+    options: SqlOptions,
+) -> Result<Arc<dyn Doubting>, SqlOpenError> {
+    let (url, name) = (&place.url, name(place));
+    Ok(match place.make {
+        Make::PostgreSql => {
+            Arc::new(PostgresXaParticipant::open(url, &name, service, options).await?)
+        }
+        Make::MariaDb => Arc::new(MariaDbXaParticipant::open(url, &name, service, options).await?),
+    })
 }
 
 /// The service behind its guard, in either make.
