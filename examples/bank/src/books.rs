@@ -9,6 +9,7 @@ use unanimity_sdk::mariadb::MariaDbParticipant;
 use unanimity_sdk::mariadb::mysql_async::prelude::Queryable;
 use unanimity_sdk::mariadb::mysql_async::{self, Conn};
 use unanimity_sdk::postgres::{PostgresLocal, PostgresParticipant, tokio_postgres};
+use unanimity_sdk::prune::Prunable;
 use unanimity_sdk::xa::mariadb::MariaDbXaParticipant;
 use unanimity_sdk::xa::postgres::PostgresXaParticipant;
 use unanimity_sdk::{
@@ -88,6 +89,17 @@ macro_rules! read {
 }
 
 impl Books {
+    /// The guard, to be made to forget.
+    pub(crate) fn guard(&self) -> Arc<dyn Prunable> {
+        match &self.accounts {
+            Accounts::Sqlite(file) | Accounts::Keyed(file) => Arc::clone(file) as _,
+            Accounts::Postgres(database) => Arc::clone(database) as _,
+            Accounts::PostgresXa(database) => Arc::clone(database) as _,
+            Accounts::MariaDb(database) => Arc::clone(database) as _,
+            Accounts::MariaDbXa(database) => Arc::clone(database) as _,
+        }
+    }
+
     /// One account; none if there is no such account.
     ///
     /// # Errors

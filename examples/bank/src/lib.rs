@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
 use unanimity_sdk::mariadb::MariaDbParticipant;
 use unanimity_sdk::postgres::PostgresParticipant;
+use unanimity_sdk::prune::{self, PruneOptions, Pruner};
 use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
 use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
 use unanimity_sdk::xa::mariadb::MariaDbXaParticipant;
@@ -118,6 +119,10 @@ pub struct BankArguments {
     /// How long a branch may stay in doubt before the coordinator is asked, in milliseconds.
     #[arg(long, default_value_t = 30_000)]
     pub in_doubt_after_ms: u64,
+    /// Forgets branches whose transaction the coordinator says is over, so many milliseconds after
+    /// their last change; without it, none. Needs --coordinator.
+    #[arg(long)]
+    pub guard_retention_ms: Option<u64>,
     /// Faults by probability, such as `vote_no=0.02,error_before=0.05,delay=0.01:6000,crash=0.001`.
     #[arg(long, default_value = "")]
     pub faults: FaultSpec,
@@ -145,6 +150,7 @@ impl BankArguments {
             coordinator: None,
             token: None,
             in_doubt_after_ms: 30_000,
+            guard_retention_ms: None,
             faults: FaultSpec::default(),
             seed: 1,
         }
@@ -159,6 +165,7 @@ pub struct Bank {
     books: Books,
     faults: Arc<Faults>,
     inquiry: Option<Inquiry>,
+    pruner: Option<Pruner>,
 }
 
 impl Bank {
@@ -177,7 +184,8 @@ impl Bank {
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
         let inquiry = inquire(&arguments, &books.participant)?;
-        Ok(Self { name: arguments.name, listener, books, faults, inquiry })
+        let pruner = prune(&arguments, &books)?;
+        Ok(Self { name: arguments.name, listener, books, faults, inquiry, pruner })
     }
 
     /// Where it listens.
@@ -198,7 +206,7 @@ impl Bank {
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
         let router = http::router(self.books, self.faults);
         listen::serve(self.listener, router, stop).await;
-        drop(self.inquiry);
+        drop((self.inquiry, self.pruner));
     }
 }
 
@@ -342,4 +350,14 @@ fn inquire(
     };
     let participant = Arc::clone(participant);
     Ok(Some(inquiry::spawn(participant, client, options)))
+}
+
+fn prune(arguments: &BankArguments, books: &Books) -> anyhow::Result<Option<Pruner>> {
+    let Some(guard_retention_ms) = arguments.guard_retention_ms else { return Ok(None) };
+    let Some(coordinator) = &arguments.coordinator else {
+        bail!("nothing is forgotten without a coordinator that says what is over");
+    };
+    let client = Client::new(coordinator, arguments.token.as_deref())?;
+    let options = PruneOptions { guard_retention_ms, ..PruneOptions::default() };
+    Ok(Some(prune::spawn(books.guard(), client, options)))
 }

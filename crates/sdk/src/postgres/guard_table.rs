@@ -169,3 +169,31 @@ fn full(error: tokio_postgres::Error) -> ServiceError {
         None => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn published() -> String {
+        words(include_str!("../../../../docs/guard-table.md"))
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_is_published() {
+        let sql = words(CREATE);
+        let table = sql.split(';').find(|one| one.contains("CREATE TABLE")).unwrap();
+        let (_, table) = table.split_once("CREATE TABLE").unwrap();
+        assert!(published().contains(&format!("CREATE TABLE{table}")), "{table}");
+    }
+
+    #[test]
+    fn what_is_published_is_what_is_run() {
+        for sql in [CLAIM, LOCK, WRITE] {
+            assert!(published().contains(&words(sql)), "{sql}");
+        }
+    }
+}
