@@ -2,12 +2,11 @@
 //! what happened into records and effects; how records reach a disk and effects a participant is
 //! the driver's.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::answers::{Attempt, shorten};
+use crate::live::Live;
 use crate::mutation::Mutations;
 use crate::phase_one::{self, Next};
 use crate::schedule::Schedule;
@@ -66,7 +65,7 @@ impl std::error::Error for ApplyError {}
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Coordinator {
     pub(crate) config: CoordinatorConfig,
-    pub(crate) transactions: BTreeMap<TransactionId, Transaction>,
+    pub(crate) transactions: Live,
     pub(crate) schedule: Schedule,
 }
 
@@ -74,7 +73,7 @@ impl Coordinator {
     /// A coordinator that knows of nothing.
     #[must_use]
     pub fn new(config: CoordinatorConfig) -> Self {
-        Self { config, transactions: BTreeMap::new(), schedule: Schedule::default() }
+        Self { config, transactions: Live::default(), schedule: Schedule::default() }
     }
 
     /// A live transaction.
@@ -124,15 +123,15 @@ impl Coordinator {
         let error = |problem| ApplyError { transaction: id.clone(), problem };
         match &record.fact {
             Fact::Begun { fingerprint, plan } => {
-                let Entry::Vacant(entry) = self.transactions.entry(id.clone()) else {
+                if self.transactions.contains(id) {
                     return Err(error("begins twice"));
-                };
+                }
                 let new = Transaction::new(id.clone(), record.at, *fingerprint, plan.clone());
-                entry.insert(new);
+                self.transactions.insert(new);
                 Ok(None)
             }
             Fact::Snapshot(transaction) => {
-                self.transactions.insert(id.clone(), (**transaction).clone());
+                self.transactions.insert((**transaction).clone());
                 Ok(None)
             }
             fact => {
@@ -152,7 +151,7 @@ impl Coordinator {
     /// Whether this transaction is live.
     #[must_use]
     pub fn knows(&self, id: &TransactionId) -> bool {
-        self.transactions.contains_key(id)
+        self.transactions.contains(id)
     }
 
     /// What happens next, now that `event` has happened. Time is the driver's: `now` never runs

@@ -25,6 +25,7 @@ mod homes;
 mod ids;
 mod interactive;
 mod kind;
+mod live;
 mod mutation;
 mod one_phase;
 mod options;

@@ -98,6 +98,19 @@ pub enum BeginError {
     /// As many transactions are live as the configuration allows.
     #[error("as many transactions are live as the configuration allows; try again later")]
     AtCapacity,
+    /// More is begun than can be carried out: beginnings have waited too long for too long.
+    #[error(
+        "the coordinator is overloaded: beginnings wait for longer than they may; nothing was \
+         begun; try again later"
+    )]
+    Overloaded,
+    /// More is asked of this participant than it does: calls to it have waited too long for too
+    /// long.
+    #[error(
+        "participant {0} is asked for more than it does: calls to it wait for longer than they \
+         may; nothing was begun; try again later"
+    )]
+    ParticipantBusy(String),
     /// The disk has less room than is kept for the transactions that are live.
     #[error(
         "the coordinator's disk is nearly full: what is left is for transactions that are live; \

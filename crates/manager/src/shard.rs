@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
@@ -13,19 +13,23 @@ use unanimity_core::{
 };
 use unanimity_journal::JournalError;
 
+use crate::admission::QueueDelay;
 use crate::clock::Clock;
 use crate::crash_point::crash_point;
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
+use crate::generate::Spread;
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::JournalCommand;
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
-use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
+use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
 
+use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 
+mod meters;
 mod requests;
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
@@ -42,11 +46,19 @@ pub struct Bounds {
     pub straggler_batches: u64,
     /// How many ended transactions may wait for the history before beginnings are refused.
     pub ending_max: usize,
+    /// How long ended transactions gather before the history writes them together: each write that
+    /// is saved is a sync that the journals do not have to share the disk with.
+    pub gather: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { truncate_batches_min: 256, straggler_batches: 2_048, ending_max: 200_000 }
+        Self {
+            truncate_batches_min: 256,
+            straggler_batches: 2_048,
+            ending_max: 200_000,
+            gather: Duration::from_millis(20),
+        }
     }
 }
 
@@ -85,8 +97,10 @@ pub(crate) struct BeginCommand {
     pub(crate) plan: Plan,
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
+    /// When it came to wait for the shard.
+    pub(crate) came_at: Instant,
     pub(crate) wait: Wait,
-    pub(crate) reply: oneshot::Sender<Result<Begun, BeginError>>,
+    pub(crate) reply: BeginAnswer,
 }
 
 /// What asking the history for a used id came to.
@@ -109,6 +123,7 @@ pub(crate) struct ShardParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) delay: Arc<QueueDelay>,
     pub(crate) journal: std_mpsc::Sender<JournalCommand>,
     pub(crate) receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
@@ -122,6 +137,8 @@ pub(crate) struct Shard {
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
+    /// How long beginnings wait among the commands.
+    delay: Arc<QueueDelay>,
     answers: mpsc::UnboundedReceiver<Event>,
     answers_sender: mpsc::UnboundedSender<Event>,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
@@ -135,11 +152,12 @@ pub(crate) struct Shard {
     watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
-    ending: HashMap<TransactionId, Shown>,
+    ending: HashMap<TransactionId, Shown, Spread>,
     to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
-    reserved: HashMap<TransactionId, Vec<BeginCommand>>,
+    reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
+    meters: Meters,
     stopping: bool,
 }
 
@@ -164,6 +182,7 @@ impl Shard {
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
+            delay: parts.delay,
             answers,
             answers_sender,
             looked_up,
@@ -177,8 +196,9 @@ impl Shard {
             watchers: Watchers::default(),
             ending: ending.collect(),
             to_archive: ended,
-            reserved: HashMap::new(),
+            reserved: HashMap::default(),
             bounds: parts.bounds,
+            meters: Meters::new(),
             stopping: false,
         }
     }
@@ -273,7 +293,7 @@ impl Shard {
 
     fn start_append(&mut self) -> Result<(), String> {
         let Some(batch) = self.outbox.next_append() else { return Ok(()) };
-        metrics::histogram!("unanimity_journal_batch_records").record(batch.records.len() as f64);
+        self.meters.batch_records.record(batch.records.len() as f64);
         let sent = self.journal.send(JournalCommand::Append(batch));
         sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
@@ -316,21 +336,17 @@ impl Shard {
                 dispatch(&self.transport, call, &self.answers_sender);
             }
             Effect::Begun(id) => {
-                metrics::counter!("unanimity_transactions_begun_total").increment(1);
+                self.meters.begun.increment(1);
                 self.notify(&id, Wait::Accepted);
             }
             Effect::Decided(id, outcome, reason) => {
-                metrics::counter!(
-                    "unanimity_transactions_decided_total",
-                    "outcome" => outcome.as_str(), "reason" => reason.code()
-                )
-                .increment(1);
+                self.meters.decided(outcome, &reason);
                 self.notify(&id, told_by(&reason));
             }
             Effect::Settling(id) => self.notify(&id, Wait::Outcome),
             Effect::Overdue(id) => self.notify(&id, Wait::Completed),
             Effect::Parked(id, branch) => {
-                metrics::counter!("unanimity_branches_parked_total").increment(1);
+                self.meters.parked.increment(1);
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
             Effect::Ended(transaction) => self.ended(transaction),
@@ -343,9 +359,7 @@ impl Shard {
     }
 
     fn ended(&mut self, transaction: Shown) {
-        metrics::counter!("unanimity_transactions_ended_total").increment(1);
-        let duration_ms = transaction.ended_at.unwrap_or(0).saturating_sub(transaction.begun_at);
-        metrics::histogram!("unanimity_transaction_seconds").record(duration_ms as f64 / 1_000.0);
+        self.meters.ended(&transaction);
         self.watchers.ended(&transaction);
         self.to_archive.push(transaction);
     }
@@ -383,7 +397,12 @@ impl Shard {
 
     fn on_begin(&mut self, command: BeginCommand) {
         if self.stopping {
-            drop(command.reply.send(Err(Unavailable::Stopping.into())));
+            command.reply.refuse(Unavailable::Stopping.into());
+            return;
+        }
+        let now = Instant::now();
+        if self.delay.refuses(now.saturating_duration_since(command.came_at), now) {
+            command.reply.refuse(BeginError::Overloaded);
             return;
         }
         if !command.may_be_used || self.outbox.knows(&command.id) {
@@ -410,10 +429,8 @@ impl Shard {
         for command in std::iter::once(command).chain(waiting) {
             match found {
                 Ok(false) => self.begin(command),
-                Ok(true) => {
-                    drop(command.reply.send(Ok(Begun::InHistory(command.id))));
-                }
-                Err(unavailable) => drop(command.reply.send(Err(unavailable.into()))),
+                Ok(true) => command.reply.in_history(command.id),
+                Err(unavailable) => command.reply.refuse(unavailable.into()),
             }
         }
     }
@@ -426,11 +443,11 @@ impl Shard {
             return;
         }
         if self.ending.len() >= self.bounds.ending_max {
-            drop(reply.send(Err(BeginError::AtCapacity)));
+            reply.refuse(BeginError::AtCapacity);
             return;
         }
         if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
-            drop(reply.send(Err(BeginError::DiskNearlyFull)));
+            reply.refuse(BeginError::DiskNearlyFull);
             return;
         }
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
@@ -445,22 +462,16 @@ impl Shard {
                 let same = *same;
                 self.begin_existing(&id, same, wait, reply);
             }
-            Some(Refusal::AtCapacity) => drop(reply.send(Err(BeginError::AtCapacity))),
-            Some(Refusal::Plan(error)) => drop(reply.send(Err(error.clone().into()))),
+            Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
+            Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
         }
     }
 
-    fn begin_existing(
-        &mut self,
-        id: &TransactionId,
-        same: bool,
-        wait: Wait,
-        reply: oneshot::Sender<Result<Begun, BeginError>>,
-    ) {
+    fn begin_existing(&mut self, id: &TransactionId, same: bool, wait: Wait, reply: BeginAnswer) {
         if same {
             self.show(id, wait, true, WatcherReply::Begin(reply));
         } else {
-            drop(reply.send(Err(BeginError::IdReused(id.to_string()))));
+            reply.refuse(BeginError::IdReused(id.to_string()));
         }
     }
 

@@ -5,11 +5,13 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use unanimity_core::{Coordinator, CoordinatorConfig, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
+use crate::admission::QueueDelay;
 use crate::clock::Clock;
 use crate::error::{StartError, Unavailable};
 use crate::history::{
@@ -47,6 +49,9 @@ pub struct ManagerConfig {
     pub live_transactions_max: usize,
     /// How many events one transaction's timeline holds.
     pub timeline_events_max: usize,
+    /// A beginning may wait for its turn for so long, in milliseconds; when all have waited longer
+    /// for four times that, those who have waited twice as long are refused. 0: none is.
+    pub queue_delay_target_ms: u64,
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.
     pub disk_reserve_bytes: u64,
@@ -59,6 +64,7 @@ impl Default for ManagerConfig {
             shards: 1,
             live_transactions_max: 100_000,
             timeline_events_max: 256,
+            queue_delay_target_ms: 100,
             disk_reserve_bytes: 64 << 20,
         }
     }
@@ -112,6 +118,7 @@ pub(crate) fn start(
         bounds: internals.bounds,
         clock: Clock::start_no_earlier(latest),
         reserve: watch_disk(&config)?,
+        queue_delay_target: Duration::from_millis(config.queue_delay_target_ms),
         threads: Vec::new(),
     };
     starting.spawn(recovered, writer)
@@ -163,6 +170,7 @@ struct Starting {
     bounds: Bounds,
     clock: Clock,
     reserve: Arc<Reserve>,
+    queue_delay_target: Duration,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -176,17 +184,20 @@ impl Starting {
         let (runners, count) = watch::channel(recovered.len());
         let (failures, runners) = (Arc::new(failures), Arc::new(runners));
         let (archive, requests) = std_mpsc::channel();
-        self.thread("history", move || write_history(writer, &requests))?;
-        let mut shards = Vec::new();
+        let gather = self.bounds.gather;
+        self.thread("history", move || write_history(writer, &requests, gather))?;
+        let (mut shards, mut delays) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(recovered) {
             let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-            let shard = self.shard(number, opened, commands, archive.clone())?;
+            let delay = Arc::new(QueueDelay::new(self.queue_delay_target));
+            delays.push(Arc::clone(&delay));
+            let shard = self.shard(number, opened, (commands, delay), archive.clone())?;
             tokio::spawn(watch_over(number, shard, Arc::clone(&failures), Arc::clone(&runners)));
             shards.push(sender);
         }
         let Self { transport, history, threads, .. } = self;
         let threads = Mutex::new(threads);
-        let running = Running { shards, history, transport, failed, count, threads };
+        let running = Running { shards, delays, history, transport, failed, count, threads };
         Ok(TransactionManager::from_running(running))
     }
 
@@ -194,7 +205,7 @@ impl Starting {
         &mut self,
         number: u16,
         (engine, recovered): Opened,
-        commands: mpsc::Receiver<crate::shard::Command>,
+        (commands, delay): (mpsc::Receiver<crate::shard::Command>, Arc<QueueDelay>),
         history: std_mpsc::Sender<ArchiveRequest>,
     ) -> Result<Shard, StartError> {
         let (journal, journal_commands) = std_mpsc::channel();
@@ -209,6 +220,7 @@ impl Starting {
             transport: Arc::clone(&self.transport),
             was_used: was_used(&self.history),
             commands,
+            delay,
             journal,
             receipts,
             history,

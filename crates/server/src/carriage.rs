@@ -1,12 +1,12 @@
 //! Which carriage takes a call: decided by the scheme of the participant's address alone, so that a
 //! transaction may mix them. How each carries a call is its own affair (`outbound` for http and
-//! https).
+//! https, `streams` for grpc and stream).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use unanimity::core::Call;
-use unanimity::{CallFuture, Transport};
+use unanimity::{CallFuture, Owed, Transport};
 
 use crate::outbound::HttpTransport;
 
@@ -45,10 +45,24 @@ impl Transport for Carriages {
         }
     }
 
+    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        match self.other(&call.participant) {
+            Some(carriage) => carriage.submit(call, owed),
+            None => Some((call, owed)),
+        }
+    }
+
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
         match self.other(participant) {
             Some(carriage) => carriage.check(participant),
             None => self.http.check(participant).map_err(|error| (error.code, error.message)),
+        }
+    }
+
+    fn is_busy(&self, participant: &str) -> bool {
+        match self.other(participant) {
+            Some(carriage) => carriage.is_busy(participant),
+            None => self.http.is_busy(participant),
         }
     }
 

@@ -1,5 +1,5 @@
-//! Decides where a bank's accounts lie, and how they are read: in a SQLite file, in PostgreSQL or in
-//! MariaDB, and in the last two with a guard or with branches that the database prepares.
+//! Decides where a bank's accounts lie, and how they are read: in a SQLite file, in PostgreSQL or
+//! in MariaDB, and in the last two with a guard or with branches that the database prepares.
 
 use std::sync::Arc;
 
@@ -49,7 +49,8 @@ pub(crate) enum Accounts {
 /// All sums and counts in one statement, so that they are of one moment: the accounts in a row with
 /// the number 0, the guard's rows by their states. The casts are there because sums grow wider.
 const TOTAL_POSTGRES: &str = "
-    SELECT 0::bigint, coalesce(sum(balance), 0)::bigint, coalesce(sum(reserved), 0)::bigint, count(*)
+    SELECT 0::bigint, coalesce(sum(balance), 0)::bigint, coalesce(sum(reserved), 0)::bigint,
+        count(*)
     FROM account
     UNION ALL SELECT state::bigint, 0, 0, count(*) FROM unanimity_guard GROUP BY state";
 const TOTAL_MARIADB: &str = "

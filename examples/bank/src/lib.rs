@@ -1,7 +1,8 @@
 //! An account service that takes part in transactions, and the example of how to build one: what
 //! the bank does is in `service`, in `keyed` where it locks accounts rather than reserving from
-//! them, and in `ledger` where its accounts lie in a database server; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file
-//! decides how it is configured, started and stopped.
+//! them, and in `ledger` where its accounts lie in a database server; how it misbehaves on demand
+//! is in `faults`, what it tells over HTTP in `http`. This file decides how it is configured,
+//! started and stopped.
 //!
 //! It has no access control, so it listens on loopback addresses only.
 
@@ -13,6 +14,7 @@ mod keyed;
 mod ledger;
 mod listen;
 mod service;
+mod stream;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -28,6 +30,7 @@ use unanimity_sdk::postgres::PostgresParticipant;
 use unanimity_sdk::prune::{self, PruneOptions, Pruner};
 use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
 use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
+use unanimity_sdk::stream::DialOptions;
 use unanimity_sdk::xa::mariadb::MariaDbXaParticipant;
 use unanimity_sdk::xa::postgres::PostgresXaParticipant;
 use unanimity_sdk::{
@@ -42,6 +45,8 @@ pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
 pub use journal::JournalLine;
 pub use keyed::KeyedAccounts;
 pub use service::{AMOUNT_MAX_CENTS, AccountService, BALANCE_MAX_CENTS, Payload};
+
+use self::stream::{Misbehaving, keep_dialing};
 
 /// How many branches may wait for locked accounts: as many as can be connected.
 const WAITERS_MAX: usize = 1_024;
@@ -116,6 +121,9 @@ pub struct BankArguments {
     /// The coordinator's token, if it has one.
     #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Dials the coordinator and takes part over a stream, as `stream:bank-NAME`.
+    #[arg(long, requires = "coordinator")]
+    pub dial: bool,
     /// How long a branch may stay in doubt before the coordinator is asked, in milliseconds.
     #[arg(long, default_value_t = 30_000)]
     pub in_doubt_after_ms: u64,
@@ -149,6 +157,7 @@ impl BankArguments {
             wait_max_ms: 1_000,
             coordinator: None,
             token: None,
+            dial: false,
             in_doubt_after_ms: 30_000,
             guard_retention_ms: None,
             faults: FaultSpec::default(),
@@ -166,6 +175,7 @@ pub struct Bank {
     faults: Arc<Faults>,
     inquiry: Option<Inquiry>,
     pruner: Option<Pruner>,
+    dial: Option<DialOptions>,
 }
 
 impl Bank {
@@ -185,7 +195,12 @@ impl Bank {
             .with_context(|| format!("cannot listen on {address}"))?;
         let inquiry = inquire(&arguments, &books.participant)?;
         let pruner = prune(&arguments, &books)?;
-        Ok(Self { name: arguments.name, listener, books, faults, inquiry, pruner })
+        let dial = arguments.coordinator.as_deref().filter(|_| arguments.dial);
+        let dial = dial.map(|coordinator| DialOptions {
+            token: arguments.token.clone(),
+            ..DialOptions::new(coordinator, &format!("bank-{}", arguments.name))
+        });
+        Ok(Self { name: arguments.name, listener, books, faults, inquiry, pruner, dial })
     }
 
     /// Where it listens.
@@ -204,7 +219,13 @@ impl Bank {
 
     /// Serves until `stop` is ready, and then until the requests under way are answered.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
-        let router = http::router(self.books, self.faults);
+        let participant = Arc::clone(&self.books.participant);
+        let on_streams = Arc::new(Misbehaving::new(participant, Arc::clone(&self.faults)));
+        let mut dialing = tokio::task::JoinSet::new();
+        if let Some(dial) = self.dial {
+            dialing.spawn(keep_dialing(dial, Arc::clone(&on_streams)));
+        }
+        let router = http::router(self.books, self.faults, on_streams);
         listen::serve(self.listener, router, stop).await;
         drop((self.inquiry, self.pruner));
     }

@@ -12,7 +12,7 @@ use unanimity_core::{
 use super::Shard;
 use crate::error::{EnlistError, ResolveError};
 use crate::filter::Filter;
-use crate::watchers::{Shown, Wait, Watcher, WatcherReply, reached};
+use crate::watchers::{Showing, Shown, Wait, Watcher, WatcherReply, reached};
 
 /// A request for a live transaction.
 pub(crate) enum Ask {
@@ -179,7 +179,8 @@ impl Shard {
         let live = self.coordinator.iter().filter(|live| filter.passes(live));
         let ending = self.ending.values().filter(|ended| filter.passes(ended));
         let mut found: Vec<&Transaction> = live.chain(ending.map(|ended| &**ended)).collect();
-        found.sort_by(|a, b| (b.begun_at, &b.id).cmp(&(a.begun_at, &a.id)));
+        // By name, as the history does.
+        found.sort_by(|a, b| (b.begun_at, b.id.as_str()).cmp(&(a.begun_at, a.id.as_str())));
         found.into_iter().take(limit).map(|found| Arc::new(found.clone())).collect()
     }
 
@@ -197,7 +198,7 @@ impl Shard {
         let ended = || self.ending.get(id).map(|ended| (Wait::Completed, Arc::clone(ended)));
         match shown.or_else(ended) {
             Some((reached, transaction)) if !may_wait || reached >= wait => {
-                let send = move || watcher.answer(transaction);
+                let send = move || watcher.answer(&mut Showing::Shared(transaction));
                 self.reply(Box::new(send));
             }
             Some(_) => self.watchers.add(id, watcher),

@@ -35,7 +35,8 @@ pub(super) const CREATE: &str = "
         END IF;
     END $create$;";
 
-pub(crate) const CLAIM: &str = "INSERT INTO unanimity_guard (transaction_id, branch, state, note, at_ms) \
+pub(crate) const CLAIM: &str = "INSERT INTO unanimity_guard \
+     (transaction_id, branch, state, note, at_ms) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 pub(crate) const LOCK: &str = "SELECT state, note FROM unanimity_guard \
      WHERE transaction_id = $1 AND branch = $2 FOR UPDATE";

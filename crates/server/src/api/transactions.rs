@@ -8,9 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use unanimity::core::{Outcome, Stage, TransactionId};
 use unanimity::view::{EventView, TransactionView};
-use unanimity::{
-    BeginRequest, Cursor, DecisionReply, Explanation, Filter, TransactionManager, Wait,
-};
+use unanimity::{Cursor, DecisionReply, Explanation, Filter, Wait};
 use unanimity_sdk::api::{
     Decision, DecisionAnswer, Problem as ProblemDocument, Timeline, TimelineEvent,
     TransactionRequest, TransactionStatus,
@@ -64,24 +62,15 @@ pub(super) async fn begin(
     body: Body,
 ) -> Result<Response, Problem> {
     let shared = &api.shared;
+    if shared.manager.refuses_all() {
+        // Before it is read: a refusal must cost as little as it can.
+        return Err(convert::overloaded());
+    }
     check_content_type(&headers)?;
     let body = read_body(body, shared.limits.body_bytes_max).await?;
     let request: TransactionRequest = parse_json(&body, shared.limits.json_depth_max)?;
-    let chosen = convert::chosen_id(&request, &headers)?;
-    let plan = convert::plan(shared, &request)?;
+    let convert::Planned { id, begin, wait } = convert::planned(shared, &request, &headers)?;
     drop(body);
-    // An interactive one is begun when it is open: the request to commit waits for its outcome.
-    let wait = match request.interactive {
-        true => Wait::Accepted,
-        false => convert::wait(request.wait),
-    };
-    let fresh = chosen.is_none();
-    let id = chosen.unwrap_or_else(TransactionManager::generate_id);
-    let begin = if fresh {
-        BeginRequest::fresh(id.clone(), plan, wait)
-    } else {
-        BeginRequest::with_id(id.clone(), plan, wait).asking(convert::asked_options(&request))
-    };
     let begun = tokio::time::timeout(WAIT_MAX, shared.manager.begin(begin)).await;
     let transaction = match begun {
         Ok(begun) => begun.map_err(|error| problem_of_begin(error, &request))?.transaction,
@@ -310,13 +299,18 @@ pub(super) async fn rollback(
     State(api): State<Api>,
     Id(id): Id,
 ) -> Result<Json<TransactionView>, Problem> {
-    let asked = api.shared.manager.rollback(&id, "asked for over the API").await;
-    let transaction = found(asked.map_err(problem_of_unavailable)?, &id)?;
+    rolled_back(&api, &id).await.map(Json)
+}
+
+/// Rolls back what is undecided, whichever way it was asked for.
+pub(super) async fn rolled_back(api: &Api, id: &TransactionId) -> Result<TransactionView, Problem> {
+    let asked = api.shared.manager.rollback(id, "asked for over the API").await;
+    let transaction = found(asked.map_err(problem_of_unavailable)?, id)?;
     if transaction.committed() {
         let detail = format!("transaction {id} is decided to commit; a decision never changes");
         return Err(Problem::new(code::ALREADY_DECIDED, detail));
     }
-    Ok(Json(transaction))
+    Ok(transaction)
 }
 
 /// Tries a transaction's waiting branches again now.
