@@ -134,7 +134,7 @@ impl fmt::Debug for OwedAnswer {
 }
 
 /// A branch that is prepared here and whose decision is not known here.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InDoubt {
     /// Of which transaction.
     pub transaction: TransactionId,

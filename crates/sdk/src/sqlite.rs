@@ -8,8 +8,7 @@ pub(crate) mod guard_table;
 mod writer;
 
 use std::fmt;
-use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,12 +16,15 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::mpsc;
 
-pub use self::guard_table::{GuardCounts, GuardEntry};
-use self::writer::{Job, Tally, Writer};
+use self::writer::{Job, Writer};
+use crate::guard_rows::{GuardCounts, GuardEntry};
+use crate::moment::MomentHook;
 use crate::participant::{
     Answering, CallError, Doubting, InDoubt, OwedAnswer, Participant, Request,
 };
+use crate::prune::Prunable;
 use crate::service::{BranchContext, ServiceResult, Vote, unsupported};
+use crate::tally::{Counters, Tally};
 
 /// A service whose data lie in a SQLite file.
 ///
@@ -98,25 +100,6 @@ pub trait SqliteService: Send + 'static {
     }
 }
 
-/// A labelled point around a group's commit, for tests that crash or fail there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Everything is written, nothing is durable, nobody is answered.
-    BeforeCommit {
-        /// How many calls are in the group.
-        calls: usize,
-    },
-    /// Everything is durable, nobody is answered.
-    AfterCommit {
-        /// How many calls are in the group.
-        calls: usize,
-    },
-}
-
-/// What a test does at a [`Moment`]. An error counts as a failed commit: every call of the group is
-/// answered with it.
-pub type MomentHook = Arc<dyn Fn(Moment) -> Result<(), String> + Send + Sync>;
-
 /// A participant's limits.
 #[derive(Clone)]
 pub struct SqliteOptions {
@@ -169,28 +152,6 @@ pub enum OpenError {
     Thread(#[from] std::io::Error),
 }
 
-/// What a participant has done since its process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Calls that the service worked for.
-    pub applied: u64,
-    /// Rollbacks and compensations of branches that nobody had heard of.
-    pub remembered: u64,
-    /// Duplicates: answered as the first time, without work.
-    pub repeated: u64,
-    /// Contradictions.
-    pub refused: u64,
-    /// Rollbacks of branches that are committed. Where one committed in one phase it is the answer
-    /// that the coordinator asks for, and no contradiction.
-    pub already_committed: u64,
-    /// Calls that failed on their own.
-    pub failed: u64,
-    /// Calls for which the service was busy.
-    pub busy: u64,
-    /// Local commits; every other number divided by this one is the gain of group commit.
-    pub groups: u64,
-}
-
 /// A participant whose guard and whose service's data lie in one SQLite file.
 ///
 /// Several processes may open the same file; SQLite's lock puts their groups in a row, and the
@@ -199,6 +160,9 @@ pub struct SqliteParticipant {
     jobs: mpsc::Sender<Job>,
     reader: Arc<Mutex<Connection>>,
     tally: Arc<Tally>,
+    /// For what is written apart from the calls.
+    path: PathBuf,
+    busy_timeout_ms: u64,
 }
 
 impl fmt::Debug for SqliteParticipant {
@@ -227,12 +191,14 @@ impl SqliteParticipant {
     ) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let connection = writer::open(path, &service, &options)?;
-        let reader = open_reader(path, options.busy_timeout_ms)?;
+        let busy_timeout_ms = options.busy_timeout_ms;
+        let reader = open_reader(path, busy_timeout_ms)?;
         let (jobs, queue) = mpsc::channel(options.queue_calls_max);
         let tally = Arc::new(Tally::default());
         let writer = Writer::new(connection, service, options, queue, Arc::clone(&tally));
         thread::Builder::new().name("unanimity-writer".to_owned()).spawn(|| writer.run())?;
-        Ok(Self { jobs, reader: Arc::new(Mutex::new(reader)), tally })
+        let (reader, path) = (Arc::new(Mutex::new(reader)), path.to_owned());
+        Ok(Self { jobs, reader, tally, path, busy_timeout_ms })
     }
 
     /// Reads the service's tables, and the guard's, in one snapshot of what is committed.
@@ -272,7 +238,7 @@ impl SqliteParticipant {
     ) -> Result<Vec<GuardEntry>, CallError> {
         self.read(move |connection| {
             let after = after.as_ref().map(|(transaction, branch)| (&**transaction, &**branch));
-            guard_table::entries(connection, after, rows_max)
+            guard_table::entries(connection, after, None, rows_max)
         })
         .await
     }
@@ -289,18 +255,7 @@ impl SqliteParticipant {
     /// What this participant has done since its process started.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let tally = &self.tally;
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            applied: read(&tally.applied),
-            remembered: read(&tally.remembered),
-            repeated: read(&tally.repeated),
-            refused: read(&tally.refused),
-            already_committed: read(&tally.committed),
-            failed: read(&tally.failed),
-            busy: read(&tally.busy),
-            groups: read(&tally.groups),
-        }
+        self.tally.counters()
     }
 }
 
@@ -347,4 +302,40 @@ impl Doubting for SqliteParticipant {
     fn in_doubt(&self) -> Answering<'_, Vec<InDoubt>> {
         Box::pin(Self::in_doubt(self))
     }
+}
+
+impl Prunable for SqliteParticipant {
+    fn settled_before(
+        &self,
+        before_ms: u64,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Answering<'_, Vec<GuardEntry>> {
+        Box::pin(self.read(move |connection| {
+            let after = after.as_ref().map(|(transaction, branch)| (&**transaction, &**branch));
+            guard_table::entries(connection, after, Some(before_ms), rows_max)
+        }))
+    }
+
+    /// On a connection of its own, between two groups: SQLite's lock keeps them apart.
+    fn forget(&self, rows: Vec<GuardEntry>) -> Answering<'_, u64> {
+        let (path, busy_timeout_ms) = (self.path.clone(), self.busy_timeout_ms);
+        Box::pin(async move {
+            let task = tokio::task::spawn_blocking(move || forget(&path, busy_timeout_ms, &rows));
+            let failed = |error: &dyn fmt::Display| CallError::Failed(error.to_string());
+            task.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+        })
+    }
+}
+
+fn forget(path: &Path, busy_timeout_ms: u64, rows: &[GuardEntry]) -> rusqlite::Result<u64> {
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.busy_timeout(Duration::from_millis(busy_timeout_ms))?;
+    let local = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut removed = 0;
+    for row in rows {
+        removed += guard_table::forget(&local, row)?;
+    }
+    local.commit()?;
+    Ok(removed)
 }

@@ -178,8 +178,9 @@ pub struct Faults {
     seed: u64,
     spec: RwLock<FaultSpec>,
     struck: [AtomicU64; 7],
-    /// The crash that the next local commit meets: 0, or a [`Fault`]'s number. The service arms it
-    /// and the writer's hook meets it on the same thread.
+    /// The crash that the next local commit meets: 0, or a [`Fault`]'s number. The service arms it;
+    /// in SQLite the writer's hook meets it on the same thread, in a database server the commit
+    /// that comes next does, which may be another call's.
     armed: AtomicU8,
 }
 

@@ -1,13 +1,12 @@
 //! Decides how the guard's rows lie in SQLite, and nothing else: every function here is one
 //! statement on the caller's connection, inside whatever transaction the caller has open.
 
-use std::sync::Arc;
-
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use unanimity_core::TransactionId;
 use unanimity_core::guard::{GuardRow, GuardState};
 
+use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::participant::InDoubt;
 
 /// The table. One row for each branch that this participant has ever heard of; `state` is the
@@ -26,38 +25,6 @@ const CREATE: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS unanimity_guard_prepared ON unanimity_guard (at_ms)
         WHERE state = 1;";
-
-/// One row of the guard table, for audits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuardEntry {
-    /// Of which transaction.
-    pub transaction: TransactionId,
-    /// Which branch of it.
-    pub branch: Arc<str>,
-    /// Where it stands, and its note.
-    pub row: GuardRow,
-    /// When it last changed, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-}
-
-/// How many branches stand where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GuardCounts {
-    /// Prepared and in doubt.
-    pub prepared: u64,
-    /// Committed.
-    pub committed: u64,
-    /// Rolled back, also where nothing was ever prepared.
-    pub rolled_back: u64,
-    /// Voted no.
-    pub voted_no: u64,
-    /// Voted read-only.
-    pub read_only: u64,
-    /// Executed.
-    pub executed: u64,
-    /// Compensated, also where nothing was ever executed.
-    pub compensated: u64,
-}
 
 pub(crate) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(CREATE)
@@ -107,13 +74,17 @@ pub(super) fn in_doubt(connection: &Connection) -> rusqlite::Result<Vec<InDoubt>
 pub(super) fn entries(
     connection: &Connection,
     after: Option<(&str, &str)>,
+    settled_before_ms: Option<u64>,
     rows_max: u32,
 ) -> rusqlite::Result<Vec<GuardEntry>> {
     let sql = "SELECT transaction_id, branch, state, note, at_ms FROM unanimity_guard \
-               WHERE (transaction_id, branch) > (?1, ?2) ORDER BY transaction_id, branch LIMIT ?3";
+               WHERE (transaction_id, branch) > (?1, ?2) \
+               AND (?4 IS NULL OR (at_ms < ?4 AND state <> 1)) \
+               ORDER BY transaction_id, branch LIMIT ?3";
     let (transaction, branch) = after.unwrap_or(("", ""));
+    let before_ms = settled_before_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params![transaction, branch, rows_max], |row| {
+    let rows = statement.query_map(params![transaction, branch, rows_max, before_ms], |row| {
         Ok(GuardEntry {
             transaction: transaction_id(row, 0)?,
             branch: row.get(1)?,
@@ -124,6 +95,18 @@ pub(super) fn entries(
     rows.collect()
 }
 
+/// Removes a row if it is still as it was read.
+pub(super) fn forget(connection: &Connection, entry: &GuardEntry) -> rusqlite::Result<u64> {
+    let sql = "DELETE FROM unanimity_guard \
+               WHERE transaction_id = ?1 AND branch = ?2 AND state = ?3 AND at_ms = ?4";
+    let at_ms = i64::try_from(entry.at_ms).unwrap_or(i64::MAX);
+    let state = entry.row.state as u8;
+    let mut statement = connection.prepare_cached(sql)?;
+    let removed =
+        statement.execute(params![entry.transaction.as_str(), &*entry.branch, state, at_ms])?;
+    Ok(removed as u64)
+}
+
 pub(super) fn counts(connection: &Connection) -> rusqlite::Result<GuardCounts> {
     let mut counts = GuardCounts::default();
     let sql = "SELECT state, count(*) FROM unanimity_guard GROUP BY state";
@@ -131,15 +114,7 @@ pub(super) fn counts(connection: &Connection) -> rusqlite::Result<GuardCounts> {
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let count = unsigned(row, 1)?;
-        match state(row, 0)? {
-            GuardState::Prepared => counts.prepared = count,
-            GuardState::Committed => counts.committed = count,
-            GuardState::RolledBack => counts.rolled_back = count,
-            GuardState::VotedNo => counts.voted_no = count,
-            GuardState::ReadOnly => counts.read_only = count,
-            GuardState::Executed => counts.executed = count,
-            GuardState::Compensated => counts.compensated = count,
-        }
+        counts.put(state(row, 0)?, count);
     }
     Ok(counts)
 }
@@ -168,4 +143,25 @@ fn transaction_id(row: &Row<'_>, column: usize) -> rusqlite::Result<TransactionI
 /// SQLite knows no unsigned numbers; ours stay far below its largest.
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn published() -> String {
+        words(include_str!("../../../../docs/guard-table.md"))
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_is_published() {
+        let sql = words(CREATE);
+        let table = sql.split(';').find(|one| one.contains("CREATE TABLE")).unwrap();
+        let (_, table) = table.split_once("CREATE TABLE").unwrap();
+        assert!(published().contains(&format!("CREATE TABLE{table}")), "{table}");
+    }
 }

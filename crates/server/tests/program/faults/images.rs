@@ -283,19 +283,10 @@ async fn judge_coordinator(
 async fn judge_bank(known: &BTreeMap<String, Known>, folder: &Path, cut_us: u64, name: &str) {
     let database = folder.join("bank-a.db");
     let bank = Bank::start(BankArguments {
-        name: "A".to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        database: database.clone(),
         accounts: 2,
         balance: 100_000_000,
-        accounts_by: unanimity_bank::AccountsBy::Reservation,
         journal: true,
-        wait_max_ms: 1_000,
-        coordinator: None,
-        token: None,
-        in_doubt_after_ms: 30_000,
-        faults: unanimity_bank::FaultSpec::default(),
-        seed: 1,
+        ..BankArguments::new("A", database.clone())
     });
     let bank = bank.await.unwrap_or_else(|error| panic!("image {name} is refused: {error:#}"));
     let file = Connection::open_with_flags(&database, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
