@@ -33,6 +33,7 @@ pub mod resource;
 mod router;
 mod service;
 mod sqlite;
+pub mod xa;
 
 pub use axum;
 pub use client::{Client, ClientError, ClientOptions};
