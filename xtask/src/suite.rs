@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::need::need;
+use crate::need::{Server, need, need_server};
 use crate::process::{cargo, run, run_reading};
 use crate::tally::Tally;
 use crate::tidy;
@@ -85,13 +85,30 @@ fn close(
     result.map_err(|_| Failure::new())
 }
 
-/// A linker for everything, Python for the participant that is written in it, and what brings
-/// faults to real processes: system calls that fail or kill, and clocks that jump.
+/// What the tests start databases with (crates/databases).
+const DATABASE_SERVERS: [Server; 2] = [
+    Server {
+        package: "postgresql",
+        binary: "postgres",
+        folders: &["/usr/lib/postgresql/*/bin"],
+        service: "postgresql",
+    },
+    Server {
+        package: "mariadb-server",
+        binary: "mariadbd",
+        folders: &["/usr/sbin"],
+        service: "mariadb",
+    },
+];
+
+/// A linker for everything, Python for the participant that is written in it, what brings faults to
+/// real processes (system calls that fail or kill, clocks that jump), and database servers.
 fn machine(_: &mut Tally) -> Result<(), Failure> {
     need("build-essential", "cc")?;
     need("python3", "python3")?;
     need("strace", "strace")?;
-    need("faketime", "faketime")
+    need("faketime", "faketime")?;
+    DATABASE_SERVERS.iter().try_for_each(need_server)
 }
 
 fn format(_: &mut Tally) -> Result<(), Failure> {

@@ -8,12 +8,13 @@ use super::files::Files;
 /// Our packages and those of ours that each may name.
 ///
 /// `server` reaches everything that its two arrows (manager, sdk) lead to, and the bank, which its
-/// demo runs. `bank` is an example of what a user writes: it sees the sdk alone.
-const ARROWS: [(&str, &[&str]); 9] = [
+/// demo runs. `bank` is an example of what a user writes: it sees the sdk alone. `sdk` and
+/// `bank` start databases in their tests only.
+const ARROWS: [(&str, &[&str]); 10] = [
     ("unanimity-core", &[]),
     ("unanimity-journal", &[]),
     ("unanimity", &["unanimity-core", "unanimity-journal"]),
-    ("unanimity-sdk", &["unanimity-core"]),
+    ("unanimity-sdk", &["unanimity-core", "unanimity-databases"]),
     (
         "unanimity-server",
         &[
@@ -23,11 +24,13 @@ const ARROWS: [(&str, &[&str]); 9] = [
             "unanimity-judge",
             "unanimity-sdk",
             "unanimity-bank",
+            "unanimity-databases",
         ],
     ),
     ("unanimity-judge", &["unanimity-core"]),
     ("unanimity-check", &["unanimity-core", "unanimity-journal", "unanimity-judge"]),
-    ("unanimity-bank", &["unanimity-sdk"]),
+    ("unanimity-bank", &["unanimity-sdk", "unanimity-databases"]),
+    ("unanimity-databases", &[]),
     ("xtask", &[]),
 ];
 
