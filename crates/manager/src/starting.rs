@@ -13,8 +13,8 @@ use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 use crate::clock::Clock;
 use crate::error::{StartError, Unavailable};
 use crate::history::{
-    ArchiveRequest, HistoryPlace, HistoryReader, known_shards, open_history, remember_shards,
-    write_history,
+    ArchiveRequest, HistoryPlace, HistoryReader, coordinator_id, known_shards, open_history,
+    remember_shards, write_history,
 };
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
@@ -106,6 +106,7 @@ pub(crate) fn start(
     let latest = recovered.iter().map(|(_, read)| read.replayed.latest).max().unwrap_or(0);
     remember_shards(&writer, config.shards).map_err(|source| place.error(source))?;
     let starting = Starting {
+        coordinator: coordinator_id(&writer).map_err(|source| place.error(source))?,
         transport,
         history: Arc::new(reader),
         lock: lock.map(Arc::new),
@@ -156,6 +157,7 @@ fn no_thread(error: &std::io::Error) -> StartError {
 
 /// A manager that is being put together.
 struct Starting {
+    coordinator: u64,
     transport: Arc<dyn Transport>,
     history: Arc<HistoryReader>,
     /// Held by every thread that works on the folder: it is ours until the last of them has ended.
@@ -184,9 +186,9 @@ impl Starting {
             tokio::spawn(watch_over(number, shard, Arc::clone(&failures), Arc::clone(&runners)));
             shards.push(sender);
         }
-        let Self { transport, history, threads, .. } = self;
+        let Self { coordinator, transport, history, threads, .. } = self;
         let threads = Mutex::new(threads);
-        let running = Running { shards, history, transport, failed, count, threads };
+        let running = Running { coordinator, shards, history, transport, failed, count, threads };
         Ok(TransactionManager::from_running(running))
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use unanimity_core::{Answer, Call, Event, Operation, TransactionId};
+use unanimity_core::{Answer, BranchPlan, Call, Event, Operation, TransactionId};
 
 use crate::crash_point::crash_point;
 
@@ -24,6 +24,16 @@ pub trait Transport: Send + Sync + 'static {
     /// # Errors
     /// A stable code and what is wrong with the address.
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)>;
+
+    /// Whether a branch can be carried as it is planned, asked where [`Self::check`] would be. A
+    /// carriage that knows what its participants can do refuses here what they could only say no
+    /// to.
+    ///
+    /// # Errors
+    /// A stable code and what is wrong with the branch.
+    fn check_branch(&self, branch: &BranchPlan) -> Result<(), (&'static str, String)> {
+        self.check(&branch.participant)
+    }
 
     /// What keeps calls from a participant now, in words for a person: since when, and what comes
     /// next. `None` if nothing does.

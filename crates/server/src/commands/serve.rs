@@ -19,6 +19,7 @@ use super::Ended;
 use crate::api::{Api, ApiLimits};
 use crate::carriage::Carriages;
 use crate::config::{self, Config, LogFormat};
+use crate::databases::{self, Databases};
 use crate::inbound;
 use crate::outbound::HttpTransport;
 
@@ -61,7 +62,10 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     })?;
     // Before anybody is told that it listens: whoever is, may tell it to stop at once.
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let manager = start_manager(&config)?;
+    let databases = Databases::new(&config.databases);
+    databases.check().await.map_err(anyhow::Error::msg)?;
+    let manager = start_manager(&config, &databases)?;
+    databases.attach(manager.coordinator_id());
     let limits = ApiLimits {
         body_bytes_max: to_usize(config.limits.body_bytes_max),
         json_depth_max: to_usize(config.limits.json_depth_max),
@@ -88,7 +92,7 @@ async fn keep_up(metrics: PrometheusHandle) {
     }
 }
 
-fn start_manager(config: &Config) -> anyhow::Result<TransactionManager> {
+fn start_manager(config: &Config, databases: &Databases) -> anyhow::Result<TransactionManager> {
     let manager = ManagerConfig {
         storage: Storage::Folder(config.data.folder.clone()),
         shards: u16::try_from(config.journal.shards).unwrap_or(u16::MAX),
@@ -96,7 +100,8 @@ fn start_manager(config: &Config) -> anyhow::Result<TransactionManager> {
         disk_reserve_bytes: config.data.disk_reserve_bytes,
         ..ManagerConfig::default()
     };
-    let transport = Arc::new(Carriages::over_http(HttpTransport::new(config.outbound()?)));
+    let carriages = Carriages::over_http(HttpTransport::new(config.outbound()?));
+    let transport = Arc::new(carriages.with(databases::SCHEME, Arc::new(databases.clone())));
     let started = TransactionManager::start(manager, transport);
     started.map_err(|error| anyhow::anyhow!("{error} (code {})", error.code()))
 }

@@ -1,0 +1,251 @@
+//! Databases as participants: a branch whose participant is `db:NAME` is carried out by the
+//! coordinator itself, as a prepared transaction in that database.
+//!
+//! This file decides which call goes to which database and what an operation means there. What a
+//! payload says is [`work`]'s, how a branch lives in PostgreSQL or MariaDB `postgres`'s and
+//! `mariadb`'s, and what becomes of what was left prepared the `sweeper`'s. Which databases there
+//! are, the configuration says; a request can only name them.
+
+mod calendar;
+mod pool;
+mod postgres;
+mod result;
+pub mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::{OnceCell, watch};
+use unanimity::core::guard::Contradiction;
+use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation};
+use unanimity::{CallFuture, Transport};
+use unanimity_sdk::xa::name::BranchName;
+
+use self::postgres::Postgres;
+use self::work::{Refusal, Work};
+use crate::config::{DatabaseConfig, Dialect};
+use crate::outbound::references;
+
+/// The scheme of a participant that is a database.
+pub const SCHEME: &str = "db";
+/// The table in which every branch has a row. It is the coordinator's own.
+pub const TABLE: &str = "unanimity_branch";
+
+/// Why a database cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// It does not answer now; it may later.
+    Down(String),
+    /// It is set up so that it cannot work, or it refuses the coordinator.
+    Refused(String),
+}
+
+impl Unusable {
+    fn text(&self) -> &str {
+        match self {
+            Self::Down(text) | Self::Refused(text) => text,
+        }
+    }
+}
+
+/// A branch under the name that it has inside a database.
+struct Branch {
+    name: BranchName,
+    gid: String,
+}
+
+impl Branch {
+    fn new(name: BranchName) -> Self {
+        let gid = name.gid();
+        // Ids and names have no quotes; it goes into statements that take no parameters.
+        assert!(gid.bytes().all(|byte| byte.is_ascii_graphic() && !b"'\\\"".contains(&byte)));
+        Self { name, gid }
+    }
+
+    fn gid(&self) -> &str {
+        &self.gid
+    }
+}
+
+/// What a statement came to.
+#[derive(Debug, Default)]
+struct Ran {
+    /// How many rows it touched or gave back.
+    affected: u64,
+    /// What it gave back, as far as it is kept; `None` where a statement gives nothing back.
+    rows: Option<Vec<Value>>,
+}
+
+/// The server that a database is on.
+enum Server {
+    Postgres(Postgres),
+}
+
+/// One database.
+struct Database {
+    config: DatabaseConfig,
+    server: Server,
+    /// Set once the database was found to be usable.
+    checked: OnceCell<()>,
+}
+
+impl Database {
+    fn new(config: DatabaseConfig) -> Self {
+        let server = match config.dialect {
+            Dialect::Postgres => Server::Postgres(Postgres::new(config.clone())),
+            Dialect::Mariadb => Server::Postgres(Postgres::new(config.clone())),
+        };
+        Self { config, server, checked: OnceCell::new() }
+    }
+
+    async fn check(&self) -> Result<(), Unusable> {
+        let check = async || match &self.server {
+            Server::Postgres(postgres) => postgres.check().await,
+        };
+        self.checked.get_or_try_init(check).await.map(|()| ())
+    }
+
+    async fn prepare(&self, branch: &Branch, work: &Work, may_write: bool) -> Answer {
+        match &self.server {
+            Server::Postgres(postgres) => postgres.prepare(branch, work, may_write).await,
+        }
+    }
+
+    async fn commit(&self, branch: &Branch) -> Answer {
+        match &self.server {
+            Server::Postgres(postgres) => postgres.commit(branch).await,
+        }
+    }
+
+    async fn rollback(&self, branch: &Branch) -> Answer {
+        match &self.server {
+            Server::Postgres(postgres) => postgres.rollback(branch).await,
+        }
+    }
+}
+
+/// All databases of one coordinator. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Databases {
+    all: Arc<BTreeMap<String, Database>>,
+    /// The coordinator's id, once it is known.
+    coordinator: watch::Sender<Option<u64>>,
+}
+
+impl Databases {
+    /// The databases of a configuration; nothing is connected yet.
+    #[must_use]
+    pub fn new(configured: &BTreeMap<String, DatabaseConfig>) -> Self {
+        let all = configured.iter().map(|(name, one)| (name.clone(), Database::new(one.clone())));
+        Self { all: Arc::new(all.collect()), coordinator: watch::Sender::new(None) }
+    }
+
+    /// Whether every database can be used. One that does not answer is no reason to stop: it is
+    /// asked again when it is needed.
+    ///
+    /// # Errors
+    /// What is wrong with one that is set up so that it cannot work.
+    pub async fn check(&self) -> Result<(), String> {
+        for (name, database) in self.all.iter() {
+            match database.check().await {
+                Ok(()) => {}
+                Err(Unusable::Down(text)) => {
+                    tracing::warn!(database = name, %text, "a database does not answer");
+                }
+                Err(Unusable::Refused(text)) => {
+                    let place = &database.config.place;
+                    return Err(format!(
+                        "database {name} ({place}): {text} (code database_unusable)"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which coordinator this is. Calls wait until that is said.
+    pub fn attach(&self, coordinator: u64) {
+        self.coordinator.send_replace(Some(coordinator));
+    }
+
+    async fn coordinator(&self) -> Option<u64> {
+        let mut known = self.coordinator.subscribe();
+        known.wait_for(Option::is_some).await.ok().and_then(|known| *known)
+    }
+
+    fn find(&self, participant: &str) -> Result<&Database, Refusal> {
+        let name = participant.strip_prefix("db:").unwrap_or_default();
+        self.all.get(name).ok_or_else(|| {
+            let text = format!("no database is configured as {name:?} ([databases.NAME])");
+            ("database_unknown", text)
+        })
+    }
+
+    async fn carry(&self, call: Call) -> Answer {
+        let database = match self.find(&call.participant) {
+            Ok(database) => database,
+            Err((_, text)) => return Answer::Unsent(text.into()),
+        };
+        let Some(coordinator) = self.coordinator().await else {
+            return Answer::Unsent("the coordinator is stopping".into());
+        };
+        if let Err(unusable) = database.check().await {
+            return Answer::Unsent(unusable.text().into());
+        }
+        let name = BranchName::new(coordinator, call.transaction.as_str(), &call.branch_name);
+        let branch = Branch::new(name);
+        match call.operation {
+            Operation::Prepare | Operation::CommitOnePhase => match work(&call, database) {
+                // To commit in one phase leaves no trace of what was done; only reading needs none.
+                Ok(work) if call.operation == Operation::CommitOnePhase && !work.reads() => {
+                    Answer::Unsupported
+                }
+                Ok(work) => {
+                    let may_write = call.operation == Operation::Prepare;
+                    database.prepare(&branch, &work, may_write).await
+                }
+                Err(reason) => Answer::No(reason.into()),
+            },
+            Operation::Commit => database.commit(&branch).await,
+            Operation::Rollback => database.rollback(&branch).await,
+            Operation::Execute | Operation::Compensate | Operation::Inquire => {
+                let text = "a database's branch is two_phase";
+                Answer::Contradiction(Contradiction::WrongKind, text.into())
+            }
+        }
+    }
+}
+
+/// What a call asks for, with the results of other branches in it.
+fn work(call: &Call, database: &Database) -> Result<Work, String> {
+    let payload = call.payload.as_deref().unwrap_or_default();
+    let text = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
+    let filled = if call.results.is_empty() {
+        text.to_owned()
+    } else {
+        references::fill(text, &call.results, true)?
+    };
+    let read = Work::read(filled.as_bytes(), &database.config.allowed);
+    read.map_err(|(code, text)| format!("{code}: {text}"))
+}
+
+impl Transport for Databases {
+    fn call(&self, call: Call) -> CallFuture<'_> {
+        Box::pin(self.carry(call))
+    }
+
+    fn check(&self, participant: &str) -> Result<(), Refusal> {
+        self.find(participant).map(drop)
+    }
+
+    fn check_branch(&self, branch: &BranchPlan) -> Result<(), Refusal> {
+        let database = self.find(&branch.participant)?;
+        if branch.kind != Kind::TwoPhase || branch.by_initiator {
+            let text = "a database's branch is of the kind two_phase, and the coordinator does its \
+                        phase one";
+            return Err(("database_two_phase_only", text.into()));
+        }
+        Work::read(&branch.payload, &database.config.allowed).map(drop)
+    }
+}
