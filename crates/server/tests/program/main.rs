@@ -11,6 +11,7 @@ mod battery;
 mod breaker;
 mod commands;
 mod crashes;
+mod databases;
 mod described;
 mod faults;
 mod interactive;
