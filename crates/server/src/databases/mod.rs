@@ -7,6 +7,7 @@
 //! are, the configuration says; a request can only name them.
 
 mod calendar;
+mod mariadb;
 mod pool;
 mod postgres;
 mod result;
@@ -22,6 +23,7 @@ use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation};
 use unanimity::{CallFuture, Transport};
 use unanimity_sdk::xa::name::BranchName;
 
+use self::mariadb::Mariadb;
 use self::postgres::Postgres;
 use self::work::{Refusal, Work};
 use crate::config::{DatabaseConfig, Dialect};
@@ -53,6 +55,7 @@ impl Unusable {
 struct Branch {
     name: BranchName,
     gid: String,
+    xid: String,
 }
 
 impl Branch {
@@ -60,11 +63,17 @@ impl Branch {
         let gid = name.gid();
         // Ids and names have no quotes; it goes into statements that take no parameters.
         assert!(gid.bytes().all(|byte| byte.is_ascii_graphic() && !b"'\\\"".contains(&byte)));
-        Self { name, gid }
+        let xid = name.xid().sql();
+        Self { name, gid, xid }
     }
 
     fn gid(&self) -> &str {
         &self.gid
+    }
+
+    /// The arguments of an XA statement.
+    fn xid(&self) -> &str {
+        &self.xid
     }
 }
 
@@ -80,6 +89,7 @@ struct Ran {
 /// The server that a database is on.
 enum Server {
     Postgres(Postgres),
+    Mariadb(Mariadb),
 }
 
 /// One database.
@@ -94,7 +104,7 @@ impl Database {
     fn new(config: DatabaseConfig) -> Self {
         let server = match config.dialect {
             Dialect::Postgres => Server::Postgres(Postgres::new(config.clone())),
-            Dialect::Mariadb => Server::Postgres(Postgres::new(config.clone())),
+            Dialect::Mariadb => Server::Mariadb(Mariadb::new(config.clone())),
         };
         Self { config, server, checked: OnceCell::new() }
     }
@@ -102,6 +112,7 @@ impl Database {
     async fn check(&self) -> Result<(), Unusable> {
         let check = async || match &self.server {
             Server::Postgres(postgres) => postgres.check().await,
+            Server::Mariadb(mariadb) => mariadb.check().await,
         };
         self.checked.get_or_try_init(check).await.map(|()| ())
     }
@@ -109,18 +120,21 @@ impl Database {
     async fn prepare(&self, branch: &Branch, work: &Work, may_write: bool) -> Answer {
         match &self.server {
             Server::Postgres(postgres) => postgres.prepare(branch, work, may_write).await,
+            Server::Mariadb(mariadb) => mariadb.prepare(branch, work, may_write).await,
         }
     }
 
     async fn commit(&self, branch: &Branch) -> Answer {
         match &self.server {
             Server::Postgres(postgres) => postgres.commit(branch).await,
+            Server::Mariadb(mariadb) => mariadb.commit(branch).await,
         }
     }
 
     async fn rollback(&self, branch: &Branch) -> Answer {
         match &self.server {
             Server::Postgres(postgres) => postgres.rollback(branch).await,
+            Server::Mariadb(mariadb) => mariadb.rollback(branch).await,
         }
     }
 }

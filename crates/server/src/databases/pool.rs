@@ -46,6 +46,11 @@ impl<S> Pool<S> {
         self.idle().clear();
     }
 
+    /// Keeps a connection that was not leased, or not any more: nothing is under way on it.
+    pub fn add_idle(&self, session: S) {
+        self.idle().push(session);
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<S>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
