@@ -2,6 +2,7 @@
 //! is in `transactions`; how a request becomes a plan, in `convert`.
 
 mod convert;
+mod databases;
 mod extract;
 mod interactive;
 mod openapi;
@@ -22,6 +23,7 @@ use unanimity::TransactionManager;
 use unanimity::core::Options;
 
 use crate::config::Secret;
+use crate::databases::Databases;
 use crate::problem::{Problem, code};
 
 /// The longest that an answer is held back, in seconds; after that it tells the state as it is.
@@ -35,6 +37,7 @@ pub struct Api {
 
 struct Shared {
     manager: TransactionManager,
+    databases: Databases,
     defaults: Options,
     limits: ApiLimits,
     token: Option<Secret>,
@@ -57,12 +60,13 @@ impl Api {
     #[must_use]
     pub fn new(
         manager: TransactionManager,
+        databases: Databases,
         defaults: Options,
         limits: ApiLimits,
         token: Option<Secret>,
         metrics: PrometheusHandle,
     ) -> Self {
-        Self { shared: Arc::new(Shared { manager, defaults, limits, token, metrics }) }
+        Self { shared: Arc::new(Shared { manager, databases, defaults, limits, token, metrics }) }
     }
 
     /// Its routes.
@@ -78,6 +82,7 @@ impl Api {
             .route("/v1/transactions/{id}/branches", post(interactive::enlist))
             .route("/v1/transactions/{id}/commit", post(interactive::commit))
             .route("/v1/transactions/{id}/branches/{branch}/resolve", post(interactive::resolve))
+            .route("/v1/databases/in-doubt", get(databases::in_doubt))
             .route("/metrics", get(service::metrics))
             .route_layer(middleware::from_fn_with_state(self.clone(), authorize));
         Router::new()

@@ -65,14 +65,14 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let databases = Databases::new(&config.databases);
     databases.check().await.map_err(anyhow::Error::msg)?;
     let manager = start_manager(&config, &databases)?;
-    databases.attach(manager.coordinator_id());
+    databases.attach(&manager);
     let limits = ApiLimits {
         body_bytes_max: to_usize(config.limits.body_bytes_max),
         json_depth_max: to_usize(config.limits.json_depth_max),
         branches_max: to_usize(config.limits.branches_max),
     };
     let token = config.security.token.clone();
-    let api = Api::new(manager.clone(), config.options(), limits, token, metrics);
+    let api = Api::new(manager.clone(), databases, config.options(), limits, token, metrics);
     announce(&listener)?;
     let failure = run(listener, api, &config, &manager, signals).await?;
     match failure {

@@ -76,6 +76,20 @@ pub struct DatabaseConfig {
     pub orphan_ms: u64,
 }
 
+impl DatabaseConfig {
+    /// A database that is only looked into.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, which is not shown.
+    pub fn to_look_into(url: &str) -> Result<Self, String> {
+        let value = toml::Table::from_iter([
+            ("url".to_owned(), url.into()),
+            ("statements".to_owned(), vec![String::new()].into()),
+        ]);
+        one("database", value.into(), &|_| None)
+    }
+}
+
 /// A section as it is written.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -205,7 +219,10 @@ fn one(name: &str, value: toml::Value, lookup: Lookup<'_>) -> Result<DatabaseCon
 
 fn check_numbers(section: &Section) -> Result<(), String> {
     if !(4..=CONNECTIONS_MAX).contains(&section.pool_max) {
-        return Err(format!("pool_max must be 4 to {CONNECTIONS_MAX}, and is {}", section.pool_max));
+        return Err(format!(
+            "pool_max must be 4 to {CONNECTIONS_MAX}, and is {}",
+            section.pool_max
+        ));
     }
     if !(1..=1_000_000).contains(&section.rows_max) {
         return Err(format!("rows_max must be 1 to 1000000, and is {}", section.rows_max));
@@ -220,7 +237,9 @@ fn check_numbers(section: &Section) -> Result<(), String> {
     ];
     for (name, time_ms) in times {
         if !(1..=TIME_MS_MAX).contains(&time_ms) {
-            return Err(format!("{name} must be 1 to {TIME_MS_MAX} milliseconds, and is {time_ms}"));
+            return Err(format!(
+                "{name} must be 1 to {TIME_MS_MAX} milliseconds, and is {time_ms}"
+            ));
         }
     }
     Ok(())
@@ -266,11 +285,11 @@ fn allowed(statements: Option<Statements>) -> Result<Allowed, String> {
     match statements {
         Some(Statements::Word(word)) if word == "any" => Ok(Allowed::Any),
         Some(Statements::List(list)) if !list.is_empty() => Ok(Allowed::These(list)),
-        Some(Statements::Word(_) | Statements::List(_)) | None => Err(
-            "needs statements: \"any\" lets whoever may begin transactions read and change \
+        Some(Statements::Word(_) | Statements::List(_)) | None => {
+            Err("needs statements: \"any\" lets whoever may begin transactions read and change \
              everything that the database's user may; a list of statements allows these alone"
-                .into(),
-        ),
+                .into())
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub const ENV_PREFIX: &str = "UNANIMITY_";
 pub const ENV_NOT_SETTINGS: &[&str] = &[
     "UNANIMITY_CONFIG",
     "UNANIMITY_URL",
+    "UNANIMITY_DATABASE_URL",
     #[cfg(feature = "crash-points")]
     "UNANIMITY_CRASH_AT",
 ];

@@ -27,8 +27,7 @@ pub fn date(days: i64) -> String {
 #[must_use]
 pub fn time(us: i64) -> String {
     let (second, fraction) = (us / 1_000_000, us % 1_000_000);
-    let mut text =
-        format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60);
+    let mut text = format!("{:02}:{:02}:{:02}", second / 3_600, second / 60 % 60, second % 60);
     if fraction != 0 {
         // dropped: writing into a String cannot fail.
         let _ = write!(text, ".{fraction:06}");

@@ -10,6 +10,7 @@
 //! `XA RECOVER` and the row have been looked at. And one session can do nothing else meanwhile: so
 //! only so many are kept, and the oldest is closed for a newer one, which frees its branch for all.
 
+mod listing;
 mod session;
 mod trouble;
 mod values;
@@ -377,10 +378,9 @@ impl Mariadb {
                         Err(error) => unknown(&error),
                     }
                 }
-                Err(error) if is(&error, number::ROLLED_BACK) => Answer::Contradiction(
-                    Contradiction::AlreadyRolledBack,
-                    said(&error).into(),
-                ),
+                Err(error) if is(&error, number::ROLLED_BACK) => {
+                    Answer::Contradiction(Contradiction::AlreadyRolledBack, said(&error).into())
+                }
                 Err(error) => return unknown(&error),
             };
             if !matches!(answer, Answer::Unknown(_)) {

@@ -7,22 +7,26 @@
 //! are, the configuration says; a request can only name them.
 
 mod calendar;
+pub mod listing;
 mod mariadb;
 mod pool;
 mod postgres;
 mod result;
+mod sweeper;
 pub mod work;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::{OnceCell, watch};
 use unanimity::core::guard::Contradiction;
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation};
-use unanimity::{CallFuture, Transport};
+use unanimity::{CallFuture, TransactionManager, Transport};
 use unanimity_sdk::xa::name::BranchName;
 
+use self::listing::{DatabaseView, InDoubtView, Prepared, PreparedView, Whose};
 use self::mariadb::Mariadb;
 use self::postgres::Postgres;
 use self::work::{Refusal, Work};
@@ -98,6 +102,8 @@ struct Database {
     server: Server,
     /// Set once the database was found to be usable.
     checked: OnceCell<()>,
+    /// When the sweeper has first seen what is prepared there now.
+    first_seen: Mutex<HashMap<String, Instant>>,
 }
 
 impl Database {
@@ -106,7 +112,7 @@ impl Database {
             Dialect::Postgres => Server::Postgres(Postgres::new(config.clone())),
             Dialect::Mariadb => Server::Mariadb(Mariadb::new(config.clone())),
         };
-        Self { config, server, checked: OnceCell::new() }
+        Self { config, server, checked: OnceCell::new(), first_seen: Mutex::default() }
     }
 
     async fn check(&self) -> Result<(), Unusable> {
@@ -115,6 +121,45 @@ impl Database {
             Server::Mariadb(mariadb) => mariadb.check().await,
         };
         self.checked.get_or_try_init(check).await.map(|()| ())
+    }
+
+    /// Everything that is prepared there.
+    async fn list(&self, details: bool) -> Result<Vec<Prepared>, String> {
+        match &self.server {
+            Server::Postgres(postgres) => postgres.list(details).await,
+            Server::Mariadb(mariadb) => mariadb.list().await,
+        }
+    }
+
+    /// The gids of a coordinator's rows that are older than that.
+    async fn old_rows(
+        &self,
+        prefix: &str,
+        age: Duration,
+        most: i64,
+    ) -> Result<Vec<String>, String> {
+        match &self.server {
+            Server::Postgres(postgres) => postgres.old_rows(prefix, age, most).await,
+            Server::Mariadb(mariadb) => mariadb.old_rows(prefix, age, most).await,
+        }
+    }
+
+    /// Removes rows.
+    async fn forget_rows(&self, gids: &[String]) -> Result<(), String> {
+        match &self.server {
+            Server::Postgres(postgres) => postgres.forget_rows(gids).await,
+            Server::Mariadb(mariadb) => mariadb.forget_rows(gids).await,
+        }
+    }
+
+    fn first_seen(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.first_seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How old something prepared is: as the database says, or else since it was first seen.
+    fn age_ms(&self, prepared: &Prepared) -> Option<u64> {
+        let since = |first: &Instant| u64::try_from(first.elapsed().as_millis()).ok();
+        prepared.age_ms.or_else(|| self.first_seen().get(&prepared.name).and_then(since))
     }
 
     async fn prepare(&self, branch: &Branch, work: &Work, may_write: bool) -> Answer {
@@ -137,6 +182,28 @@ impl Database {
             Server::Mariadb(mariadb) => mariadb.rollback(branch).await,
         }
     }
+}
+
+/// Looks into a database that need not belong to any coordinator: nothing is written, and no table
+/// is needed.
+///
+/// # Errors
+/// Why it cannot be looked into.
+pub async fn look_into(config: &DatabaseConfig) -> Result<InDoubtView, String> {
+    let database = Database::new(config.clone());
+    let all = database.list(true).await?;
+    let view = |one: Prepared| {
+        let whose = Whose::of(one.branch.as_ref(), None);
+        PreparedView::of(one, whose, "only shown".to_owned())
+    };
+    Ok(InDoubtView {
+        databases: vec![DatabaseView {
+            name: config.name.clone(),
+            place: config.place.clone(),
+            error: None,
+            prepared: all.into_iter().map(view).collect(),
+        }],
+    })
 }
 
 /// All databases of one coordinator. Cloning gives another handle.
@@ -178,9 +245,24 @@ impl Databases {
         Ok(())
     }
 
-    /// Says which coordinator this is. Calls wait until that is said.
-    pub fn attach(&self, coordinator: u64) {
-        self.coordinator.send_replace(Some(coordinator));
+    /// Says whose databases these are: calls wait until that is said. And looks, from then on, for
+    /// what was left prepared. To be called within a tokio runtime.
+    pub fn attach(&self, manager: &TransactionManager) {
+        self.coordinator.send_replace(Some(manager.coordinator_id()));
+        for name in self.all.keys() {
+            let (all, name, manager) = (Arc::clone(&self.all), name.clone(), manager.clone());
+            tokio::spawn(async move {
+                if let Some(database) = all.get(&name) {
+                    sweeper::run(database, &manager).await;
+                }
+            });
+        }
+    }
+
+    /// What is prepared in every database now.
+    pub async fn in_doubt(&self, manager: &TransactionManager) -> InDoubtView {
+        let shown = self.all.values().map(|database| sweeper::show(database, manager));
+        InDoubtView { databases: futures_util::future::join_all(shown).await }
     }
 
     async fn coordinator(&self) -> Option<u64> {

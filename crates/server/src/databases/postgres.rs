@@ -10,6 +10,7 @@
 //! The rollback's row may be written without waiting for the disk: if the server loses it, the
 //! server has also lost every session that a late prepare could have come from.
 
+mod listing;
 mod session;
 mod trouble;
 mod values;

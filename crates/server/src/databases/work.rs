@@ -87,13 +87,14 @@ impl Work {
             .map_err(|error| invalid(format!("the payload is no list of statements: {error}")))?;
         if work.statements.is_empty() || work.statements.len() > STATEMENTS_MAX {
             let found = work.statements.len();
-            let text = format!("the payload has {found} statements; 1 to {STATEMENTS_MAX} are fine");
+            let text =
+                format!("the payload has {found} statements; 1 to {STATEMENTS_MAX} are fine");
             return Err(invalid(text));
         }
         for (index, statement) in work.statements.iter().enumerate() {
-            statement.check(allowed).map_err(|(code, text)| {
-                (code, format!("statement {}: {text}", index + 1))
-            })?;
+            statement
+                .check(allowed)
+                .map_err(|(code, text)| (code, format!("statement {}: {text}", index + 1)))?;
         }
         Ok(work)
     }
@@ -206,11 +207,31 @@ mod tests {
             check(sql, None);
         }
         for sql in [
-            "COMMIT", "rollback", "BEGIN", "start transaction", "END", "ABORT", "SAVEPOINT a",
-            "PREPARE TRANSACTION 'x'", "XA COMMIT 'x'", "SET autocommit = 1", "CREATE TABLE t (a int)",
-            "ALTER TABLE t ADD b int", "DROP TABLE t", "TRUNCATE t", "LOCK TABLES t WRITE", "VACUUM",
-            "DO $$ BEGIN COMMIT; END $$", "COPY t FROM STDIN", "LISTEN x", "", ";", "/* open",
-            "/*! COMMIT */", "/*M! COMMIT */", "-- only a comment",
+            "COMMIT",
+            "rollback",
+            "BEGIN",
+            "start transaction",
+            "END",
+            "ABORT",
+            "SAVEPOINT a",
+            "PREPARE TRANSACTION 'x'",
+            "XA COMMIT 'x'",
+            "SET autocommit = 1",
+            "CREATE TABLE t (a int)",
+            "ALTER TABLE t ADD b int",
+            "DROP TABLE t",
+            "TRUNCATE t",
+            "LOCK TABLES t WRITE",
+            "VACUUM",
+            "DO $$ BEGIN COMMIT; END $$",
+            "COPY t FROM STDIN",
+            "LISTEN x",
+            "",
+            ";",
+            "/* open",
+            "/*! COMMIT */",
+            "/*M! COMMIT */",
+            "-- only a comment",
         ] {
             check(sql, Some("statement_not_allowed"));
         }

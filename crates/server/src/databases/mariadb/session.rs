@@ -66,7 +66,8 @@ impl Session {
             Make::Mysql => format!("max_execution_time = {statement_ms}"),
         };
         let lock_s = database.lock_timeout_ms.div_ceil(1_000).max(1);
-        let set = format!("SET SESSION {limit}, innodb_lock_wait_timeout = {lock_s}, autocommit = 1");
+        let set =
+            format!("SET SESSION {limit}, innodb_lock_wait_timeout = {lock_s}, autocommit = 1");
         self.connection.query_drop(set).await.map_err(|error| no_session(&error))
     }
 

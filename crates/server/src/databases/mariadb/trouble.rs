@@ -34,9 +34,9 @@ pub(super) fn judge(error: &Error) -> Trouble {
         Error::Server(server) => {
             Trouble::No(format!("{}: {}", reason(server.code), of_server(server)))
         }
-        Error::Driver(DriverError::StmtParamsMismatch { required, supplied }) => Trouble::No(format!(
-            "statement_failed: it takes {required} parameters, and has {supplied}"
-        )),
+        Error::Driver(DriverError::StmtParamsMismatch { required, supplied }) => Trouble::No(
+            format!("statement_failed: it takes {required} parameters, and has {supplied}"),
+        ),
         // Any other is of the connection.
         _ => Trouble::Unknown(said(error)),
     }

@@ -82,7 +82,8 @@ impl Session {
     }
 
     async fn connect(config: &Config, database: &DatabaseConfig) -> Result<Self, NoSession> {
-        let (client, connection) = config.connect(NoTls).await.map_err(|error| no_session(&error))?;
+        let (client, connection) =
+            config.connect(NoTls).await.map_err(|error| no_session(&error))?;
         // How a connection ends is told to whoever waits on it.
         let driver = tokio::spawn(async move { drop(connection.await) }).abort_handle();
         let session = Self { client, driver, statements: HashMap::new() };

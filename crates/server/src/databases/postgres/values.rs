@@ -106,9 +106,7 @@ fn field(found: &Type, raw: &[u8]) -> Result<Value, Failure> {
         }),
         Type::TIME => calendar::time(integer(raw)?).into(),
         Type::TIMESTAMP => moment(integer(raw)?, i64::MIN, i64::MAX, since_epoch),
-        Type::TIMESTAMPTZ => {
-            moment(integer(raw)?, i64::MIN, i64::MAX, |us| since_epoch(us) + "Z")
-        }
+        Type::TIMESTAMPTZ => moment(integer(raw)?, i64::MIN, i64::MAX, |us| since_epoch(us) + "Z"),
         Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::UNKNOWN => {
             std::str::from_utf8(raw)?.into()
         }

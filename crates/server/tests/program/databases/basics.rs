@@ -23,7 +23,11 @@ fn reason(shown: &Value) -> &str {
 async fn a_transfer_is_all_or_nothing(make: Make) {
     let world = World::start(make).await;
     let shown = world.begin(&world.transfer("t-1", "A", 300)).await.json();
-    assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)), "{shown}");
+    assert_eq!(
+        (&shown["outcome"], &shown["completed"]),
+        (&json!("commit"), &json!(true)),
+        "{shown}"
+    );
     // The second half fails: there is no such account.
     let mut request = world.transfer("t-2", "A", 300);
     request["branches"][1]["payload"]["statements"][0]["parameters"][1] = json!("nobody");

@@ -52,11 +52,16 @@ impl Look {
                 let rows: Vec<mysql_async::Row> =
                     connection.query(sql).await.map_err(|error| error.to_string())?;
                 let text = |value: mysql_async::Value| match value {
-                    mysql_async::Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                    mysql_async::Value::Bytes(bytes) => {
+                        String::from_utf8_lossy(&bytes).into_owned()
+                    }
                     mysql_async::Value::NULL => "NULL".to_owned(),
                     other => other.as_sql(false).trim_matches('\'').to_owned(),
                 };
-                Ok(rows.into_iter().map(|row| row.unwrap().into_iter().map(text).collect()).collect())
+                Ok(rows
+                    .into_iter()
+                    .map(|row| row.unwrap().into_iter().map(text).collect())
+                    .collect())
             }
         }
     }
@@ -183,7 +188,8 @@ impl World {
 pub fn config(urls: &[String; 2], settings: &str) -> String {
     let mut config = String::new();
     for (name, url) in NAMES.iter().zip(urls) {
-        write!(config, "[databases.{name}]\nurl = {url:?}\nstatements = \"any\"\n{settings}").unwrap();
+        write!(config, "[databases.{name}]\nurl = {url:?}\nstatements = \"any\"\n{settings}")
+            .unwrap();
     }
     config
 }
