@@ -14,13 +14,17 @@ use crate::databases::listing::Prepared;
 const NAMES: &str = "SELECT gid, owner::text, \
     greatest(0, extract(epoch FROM clock_timestamp() - prepared) * 1000)::bigint \
     FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared, gid";
-/// A prepared transaction's locks belong to no process: to a virtual transaction of their own.
-const WITH_LOCKS: &str = "SELECT p.gid, p.owner::text, \
+/// A prepared transaction's locks belong to no process, and to the virtual transaction that also
+/// holds the lock on its number.
+const WITH_LOCKS: &str = "WITH held AS (SELECT n.transactionid, l.locktype, l.relation FROM \
+    pg_locks n JOIN pg_locks l ON l.virtualtransaction = n.virtualtransaction AND l.pid IS NULL \
+    WHERE n.locktype = 'transactionid' AND n.pid IS NULL AND n.granted) \
+    SELECT p.gid, p.owner::text, \
     greatest(0, extract(epoch FROM clock_timestamp() - p.prepared) * 1000)::bigint, \
-    (SELECT count(*) FROM pg_locks l WHERE l.virtualtransaction = '-1/' || p.transaction::text), \
-    (SELECT coalesce(array_agg(DISTINCT c.relname::text), '{}') FROM pg_locks l \
-     JOIN pg_class c ON c.oid = l.relation \
-     WHERE l.virtualtransaction = '-1/' || p.transaction::text AND c.relkind <> 'i') \
+    (SELECT count(*) FROM held WHERE held.transactionid = p.transaction), \
+    (SELECT coalesce(array_agg(DISTINCT c.relname::text), '{}') FROM held \
+     JOIN pg_class c ON c.oid = held.relation \
+     WHERE held.transactionid = p.transaction AND c.relkind NOT IN ('i', 'I')) \
     FROM pg_prepared_xacts p WHERE p.database = current_database() ORDER BY p.prepared, p.gid";
 /// The oldest rows of one coordinator.
 const OLD: &str = "SELECT gid FROM unanimity_branch WHERE gid LIKE $1 AND made_at < \

@@ -2,6 +2,10 @@
 //! MariaDB, by one and the same test.
 
 mod basics;
+mod crashes;
+mod proxy;
+mod sweeps;
+mod traps;
 mod world;
 
 /// Makes a test for each make of server out of a function.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 use unanimity_databases::{Database, DatabaseOptions, Make};
 
-use crate::ask::{Answer, Coordinator};
+use crate::ask::{Answer, Coordinator, Ended, run};
 use crate::setup::Folder;
 
 /// The names of the two databases in the configuration.
@@ -141,14 +141,32 @@ impl World {
                 look.rows(&row).await;
             }
         }
-        let config = config(&urls, settings);
+        let coordinator = Self::coordinate(&urls, settings).await;
+        Self { coordinator, server, urls }
+    }
+
+    /// The same databases under another coordinator, which reaches them by other ways.
+    pub async fn with_urls(self, urls: &[String; 2], settings: &str) -> Self {
+        let coordinator = Self::coordinate(urls, settings).await;
+        Self { coordinator, ..self }
+    }
+
+    /// The id that the coordinator keeps in its data folder.
+    pub fn coordinator_id(&self) -> String {
+        let history = self.coordinator.data().join("history.db");
+        let history = unanimity_sdk::rusqlite::Connection::open(history).unwrap();
+        let sql = "SELECT printf('%016x', value) FROM meta WHERE name = 'coordinator'";
+        history.query_row(sql, [], |row| row.get(0)).unwrap()
+    }
+
+    async fn coordinate(urls: &[String; 2], settings: &str) -> Coordinator {
+        let config = config(urls, settings);
         let folder = Folder::new();
         let path = folder.path().join("unanimity.toml");
         std::fs::write(&path, config).unwrap();
         let (path, data) = (path.display().to_string(), folder.path().join("data"));
         let flags = ["--config", &path, "--retry-delay-ms", "20", "--retry-delay-max-ms", "200"];
-        let coordinator = Coordinator::start_in(folder, &data, "", &flags).await;
-        Self { coordinator, server, urls }
+        Coordinator::start_in(folder, &data, "", &flags).await
     }
 
     pub async fn look(&self, which: usize) -> Look {
@@ -215,4 +233,16 @@ pub fn change(make: Make, account: &str, amount: i64) -> Value {
 
 pub fn branch(name: &str, participant: &str, statements: Vec<Value>) -> Value {
     json!({"name": name, "participant": participant, "payload": {"statements": statements}})
+}
+
+/// Starts a coordinator over one database although it cannot; gives back how it ended.
+pub async fn start_in_vain(url: &str) -> Ended {
+    let folder = Folder::new();
+    let path = folder.path().join("unanimity.toml");
+    let config = format!("[databases.one]\nurl = {url:?}\nstatements = \"any\"\n");
+    std::fs::write(&path, config).unwrap();
+    let (path, data) = (path.display().to_string(), folder.path().join("data"));
+    let data = data.display().to_string();
+    run(&["serve", "--listen-address", "127.0.0.1:0", "--data-folder", &data, "--config", &path])
+        .await
 }
