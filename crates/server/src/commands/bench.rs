@@ -10,6 +10,7 @@
 //! What transfers cost that get in each other's way is measured in `contention`.
 
 mod contention;
+mod databases;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,13 +41,17 @@ pub(crate) struct BenchArguments {
     #[arg(long, default_value_t = 4)]
     seconds: u64,
     /// How many initiators at once, one measurement each: 1, 16 and 128 if left out. With
-    /// `--contention` only the first counts, and it is 64 if left out.
+    /// `--contention` or `--databases` only the first counts, and it is 64 if left out.
     #[arg(long, value_delimiter = ',')]
     concurrency: Vec<usize>,
     /// Measure transfers that get in each other's way instead: by locking accounts (the older wait,
     /// or the younger), optimistically, and by reservation.
     #[arg(long)]
     contention: bool,
+    /// Measure transfers between two PostgreSQL databases instead: plain and not atomic, and in the
+    /// ways that make them so.
+    #[arg(long, conflicts_with = "contention")]
+    databases: bool,
     /// How many accounts each bank has, with `--contention`. One in a hundred is hot.
     #[arg(long, default_value_t = 1_000)]
     accounts: u32,
@@ -76,7 +81,9 @@ struct Measured {
 pub(crate) async fn bench(arguments: BenchArguments) -> Ended {
     let folder = std::env::temp_dir().join(format!("unanimity-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let ended = if arguments.contention {
+    let ended = if arguments.databases {
+        databases::databases(&arguments, &folder).await
+    } else if arguments.contention {
         contention::contention(&arguments, &folder).await
     } else {
         measure(&arguments, &folder).await
