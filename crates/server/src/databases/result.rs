@@ -28,5 +28,5 @@ pub(super) fn answer(ran: &[Ran], rows_max: usize, reads: bool) -> Answer {
         let text = format!("result_too_large: the rows have more than {RESULT_BYTES_MAX} bytes");
         return Answer::No(text.into());
     }
-    if reads { Answer::ReadOnly } else { Answer::Yes(Some(text.into())) }
+    if reads { Answer::Read(text.into()) } else { Answer::Yes(Some(text.into())) }
 }

@@ -181,8 +181,10 @@ async fn moved(pair: &[Ready], number: &AtomicU64) -> bool {
     let [(first, debit), (second, credit)] = pair else { return false };
     let (from, to, amount) = draw(number);
     let (taken, given) = (-amount, amount);
-    let (debit_parameters, credit_parameters): ([&(dyn tokio_postgres::types::ToSql + Sync); 2], _) =
-        ([&taken, &from], [&given as &(dyn tokio_postgres::types::ToSql + Sync), &to]);
+    let (debit_parameters, credit_parameters): (
+        [&(dyn tokio_postgres::types::ToSql + Sync); 2],
+        _,
+    ) = ([&taken, &from], [&given as &(dyn tokio_postgres::types::ToSql + Sync), &to]);
     let debited = first.execute(debit, &debit_parameters);
     let credited = second.execute(credit, &credit_parameters);
     matches!(tokio::join!(debited, credited), (Ok(1), Ok(1)))
@@ -209,8 +211,7 @@ async fn participants(
     let mut words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     words.push(folder.join("databases").display().to_string());
     words.extend(["--log-level", "warn"].map(str::to_owned));
-    let mut coordinator =
-        Process::new("coordinator", &std::env::current_exe()?, folder, words);
+    let mut coordinator = Process::new("coordinator", &std::env::current_exe()?, folder, words);
     coordinator.start().await?;
     let options = ClientOptions { requests_max: initiators, ..ClientOptions::default() };
     let client = Client::with_options(&coordinator.url(), None, options)?;

@@ -12,6 +12,7 @@ on_both! {
     a_request_that_cannot_be_right_is_refused
     what_the_database_refuses_is_a_no
     reading_is_a_read_only_vote
+    what_one_branch_reads_another_can_use
 }
 
 /// The reason of a rollback.
@@ -154,10 +155,29 @@ async fn reading_is_a_read_only_vote(make: Make) {
     let shown = world.begin(&request).await.json();
     assert_eq!(shown["outcome"], "commit", "{shown}");
     assert_eq!(shown["branches"][0]["vote"], "read_only", "{shown}");
+    let rows = json!([{"id": "A", "balance": BALANCE}]);
+    let read_back = &shown["branches"][0]["result"]["statements"][0];
+    assert_eq!(read_back, &json!({"rows": 1, "returned": rows}), "{shown}");
     // A single one that only reads is asked in one phase.
     let request = json!({"branches": [branch("look", "db:one", vec![read(json!(2))])]});
     let shown = world.begin(&request).await.json();
     assert!(reason(&shown).starts_with("rows_unexpected: statement 1 touched 1 rows"), "{shown}");
     let request = json!({"branches": [branch("look", "db:one", vec![read(json!(1))])]});
     assert_eq!(world.begin(&request).await.json()["outcome"], "commit");
+}
+
+async fn what_one_branch_reads_another_can_use(make: Make) {
+    let world = World::start(make).await;
+    let set = "UPDATE account SET balance = $1 WHERE id = $2";
+    let read = "SELECT balance + 7 AS wanted FROM account WHERE id = $1";
+    let field = "/statements/0/returned/0/wanted";
+    let wanted = json!({"$result": {"branch": "look", "field": field}});
+    let mut work =
+        branch("work", "db:two", vec![world.statement(set, json!([wanted, "B"]), json!(1))]);
+    work["after"] = json!(["look"]);
+    let look = branch("look", "db:one", vec![world.statement(read, json!(["A"]), json!(1))]);
+    let request = json!({"branches": [look, work], "wait": "completed"});
+    let shown = world.begin(&request).await.json();
+    assert_eq!(shown["outcome"], "commit", "{shown}");
+    assert_eq!(world.balance(1, "B").await, BALANCE + 7);
 }
