@@ -22,34 +22,51 @@ pub mod api;
 pub mod battery;
 mod client;
 pub mod contract;
+mod guard_rows;
 pub mod inquiry;
 mod interactive;
+#[cfg(feature = "sqlite")]
 mod local_work;
+#[cfg(feature = "mariadb")]
+pub mod mariadb;
 mod memory;
+mod moment;
 mod participant;
 mod phase_one;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod problem;
+#[cfg(feature = "sqlite")]
 pub mod resource;
 mod router;
 mod service;
+#[cfg(any(feature = "postgres", feature = "mariadb"))]
+pub mod sql;
+#[cfg(feature = "sqlite")]
 mod sqlite;
+mod tally;
 pub mod xa;
 
 pub use axum;
 pub use client::{Client, ClientError, ClientOptions};
+pub use guard_rows::{GuardCounts, GuardEntry};
 pub use interactive::{OpenTransaction, TransactionError};
-pub use local_work::{
-    INITIATOR_BRANCH, LocalWorkError, create_local_work_table, inquiry_router, record_local_work,
-};
+#[cfg(feature = "sqlite")]
+pub use local_work::{LocalWorkError, create_local_work_table, inquiry_router, record_local_work};
 pub use memory::{MemoryParticipant, MemoryService};
+pub use moment::{Moment, MomentHook};
 pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
 pub use phase_one::PhaseOneError;
+#[cfg(feature = "sqlite")]
 pub use resource::ResourceParticipant;
 pub use router::router;
+#[cfg(feature = "sqlite")]
 pub use rusqlite;
 pub use service::{BranchContext, Busy, ServiceError, ServiceResult, Vote};
-pub use sqlite::{
-    Counters, GuardCounts, GuardEntry, Moment, MomentHook, OpenError, SqliteOptions,
-    SqliteParticipant, SqliteService,
-};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{OpenError, SqliteOptions, SqliteParticipant, SqliteService};
+pub use tally::Counters;
 pub use unanimity_core::{Answer, Operation, TransactionId, check_id, guard, splitmix64};
+
+/// The name of the branch that a request's `inquiry` becomes.
+pub const INITIATOR_BRANCH: &str = "initiator";

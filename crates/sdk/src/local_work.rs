@@ -15,12 +15,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use unanimity_core::guard::{Contradiction, GuardRow, GuardState, Reply, Verdict, judge};
 use unanimity_core::{Mutations, Operation, TransactionId};
 
+use crate::INITIATOR_BRANCH;
 use crate::participant::{Answering, CallError, Participant, Request, now_ms};
 use crate::router::router;
 use crate::sqlite::guard_table;
-
-/// The name of the branch that a request's `inquiry` becomes.
-pub const INITIATOR_BRANCH: &str = "initiator";
 
 /// Why local work may not be committed.
 #[derive(Debug, thiserror::Error)]

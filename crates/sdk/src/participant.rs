@@ -67,7 +67,7 @@ pub trait Participant: Send + Sync + 'static {
 }
 
 /// A branch that is prepared here and whose decision is not known here.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InDoubt {
     /// Of which transaction.
     pub transaction: TransactionId,

@@ -9,7 +9,6 @@ mod writer;
 
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,10 +16,12 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::guard_table::{GuardCounts, GuardEntry};
-use self::writer::{Job, Tally, Writer};
+use self::writer::{Job, Writer};
+use crate::guard_rows::{GuardCounts, GuardEntry};
+use crate::moment::MomentHook;
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
 use crate::service::{BranchContext, ServiceResult, Vote, unsupported};
+use crate::tally::{Counters, Tally};
 
 /// A service whose data lie in a SQLite file.
 ///
@@ -96,25 +97,6 @@ pub trait SqliteService: Send + 'static {
     }
 }
 
-/// A labelled point around a group's commit, for tests that crash or fail there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// Everything is written, nothing is durable, nobody is answered.
-    BeforeCommit {
-        /// How many calls are in the group.
-        calls: usize,
-    },
-    /// Everything is durable, nobody is answered.
-    AfterCommit {
-        /// How many calls are in the group.
-        calls: usize,
-    },
-}
-
-/// What a test does at a [`Moment`]. An error counts as a failed commit: every call of the group is
-/// answered with it.
-pub type MomentHook = Arc<dyn Fn(Moment) -> Result<(), String> + Send + Sync>;
-
 /// A participant's limits.
 #[derive(Clone)]
 pub struct SqliteOptions {
@@ -165,28 +147,6 @@ pub enum OpenError {
     /// The writer's thread could not be started.
     #[error("the writer's thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
-}
-
-/// What a participant has done since its process started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Calls that the service worked for.
-    pub applied: u64,
-    /// Rollbacks and compensations of branches that nobody had heard of.
-    pub remembered: u64,
-    /// Duplicates: answered as the first time, without work.
-    pub repeated: u64,
-    /// Contradictions.
-    pub refused: u64,
-    /// Rollbacks of branches that are committed. Where one committed in one phase it is the answer
-    /// that the coordinator asks for, and no contradiction.
-    pub already_committed: u64,
-    /// Calls that failed on their own.
-    pub failed: u64,
-    /// Calls for which the service was busy.
-    pub busy: u64,
-    /// Local commits; every other number divided by this one is the gain of group commit.
-    pub groups: u64,
 }
 
 /// A participant whose guard and whose service's data lie in one SQLite file.
@@ -287,18 +247,7 @@ impl SqliteParticipant {
     /// What this participant has done since its process started.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let tally = &self.tally;
-        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        Counters {
-            applied: read(&tally.applied),
-            remembered: read(&tally.remembered),
-            repeated: read(&tally.repeated),
-            refused: read(&tally.refused),
-            already_committed: read(&tally.committed),
-            failed: read(&tally.failed),
-            busy: read(&tally.busy),
-            groups: read(&tally.groups),
-        }
+        self.tally.counters()
     }
 }
 

@@ -1,13 +1,12 @@
 //! Decides how the guard's rows lie in SQLite, and nothing else: every function here is one
 //! statement on the caller's connection, inside whatever transaction the caller has open.
 
-use std::sync::Arc;
-
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use unanimity_core::TransactionId;
 use unanimity_core::guard::{GuardRow, GuardState};
 
+use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::participant::InDoubt;
 
 /// The table. One row for each branch that this participant has ever heard of; `state` is the
@@ -26,38 +25,6 @@ const CREATE: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS unanimity_guard_prepared ON unanimity_guard (at_ms)
         WHERE state = 1;";
-
-/// One row of the guard table, for audits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuardEntry {
-    /// Of which transaction.
-    pub transaction: TransactionId,
-    /// Which branch of it.
-    pub branch: Arc<str>,
-    /// Where it stands, and its note.
-    pub row: GuardRow,
-    /// When it last changed, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-}
-
-/// How many branches stand where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GuardCounts {
-    /// Prepared and in doubt.
-    pub prepared: u64,
-    /// Committed.
-    pub committed: u64,
-    /// Rolled back, also where nothing was ever prepared.
-    pub rolled_back: u64,
-    /// Voted no.
-    pub voted_no: u64,
-    /// Voted read-only.
-    pub read_only: u64,
-    /// Executed.
-    pub executed: u64,
-    /// Compensated, also where nothing was ever executed.
-    pub compensated: u64,
-}
 
 pub(crate) fn create(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch(CREATE)
@@ -131,15 +98,7 @@ pub(super) fn counts(connection: &Connection) -> rusqlite::Result<GuardCounts> {
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         let count = unsigned(row, 1)?;
-        match state(row, 0)? {
-            GuardState::Prepared => counts.prepared = count,
-            GuardState::Committed => counts.committed = count,
-            GuardState::RolledBack => counts.rolled_back = count,
-            GuardState::VotedNo => counts.voted_no = count,
-            GuardState::ReadOnly => counts.read_only = count,
-            GuardState::Executed => counts.executed = count,
-            GuardState::Compensated => counts.compensated = count,
-        }
+        counts.put(state(row, 0)?, count);
     }
     Ok(counts)
 }

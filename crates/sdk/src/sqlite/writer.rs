@@ -11,16 +11,17 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
-use unanimity_core::guard::{Contradiction, Reply, Verdict, Work, judge, settle};
+use unanimity_core::guard::{Reply, Verdict, Work, judge, settle};
 use unanimity_core::{Mutations, Operation};
 
-use super::{Moment, OpenError, SqliteOptions, SqliteService, guard_table};
+use super::{OpenError, SqliteOptions, SqliteService, guard_table};
+use crate::moment::Moment;
 use crate::participant::{CallError, Request, now_ms};
 use crate::service::{BranchContext, ServiceResult, isolated};
+use crate::tally::{Tally, count};
 
 /// After so many calls the write-ahead log is copied back into the database file.
 const CHECKPOINT_CALLS: usize = 1_000;
@@ -33,23 +34,6 @@ pub(super) type Answer = Result<Reply, CallError>;
 pub(super) struct Job {
     pub(super) request: Request,
     pub(super) answer: oneshot::Sender<Answer>,
-}
-
-/// What the writer has done since it started; see [`super::Counters`].
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    pub(super) applied: AtomicU64,
-    pub(super) remembered: AtomicU64,
-    pub(super) repeated: AtomicU64,
-    pub(super) refused: AtomicU64,
-    pub(super) committed: AtomicU64,
-    pub(super) failed: AtomicU64,
-    pub(super) busy: AtomicU64,
-    pub(super) groups: AtomicU64,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 pub(super) struct Writer<S> {
@@ -209,9 +193,9 @@ impl<S: SqliteService> Writer<S> {
                 Ok(reply)
             }
             Verdict::Refuse(contradiction) => {
-                let committed = contradiction == Contradiction::AlreadyCommitted;
-                count(if committed { &self.tally.committed } else { &self.tally.refused });
-                Err(CallError::Contradiction(contradiction))
+                let error = CallError::Contradiction(contradiction);
+                self.tally.count_error(&error);
+                Err(error)
             }
             Verdict::Remember(row, reply) => {
                 self.write(request, &row).map_err(|error| self.failed(error.to_string()))?;
@@ -219,7 +203,8 @@ impl<S: SqliteService> Writer<S> {
                 Ok(reply)
             }
             Verdict::Apply => {
-                let reply = self.apply(request).inspect_err(|error| self.count_error(error))?;
+                let reply =
+                    self.apply(request).inspect_err(|error| self.tally.count_error(error))?;
                 count(&self.tally.applied);
                 Ok(reply)
             }
@@ -229,11 +214,6 @@ impl<S: SqliteService> Writer<S> {
     fn failed(&self, error: String) -> CallError {
         count(&self.tally.failed);
         CallError::Failed(error)
-    }
-
-    fn count_error(&self, error: &CallError) {
-        let busy = matches!(error, CallError::Busy(_));
-        count(if busy { &self.tally.busy } else { &self.tally.failed });
     }
 
     fn write(

@@ -6,6 +6,7 @@ mod battery;
 mod client;
 mod groups;
 mod guard;
+mod house;
 mod http;
 mod inquiry;
 mod keys;

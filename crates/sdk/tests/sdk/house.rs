@@ -1,0 +1,67 @@
+//! A service that can be stopped and started again at the same address, for the battery.
+
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use unanimity_sdk::axum::{self, Router};
+use unanimity_sdk::battery::{Options, Restart};
+
+/// What a service's router is made from, whenever it starts.
+type Start = Arc<dyn Fn() -> Router + Send + Sync>;
+
+/// What stops a service, and the task that ends then.
+type Running = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
+
+/// A service that can be stopped and started again at the same address.
+#[derive(Clone)]
+pub struct House {
+    start: Start,
+    port: Arc<AtomicU16>,
+    running: Arc<Mutex<Option<Running>>>,
+}
+
+impl House {
+    pub async fn open(start: impl Fn() -> Router + Send + Sync + 'static) -> Self {
+        let (port, running) = (Arc::default(), Arc::default());
+        let house = Self { start: Arc::new(start), port, running };
+        house.restart().await.unwrap();
+        house
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port.load(Ordering::SeqCst))
+    }
+
+    pub async fn restart(&self) -> Result<(), String> {
+        let running = self.running.lock().unwrap().take();
+        if let Some((stop, task)) = running {
+            drop(stop);
+            task.await.unwrap();
+        }
+        let port = self.port.load(Ordering::SeqCst);
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        self.port.store(listener.local_addr().unwrap().port(), Ordering::SeqCst);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let app = (self.start)();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                served = async { axum::serve(listener, app).await } => served.unwrap(),
+                _ = stopped => {}
+            }
+        });
+        *self.running.lock().unwrap() = Some((stop, task));
+        Ok(())
+    }
+
+    pub fn options(&self, compensable: bool) -> Options {
+        let house = self.clone();
+        let restart = Restart::new(move || {
+            let house = house.clone();
+            async move { house.restart().await }
+        });
+        let observe = Some(self.url("/stock"));
+        Options { compensable, observe, restart: Some(restart), ..Options::default() }
+    }
+}
