@@ -28,6 +28,7 @@ use unanimity_sdk::xa::name::Xid;
 use self::session::{Session, no_session};
 use self::trouble::{Trouble, is, is_broken, is_in_the_way, judge, number, said};
 use super::pool::{Lease, Pool, Purpose};
+use super::turn::{Turn, Turns};
 use super::work::Work;
 use super::{Branch, Ran, TABLE, Unusable, result};
 use crate::config::DatabaseConfig;
@@ -47,6 +48,8 @@ pub(super) struct Mariadb {
     doubtful: Mutex<HashSet<String>>,
     /// Sessions that hold a prepared branch.
     holding: Mutex<Holding>,
+    /// What stops a session is its number in the server.
+    turns: Turns<u32>,
 }
 
 /// Sessions by the branch that they hold, and the branches in the order of their promises.
@@ -97,7 +100,13 @@ impl Mariadb {
     pub(super) fn new(config: DatabaseConfig) -> Self {
         let quarter = (config.pool_max / 4).max(1);
         let pool = Arc::new(Pool::new(config.pool_max - 2 * quarter, quarter));
-        Self { config, pool, doubtful: Mutex::default(), holding: Mutex::default() }
+        Self {
+            config,
+            pool,
+            doubtful: Mutex::default(),
+            holding: Mutex::default(),
+            turns: Turns::default(),
+        }
     }
 
     /// Whether the database can be used, and makes the table.
@@ -171,6 +180,7 @@ impl Mariadb {
 
     /// Does the work and promises to be able to commit it.
     pub(super) async fn prepare(&self, branch: &Branch, work: &Work, may_write: bool) -> Answer {
+        let turn = self.turns.begin(branch.gid()).await;
         let mut reads = work.reads();
         // Each turn but the last ends with a session that is known to be of no use.
         for _ in 0..4 {
@@ -178,6 +188,7 @@ impl Mariadb {
                 Ok(leased) => leased,
                 Err(error) => return Answer::Unsent(error.text().into()),
             };
+            turn.can_be_stopped_by(session.connection.id()).await;
             let done = if reads {
                 self.read(&mut session, work).await
             } else {
@@ -187,7 +198,7 @@ impl Mariadb {
                 Done::Ran(ran) => {
                     let answer = result::answer(&ran, self.config.rows_max, reads);
                     if !reads {
-                        return self.promise(lease, session, branch, answer).await;
+                        return self.promise(lease, session, branch, &turn, answer).await;
                     }
                     answer
                 }
@@ -204,6 +215,10 @@ impl Mariadb {
                 }
                 Done::Stale => Answer::Unknown("the connection broke".into()),
             };
+            if turn.leave().await {
+                // Whatever it came to: the session may be hit by what was to stop it.
+                return late();
+            }
             if !matches!(answer, Answer::Unknown(_)) {
                 give_back(lease, session);
             }
@@ -300,11 +315,16 @@ impl Mariadb {
         lease: Lease<Session>,
         mut session: Session,
         branch: &Branch,
+        turn: &Turn<'_, u32>,
         answer: Answer,
     ) -> Answer {
         let xid = branch.xid();
+        // What is prepared must not be hit by what was to stop the work before it.
+        let stopped = turn.leave().await;
+        let answer = if stopped { late() } else { answer };
         if !matches!(answer, Answer::Yes(_)) {
             return match abandon(&mut session, xid).await {
+                Ok(()) if stopped => answer,
                 Ok(()) => {
                     give_back(lease, session);
                     answer
@@ -390,8 +410,18 @@ impl Mariadb {
         self.settled(lease, session, branch, answer)
     }
 
+    /// Ends what a session is doing now. If it cannot be ended, it is waited for.
+    async fn stop_session(&self, id: u32) {
+        if let Ok((lease, mut session, _)) = self.lease(Purpose::Settle).await
+            && session.plain(&format!("KILL QUERY {id}")).await.is_ok()
+        {
+            give_back(lease, session);
+        }
+    }
+
     /// Undoes what is prepared, and sees to it that nothing is prepared later.
     pub(super) async fn rollback(&self, branch: &Branch) -> Answer {
+        self.turns.stop(branch.gid(), |id| self.stop_session(id)).await;
         let (lease, mut session, _) = match self.lease(Purpose::Settle).await {
             Ok(leased) => leased,
             Err(error) => return Answer::Unsent(error.text().into()),
@@ -462,6 +492,11 @@ impl Failed {
             },
         }
     }
+}
+
+/// The answer to a prepare that comes after its rollback.
+fn late() -> Answer {
+    Answer::No(LATE_REASON.into())
 }
 
 fn give_back(mut lease: Lease<Session>, session: Session) {

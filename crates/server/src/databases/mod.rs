@@ -13,6 +13,7 @@ mod pool;
 mod postgres;
 mod result;
 mod sweeper;
+mod turn;
 pub mod work;
 
 use std::collections::{BTreeMap, HashMap};

@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
-use tokio_postgres::Statement;
+use tokio_postgres::{CancelToken, NoTls, Statement};
 use tokio_postgres::error::SqlState;
 use unanimity::core::Answer;
 use unanimity::core::guard::{Contradiction, LATE_REASON};
@@ -28,6 +28,7 @@ use self::session::{NoSession, Running, Session, all_in_order};
 use self::trouble::{Trouble, is, judge, said};
 use super::pool::{Lease, Pool, Purpose};
 use super::result;
+use super::turn::{Turn, Turns};
 use super::work::Work;
 use super::{Branch, Ran, TABLE, Unusable};
 use crate::config::DatabaseConfig;
@@ -48,6 +49,7 @@ pub(super) struct Postgres {
     pool: Arc<Pool<Session>>,
     /// Branches of which an earlier attempt may have been prepared: its answer never came.
     doubtful: Mutex<HashSet<String>>,
+    turns: Turns<CancelToken>,
 }
 
 /// What a local transaction came to.
@@ -68,7 +70,7 @@ impl Postgres {
     pub(super) fn new(config: DatabaseConfig) -> Self {
         let settle = (config.pool_max / 4).max(1);
         let pool = Arc::new(Pool::new(config.pool_max - settle, settle));
-        Self { config, pool, doubtful: Mutex::default() }
+        Self { config, pool, doubtful: Mutex::default(), turns: Turns::default() }
     }
 
     /// Whether the database can be used, and makes the table.
@@ -121,6 +123,7 @@ impl Postgres {
 
     /// Does the work and promises to be able to commit it.
     pub(super) async fn prepare(&self, branch: &Branch, work: &Work, may_write: bool) -> Answer {
+        let turn = self.turns.begin(branch.gid()).await;
         let mut reads = work.reads();
         // Each turn but the last ends with a session that is known to be of no use.
         for _ in 0..4 {
@@ -128,6 +131,7 @@ impl Postgres {
                 Ok(leased) => leased,
                 Err(error) => return Answer::Unsent(error.text().into()),
             };
+            turn.can_be_stopped_by(session.client.cancel_token()).await;
             let done = if reads {
                 self.read(&mut session, work).await
             } else {
@@ -136,7 +140,7 @@ impl Postgres {
             let answer = match done {
                 Done::Ran(ran) => {
                     let answer = result::answer(&ran, self.config.rows_max, reads);
-                    self.promise(&session, branch, answer, reads).await
+                    self.promise(&session, branch, &turn, answer, reads).await
                 }
                 Done::Answer(answer) => answer,
                 Done::Stale if used => {
@@ -156,6 +160,10 @@ impl Postgres {
                 }
                 Done::Stale => Answer::Unknown("the connection broke".into()),
             };
+            if turn.leave().await {
+                // Whatever it came to: the session may be hit by what was to stop it.
+                return if matches!(answer, Answer::Yes(_)) { answer } else { late() };
+            }
             if !matches!(answer, Answer::Unknown(_)) {
                 give_back(lease, session);
             }
@@ -291,12 +299,14 @@ impl Postgres {
         &self,
         session: &Session,
         branch: &Branch,
+        turn: &Turn<'_, CancelToken>,
         answer: Answer,
         reads: bool,
     ) -> Answer {
         if reads {
             return answer;
         }
+        let answer = if turn.is_stopped() { late() } else { answer };
         if !matches!(answer, Answer::Yes(_)) {
             return match session.client.batch_execute("ROLLBACK").await {
                 Ok(()) => answer,
@@ -341,6 +351,11 @@ impl Postgres {
 
     /// Undoes what is prepared, and sees to it that nothing is prepared later.
     pub(super) async fn rollback(&self, branch: &Branch) -> Answer {
+        let cancel = |token: CancelToken| async move {
+            // dropped: what cannot be stopped is waited for.
+            let _ = token.cancel_query(NoTls).await;
+        };
+        self.turns.stop(branch.gid(), cancel).await;
         let (lease, mut session, _) = match self.lease(Purpose::Settle).await {
             Ok(leased) => leased,
             Err(error) => return Answer::Unsent(error.text().into()),
@@ -366,6 +381,11 @@ impl Postgres {
         }
         answer
     }
+}
+
+/// The answer to a prepare that comes after its rollback.
+fn late() -> Answer {
+    Answer::No(LATE_REASON.into())
 }
 
 fn give_back(mut lease: Lease<Session>, session: Session) {

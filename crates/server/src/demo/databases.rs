@@ -246,6 +246,9 @@ async fn judge(
         .filter(|(_, outcome)| **outcome == Outcome::Commit)
         .map(|(id, _)| id.clone())
         .collect();
+    if committed.is_empty() {
+        wrong.push("not one transfer was committed".to_owned());
+    }
     for ledger in ledgers {
         let mut entries = ledger.entries().await?;
         entries.retain(|id| told.contains_key(id));

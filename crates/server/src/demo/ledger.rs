@@ -83,17 +83,17 @@ impl Ledger {
     pub(super) fn branch(&self, id: &str, account: i64, cents: i64) -> BranchRequest {
         let (change, entry) = match self.server.make() {
             Make::PostgreSql => (
-                "UPDATE account SET balance = balance + $1 WHERE id = $2 AND balance >= -$1",
+                "UPDATE account SET balance = balance + $1 WHERE id = $2 AND balance + $1 >= 0",
                 "INSERT INTO entry (transaction_id, cents) VALUES ($1, $2)",
             ),
             Make::MariaDb => (
-                "UPDATE account SET balance = balance + ? WHERE id = ? AND balance >= ?",
+                "UPDATE account SET balance = balance + ? WHERE id = ? AND balance + ? >= 0",
                 "INSERT INTO entry (transaction_id, cents) VALUES (?, ?)",
             ),
         };
         let mut parameters = vec![cents, account];
         if self.server.make() == Make::MariaDb {
-            parameters.push(-cents);
+            parameters.push(cents);
         }
         let payload = json!({"statements": [
             {"sql": change, "parameters": parameters, "rows": 1},

@@ -29,7 +29,7 @@ const INITIATORS: usize = 64;
 /// How many accounts each database has.
 const ACCOUNTS: u64 = 10_000;
 const BALANCE: i64 = 1_000_000;
-const CHANGE: &str = "UPDATE account SET balance = balance + $1 WHERE id = $2 AND balance >= -$1";
+const CHANGE: &str = "UPDATE account SET balance = balance + $1 WHERE id = $2 AND balance + $1 >= 0";
 const NAMES: [&str; 2] = ["first", "second"];
 
 /// Runs it, in `folder`.

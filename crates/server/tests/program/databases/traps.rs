@@ -16,6 +16,7 @@ on_both! {
     a_deadlock_is_a_no
     a_statement_that_takes_too_long_is_a_no
     a_prepare_that_comes_after_the_rollback_does_nothing
+    a_rollback_does_not_wait_for_the_locks_that_its_prepare_waits_for
     a_branch_committed_by_hand_is_acknowledged
     a_branch_rolled_back_by_hand_is_a_contradiction
     a_repeated_prepare_after_a_restart_is_done_anew
@@ -190,6 +191,22 @@ async fn a_prepare_that_comes_after_the_rollback_does_nothing(make: Make) {
     assert_eq!(shown["reason"]["code"], "prepare_timeout", "{shown}");
     other.rows("COMMIT").await;
     check(&world, "late", "rollback", 0).await;
+}
+
+async fn a_rollback_does_not_wait_for_the_locks_that_its_prepare_waits_for(make: Make) {
+    // Longer than any test is waited for.
+    let patient = QUICK.replace("= 400", "= 600000").replace("= 3000", "= 600000");
+    let world = World::over(super::world::shared(make).await, &patient).await;
+    let mut other = world.look(0).await;
+    other.rows("BEGIN").await;
+    other.rows("UPDATE account SET balance = balance WHERE id = 'A'").await;
+    let mut request = world.transfer("stop", "A", 10);
+    request["branches"][1]["payload"]["statements"][0]["parameters"][1] = json!("nobody");
+    let shown = world.begin(&request).await.json();
+    assert!(reason(&shown).starts_with("rows_unexpected: "), "{shown}");
+    // The lock is held still.
+    check(&world, "stop", "rollback", 0).await;
+    other.rows("COMMIT").await;
 }
 
 /// What finishes the branch of the first database by hand.
