@@ -36,6 +36,7 @@ mod phase_one;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod problem;
+pub mod prune;
 #[cfg(feature = "sqlite")]
 pub mod resource;
 mod router;

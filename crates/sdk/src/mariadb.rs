@@ -19,6 +19,7 @@ use self::service::Serving;
 use self::store::MariaDbStore;
 use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
+use crate::prune::Prunable;
 use crate::sql::engine::Engine;
 use crate::sql::{SqlOpenError, SqlOptions};
 use crate::tally::Counters;
@@ -105,7 +106,7 @@ impl<S: MariaDbService> MariaDbParticipant<S> {
         rows_max: u32,
     ) -> Result<Vec<GuardEntry>, CallError> {
         self.read(async |local: &mut Conn| {
-            guard_table::entries(local, after.as_ref(), rows_max).await
+            guard_table::entries(local, after.as_ref(), None, rows_max).await
         })
         .await
     }
@@ -134,5 +135,28 @@ impl<S: MariaDbService> Participant for MariaDbParticipant<S> {
 impl<S: MariaDbService> Doubting for MariaDbParticipant<S> {
     fn in_doubt(&self) -> Answering<'_, Vec<InDoubt>> {
         Box::pin(Self::in_doubt(self))
+    }
+}
+
+impl<S: MariaDbService> Prunable for MariaDbParticipant<S> {
+    fn settled_before(
+        &self,
+        before_ms: u64,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Answering<'_, Vec<GuardEntry>> {
+        Box::pin(self.read(async move |local: &mut Conn| {
+            guard_table::entries(local, after.as_ref(), Some(before_ms), rows_max).await
+        }))
+    }
+
+    fn forget(&self, rows: Vec<GuardEntry>) -> Answering<'_, u64> {
+        Box::pin(self.read(async move |local: &mut Conn| {
+            let mut removed = 0;
+            for row in &rows {
+                removed += guard_table::forget(local, row).await?;
+            }
+            Ok::<_, mysql_async::Error>(removed)
+        }))
     }
 }

@@ -20,6 +20,7 @@ use self::service::Serving;
 use self::store::PostgresStore;
 use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
+use crate::prune::Prunable;
 use crate::sql::engine::Engine;
 use crate::sql::{SqlOpenError, SqlOptions};
 use crate::tally::Counters;
@@ -114,7 +115,7 @@ impl<S: PostgresService> PostgresParticipant<S> {
         rows_max: u32,
     ) -> Result<Vec<GuardEntry>, CallError> {
         self.read(async |local: &PostgresLocal| {
-            guard_table::entries(local, after.as_ref(), rows_max).await
+            guard_table::entries(local, after.as_ref(), None, rows_max).await
         })
         .await
     }
@@ -143,5 +144,28 @@ impl<S: PostgresService> Participant for PostgresParticipant<S> {
 impl<S: PostgresService> Doubting for PostgresParticipant<S> {
     fn in_doubt(&self) -> Answering<'_, Vec<InDoubt>> {
         Box::pin(Self::in_doubt(self))
+    }
+}
+
+impl<S: PostgresService> Prunable for PostgresParticipant<S> {
+    fn settled_before(
+        &self,
+        before_ms: u64,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Answering<'_, Vec<GuardEntry>> {
+        Box::pin(self.read(async move |local: &PostgresLocal| {
+            guard_table::entries(local, after.as_ref(), Some(before_ms), rows_max).await
+        }))
+    }
+
+    fn forget(&self, rows: Vec<GuardEntry>) -> Answering<'_, u64> {
+        Box::pin(self.read(async move |local: &PostgresLocal| {
+            let mut removed = 0;
+            for row in &rows {
+                removed += guard_table::forget(local, row).await?;
+            }
+            Ok::<_, tokio_postgres::Error>(removed)
+        }))
     }
 }

@@ -53,8 +53,8 @@ pub struct SqlOptions {
     pub tries_max: u32,
     /// How long a connection may take to be made, in milliseconds.
     pub connect_timeout_ms: u64,
-    /// How long a call waits for a row that somebody else has locked, in milliseconds. MariaDB
-    /// counts whole seconds.
+    /// How long a call waits for a row that somebody else has locked, in milliseconds; 0 is not at
+    /// all. MariaDB counts whole seconds.
     pub lock_timeout_ms: u64,
     /// How long one statement may take, in milliseconds.
     pub statement_timeout_ms: u64,

@@ -8,7 +8,7 @@ pub(crate) mod guard_table;
 mod writer;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use self::writer::{Job, Writer};
 use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::moment::MomentHook;
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
+use crate::prune::Prunable;
 use crate::service::{BranchContext, ServiceResult, Vote, unsupported};
 use crate::tally::{Counters, Tally};
 
@@ -157,6 +158,9 @@ pub struct SqliteParticipant {
     jobs: mpsc::Sender<Job>,
     reader: Arc<Mutex<Connection>>,
     tally: Arc<Tally>,
+    /// For what is written apart from the calls.
+    path: PathBuf,
+    busy_timeout_ms: u64,
 }
 
 impl fmt::Debug for SqliteParticipant {
@@ -185,12 +189,14 @@ impl SqliteParticipant {
     ) -> Result<Self, OpenError> {
         let path = path.as_ref();
         let connection = writer::open(path, &service, &options)?;
-        let reader = open_reader(path, options.busy_timeout_ms)?;
+        let busy_timeout_ms = options.busy_timeout_ms;
+        let reader = open_reader(path, busy_timeout_ms)?;
         let (jobs, queue) = mpsc::channel(options.queue_calls_max);
         let tally = Arc::new(Tally::default());
         let writer = Writer::new(connection, service, options, queue, Arc::clone(&tally));
         thread::Builder::new().name("unanimity-writer".to_owned()).spawn(|| writer.run())?;
-        Ok(Self { jobs, reader: Arc::new(Mutex::new(reader)), tally })
+        let (reader, path) = (Arc::new(Mutex::new(reader)), path.to_owned());
+        Ok(Self { jobs, reader, tally, path, busy_timeout_ms })
     }
 
     /// Reads the service's tables, and the guard's, in one snapshot of what is committed.
@@ -230,7 +236,7 @@ impl SqliteParticipant {
     ) -> Result<Vec<GuardEntry>, CallError> {
         self.read(move |connection| {
             let after = after.as_ref().map(|(transaction, branch)| (&**transaction, &**branch));
-            guard_table::entries(connection, after, rows_max)
+            guard_table::entries(connection, after, None, rows_max)
         })
         .await
     }
@@ -283,4 +289,40 @@ impl Doubting for SqliteParticipant {
     fn in_doubt(&self) -> Answering<'_, Vec<InDoubt>> {
         Box::pin(Self::in_doubt(self))
     }
+}
+
+impl Prunable for SqliteParticipant {
+    fn settled_before(
+        &self,
+        before_ms: u64,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Answering<'_, Vec<GuardEntry>> {
+        Box::pin(self.read(move |connection| {
+            let after = after.as_ref().map(|(transaction, branch)| (&**transaction, &**branch));
+            guard_table::entries(connection, after, Some(before_ms), rows_max)
+        }))
+    }
+
+    /// On a connection of its own, between two groups: SQLite's lock keeps them apart.
+    fn forget(&self, rows: Vec<GuardEntry>) -> Answering<'_, u64> {
+        let (path, busy_timeout_ms) = (self.path.clone(), self.busy_timeout_ms);
+        Box::pin(async move {
+            let task = tokio::task::spawn_blocking(move || forget(&path, busy_timeout_ms, &rows));
+            let failed = |error: &dyn fmt::Display| CallError::Failed(error.to_string());
+            task.await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+        })
+    }
+}
+
+fn forget(path: &Path, busy_timeout_ms: u64, rows: &[GuardEntry]) -> rusqlite::Result<u64> {
+    let mut connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.busy_timeout(Duration::from_millis(busy_timeout_ms))?;
+    let local = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut removed = 0;
+    for row in rows {
+        removed += guard_table::forget(&local, row)?;
+    }
+    local.commit()?;
+    Ok(removed)
 }

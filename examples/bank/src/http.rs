@@ -10,18 +10,16 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
+use unanimity_sdk::CallError;
 use unanimity_sdk::api::Problem;
 use unanimity_sdk::contract::{
     ATTEMPT_HEADER, BODY_BYTES_MAX, BRANCH_HEADER, TRANSACTION_HEADER, write_problem,
 };
 use unanimity_sdk::guard::GuardState;
-use unanimity_sdk::{CallError, ResourceParticipant, SqliteParticipant};
 
-use crate::Books;
+use crate::books::Books;
 use crate::faults::{Fault, FaultSpec, Faults, Message};
-use crate::journal;
 use crate::listen::LoseAnswer;
 
 /// The most accounts on one page.
@@ -41,6 +39,12 @@ pub struct AccountView {
     /// How often it was changed, where accounts are locked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<i64>,
+}
+
+impl AccountView {
+    pub(crate) const fn new(id: String, balance: i64, reserved: i64) -> Self {
+        Self { id, balance, reserved, version: None }
+    }
 }
 
 /// One page of accounts, in the order of their names.
@@ -120,16 +124,14 @@ struct PageQuery {
 
 #[derive(Clone)]
 struct App {
-    file: Arc<SqliteParticipant>,
-    keyed: bool,
+    books: Books,
     faults: Arc<Faults>,
 }
 
 type Answer<T> = Result<T, Response>;
 
 pub(crate) fn router(books: Books, faults: Arc<Faults>) -> Router {
-    let Books { participant, file, keyed } = books;
-    let transactions = unanimity_sdk::router(participant)
+    let transactions = unanimity_sdk::router(Arc::clone(&books.participant) as _)
         .layer(from_fn_with_state(Arc::clone(&faults), misbehave));
     Router::new()
         .route("/accounts/{id}", get(account))
@@ -139,7 +141,7 @@ pub(crate) fn router(books: Books, faults: Arc<Faults>) -> Router {
         .route("/journal", get(journal))
         .route("/faults", get(show_faults).post(set_faults))
         .route("/livez", get(|| async { "alive\n" }))
-        .with_state(App { file, keyed, faults })
+        .with_state(App { books, faults })
         .nest("/transactions", transactions)
 }
 
@@ -215,29 +217,9 @@ fn failed(error: CallError) -> Response {
     write_problem(&Problem::new(500, "service_failed", "The bank failed", error.to_string()))
 }
 
-fn view(row: &Row<'_>) -> rusqlite::Result<AccountView> {
-    let (id, balance, reserved) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    Ok(AccountView { id, balance, reserved, version: None })
-}
-
-fn with_version(
-    database: &Connection,
-    keyed: bool,
-    account: AccountView,
-) -> rusqlite::Result<AccountView> {
-    let version = || ResourceParticipant::version(database, &account.id);
-    let version = keyed.then(version).transpose()?;
-    Ok(AccountView { version, ..account })
-}
-
 async fn account(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<AccountView>> {
-    let sql = "SELECT id, balance, reserved FROM account WHERE id = ?1";
     let unknown = Problem::new(404, "unknown_account", "No such account", format!("{id:?}"));
-    let read = app.file.read(move |db| {
-        let found = db.query_row(sql, [id], view).optional()?;
-        found.map(|account| with_version(db, app.keyed, account)).transpose()
-    });
-    let found = read.await.map_err(failed)?;
+    let found = app.books.account(id).await.map_err(failed)?;
     found.map(Json).ok_or_else(|| write_problem(&unknown))
 }
 
@@ -246,57 +228,21 @@ async fn accounts(
     Query(query): Query<PageQuery>,
 ) -> Answer<Json<AccountPage>> {
     let limit = query.limit.unwrap_or(1_000).clamp(1, PAGE_ACCOUNTS_MAX);
-    let sql = "SELECT id, balance, reserved FROM account WHERE id > ?1 ORDER BY id LIMIT ?2";
-    let read = app.file.read(move |db| {
-        let mut statement = db.prepare_cached(sql)?;
-        let rows = statement.query_map(params![query.after, limit], view)?;
-        let rows = rows.map(|account| with_version(db, app.keyed, account?));
-        rows.collect::<rusqlite::Result<Vec<_>>>()
-    });
-    let accounts = read.await.map_err(failed)?;
+    let accounts = app.books.accounts(query.after, limit).await.map_err(failed)?;
     let full = accounts.len() == limit as usize;
     let next = accounts.last().filter(|_| full).map(|account| account.id.clone());
     Ok(Json(AccountPage { accounts, next }))
 }
 
-fn read_total(database: &Connection) -> rusqlite::Result<Total> {
-    let guard = SqliteParticipant::count_guard_rows(database)?;
-    let sql = "SELECT coalesce(sum(balance), 0), coalesce(sum(reserved), 0), count(*) FROM account";
-    database.query_row(sql, [], |row| {
-        Ok(Total {
-            balance: row.get(0)?,
-            reserved: row.get(1)?,
-            accounts: u64::from(row.get::<_, u32>(2)?),
-            in_doubt: guard.prepared,
-            prepared: guard.prepared,
-            committed: guard.committed,
-            rolled_back: guard.rolled_back,
-            voted_no: guard.voted_no,
-            executed: guard.executed,
-            compensated: guard.compensated,
-            duplicates_absorbed: 0,
-            contradictions: 0,
-            already_committed: 0,
-        })
-    })
-}
-
 async fn total(State(app): State<App>) -> Answer<Json<Total>> {
-    let total = app.file.read(read_total).await.map_err(failed)?;
-    let counters = app.file.counters();
-    Ok(Json(Total {
-        duplicates_absorbed: counters.repeated,
-        contradictions: counters.refused,
-        already_committed: counters.already_committed,
-        ..total
-    }))
+    Ok(Json(app.books.total().await.map_err(failed)?))
 }
 
 /// Every guard row as one JSON line.
 async fn branches(State(app): State<App>) -> Answer<Response> {
     let (mut lines, mut after) = (String::new(), None);
     loop {
-        let page = app.file.guard_entries(after, PAGE_ROWS).await.map_err(failed)?;
+        let page = app.books.guard_entries(after, PAGE_ROWS).await.map_err(failed)?;
         let Some(last) = page.last() else { break };
         after = Some((last.transaction.to_string(), last.branch.to_string()));
         for entry in page {
@@ -318,7 +264,7 @@ async fn branches(State(app): State<App>) -> Answer<Response> {
 async fn journal(State(app): State<App>) -> Answer<Response> {
     let (mut text, mut after) = (String::new(), 0);
     loop {
-        let page = app.file.read(move |db| journal::lines(db, after)).await.map_err(failed)?;
+        let page = app.books.journal_lines(after).await.map_err(failed)?;
         let Some(last) = page.last() else { break };
         after = last.number;
         for line in page {

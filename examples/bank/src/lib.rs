@@ -1,14 +1,16 @@
 //! An account service that takes part in transactions, and the example of how to build one: what
-//! the bank does is in `service`, and in `keyed` where it locks accounts rather than reserving from
-//! them; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file
+//! the bank does is in `service`, in `keyed` where it locks accounts rather than reserving from
+//! them, and in `ledger` where its accounts lie in a database server; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file
 //! decides how it is configured, started and stopped.
 //!
 //! It has no access control, so it listens on loopback addresses only.
 
+mod books;
 mod faults;
 mod http;
 mod journal;
 mod keyed;
+mod ledger;
 mod listen;
 mod service;
 
@@ -21,10 +23,18 @@ use anyhow::{Context, bail};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
+use unanimity_sdk::mariadb::MariaDbParticipant;
+use unanimity_sdk::postgres::PostgresParticipant;
 use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
+use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
+use unanimity_sdk::xa::mariadb::MariaDbXaParticipant;
+use unanimity_sdk::xa::postgres::PostgresXaParticipant;
 use unanimity_sdk::{
-    Client, Doubting, ResourceParticipant, SqliteOptions, SqliteParticipant, inquiry,
+    Client, Doubting, MomentHook, ResourceParticipant, SqliteOptions, SqliteParticipant, inquiry,
 };
+
+use self::books::Accounts;
+pub use self::books::Books;
 
 pub use faults::{Fault, FaultSpec, Faults, Message};
 pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
@@ -61,7 +71,7 @@ impl std::fmt::Display for AccountsBy {
     }
 }
 
-/// How a bank is started.
+/// How a bank is started. [`BankArguments::new`] has what the command line has.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BankArguments {
     /// The bank's name; its accounts are NAME-1, NAME-2 and so on.
@@ -70,9 +80,20 @@ pub struct BankArguments {
     /// Where to listen; port 0 takes a free one. Loopback only.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// The SQLite file; it is created if there is none.
-    #[arg(long)]
+    /// The SQLite file, which is created if there is none; or the URL of a PostgreSQL
+    /// (`postgres://...`) or a MariaDB or MySQL (`mysql://...`) with an empty database.
+    #[arg(long, value_name = "PATH|URL", env = "BANK_DATABASE", hide_env_values = true)]
     pub database: PathBuf,
+    /// Lets the database itself prepare the branches, rather than reserve. With an URL only.
+    #[arg(long)]
+    pub xa: bool,
+    /// The most connections to the database. With an URL only.
+    #[arg(long, default_value_t = 16)]
+    pub connections_max: usize,
+    /// How long a branch waits for a row that another one has locked, in milliseconds. With an URL
+    /// only.
+    #[arg(long, default_value_t = 5_000)]
+    pub lock_timeout_ms: u64,
     /// How many accounts a new file begins with.
     #[arg(long, default_value_t = 1_000)]
     pub accounts: u32,
@@ -105,6 +126,31 @@ pub struct BankArguments {
     pub seed: u64,
 }
 
+impl BankArguments {
+    /// What the command line says when it says no more than where the accounts lie.
+    #[must_use]
+    pub fn new(name: &str, database: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            database: database.into(),
+            xa: false,
+            connections_max: 16,
+            lock_timeout_ms: 5_000,
+            accounts: 1_000,
+            balance: 100_000,
+            accounts_by: AccountsBy::default(),
+            journal: false,
+            wait_max_ms: 1_000,
+            coordinator: None,
+            token: None,
+            in_doubt_after_ms: 30_000,
+            faults: FaultSpec::default(),
+            seed: 1,
+        }
+    }
+}
+
 /// A bank that is set up and listens.
 #[derive(Debug)]
 pub struct Bank {
@@ -113,21 +159,6 @@ pub struct Bank {
     books: Books,
     faults: Arc<Faults>,
     inquiry: Option<Inquiry>,
-}
-
-/// The participant: what is called, and the file behind it, which is read.
-#[derive(Clone)]
-pub(crate) struct Books {
-    pub(crate) participant: Arc<dyn Doubting>,
-    pub(crate) file: Arc<SqliteParticipant>,
-    /// Whether accounts are keys of the SDK's resource layer, with versions.
-    pub(crate) keyed: bool,
-}
-
-impl std::fmt::Debug for Books {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Books").field("keyed", &self.keyed).finish_non_exhaustive()
-    }
 }
 
 impl Bank {
@@ -141,7 +172,7 @@ impl Bank {
             bail!("{address} is not a loopback address, and this example has no access control");
         }
         let faults = Arc::new(Faults::new(arguments.seed, arguments.faults.clone()));
-        let books = open(&arguments, &faults)?;
+        let books = open(&arguments, &faults).await?;
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
@@ -157,10 +188,10 @@ impl Bank {
         Ok(self.listener.local_addr()?)
     }
 
-    /// The participant behind it, for reading.
+    /// The participant behind it, and its accounts, for reading.
     #[must_use]
-    pub fn participant(&self) -> Arc<SqliteParticipant> {
-        Arc::clone(&self.books.file)
+    pub const fn books(&self) -> &Books {
+        &self.books
     }
 
     /// Serves until `stop` is ready, and then until the requests under way are answered.
@@ -194,22 +225,86 @@ pub async fn serve(arguments: BankArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Books> {
+/// Opens the accounts, wherever they lie.
+///
+/// # Errors
+/// A sentence that names the file or the URL at fault, without its password.
+pub async fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Books> {
     let service = AccountService::new(
         &arguments.name,
         arguments.accounts,
         arguments.balance,
         Arc::clone(faults),
-    )?
-    .with_journal(arguments.journal);
+    )?;
+    let url = arguments.database.to_str().filter(|text| text.contains("://"));
+    match url {
+        Some(url) => open_server(arguments, url, service, faults).await,
+        None if arguments.xa => bail!("--xa needs a database that can prepare: give its URL"),
+        None => open_file(arguments, service.with_journal(arguments.journal), faults),
+    }
+}
+
+/// Crashes around a local commit, if a message was drawn to.
+fn crash(faults: &Arc<Faults>) -> Option<MomentHook> {
     let crashing = Arc::clone(faults);
-    let options = SqliteOptions {
-        moment_hook: Some(Arc::new(move |moment| {
-            crashing.crash_if_armed(moment);
-            Ok(())
-        })),
-        ..SqliteOptions::default()
+    Some(Arc::new(move |moment| {
+        crashing.crash_if_armed(moment);
+        Ok(())
+    }))
+}
+
+async fn open_server(
+    arguments: &BankArguments,
+    url: &str,
+    service: AccountService,
+    faults: &Arc<Faults>,
+) -> anyhow::Result<Books> {
+    if arguments.journal || arguments.accounts_by != AccountsBy::Reservation {
+        bail!("a journal, and accounts that are locked, there are in a SQLite file only");
+    }
+    let options = SqlOptions {
+        connections_max: arguments.connections_max,
+        lock_timeout_ms: arguments.lock_timeout_ms,
+        moment_hook: crash(faults),
+        ..SqlOptions::default()
     };
+    let (scheme, _) = url.split_once("://").unwrap_or((url, ""));
+    let unusable = |error: SqlOpenError| {
+        anyhow::anyhow!("cannot use the {scheme} database: {error} (code {})", error.code())
+    };
+    let name = format!("bank {}", arguments.name);
+    let mysql = url.replacen("mariadb://", "mysql://", 1);
+    Ok(match (scheme, arguments.xa) {
+        ("postgres" | "postgresql", false) => {
+            let opened = PostgresParticipant::open_with(url, service, options).await;
+            let opened = Arc::new(opened.map_err(unusable)?);
+            Books { participant: Arc::clone(&opened) as _, accounts: Accounts::Postgres(opened) }
+        }
+        ("postgres" | "postgresql", true) => {
+            let opened = PostgresXaParticipant::open(url, &name, service, options).await;
+            let opened = Arc::new(opened.map_err(unusable)?);
+            Books { participant: Arc::clone(&opened) as _, accounts: Accounts::PostgresXa(opened) }
+        }
+        ("mysql" | "mariadb", false) => {
+            let opened = MariaDbParticipant::open_with(&mysql, service, options).await;
+            let opened = Arc::new(opened.map_err(unusable)?);
+            Books { participant: Arc::clone(&opened) as _, accounts: Accounts::MariaDb(opened) }
+        }
+        ("mysql" | "mariadb", true) => {
+            let opened = MariaDbXaParticipant::open(&mysql, &name, service, options).await;
+            let opened = Arc::new(opened.map_err(unusable)?);
+            Books { participant: Arc::clone(&opened) as _, accounts: Accounts::MariaDbXa(opened) }
+        }
+        _ => bail!("no database is reached by {scheme}://; there are postgres:// and mysql://"),
+    })
+}
+
+fn open_file(
+    arguments: &BankArguments,
+    service: AccountService,
+    faults: &Arc<Faults>,
+) -> anyhow::Result<Books> {
+    let options = SqliteOptions { moment_hook: crash(faults), ..SqliteOptions::default() };
     let path = &arguments.database;
     let unusable = || format!("cannot use {} as the bank's file", path.display());
     let (wait_max_ms, waiters_max) = (arguments.wait_max_ms, WAITERS_MAX);
@@ -218,18 +313,21 @@ fn open(arguments: &BankArguments, faults: &Arc<Faults>) -> anyhow::Result<Books
         AccountsBy::Reservation => {
             let file = SqliteParticipant::open_with(path, service, options);
             let file = Arc::new(file.with_context(unusable)?);
-            return Ok(Books { participant: Arc::clone(&file) as _, file, keyed: false });
+            return Ok(Books {
+                participant: Arc::clone(&file) as _,
+                accounts: Accounts::Sqlite(file),
+            });
         }
         AccountsBy::Locking => locking(WaitOrder::OlderWaits),
         AccountsBy::Queueing => locking(WaitOrder::YoungerWaits),
         AccountsBy::Optimistic => Concurrency::Optimistic,
     };
     let options = ResourceOptions { sqlite: options, ..ResourceOptions::new(concurrency) };
-    let accounts = KeyedAccounts::new(service);
-    let participant = ResourceParticipant::open_with(path, accounts, options);
+    let keyed = KeyedAccounts::new(service);
+    let participant = ResourceParticipant::open_with(path, keyed, options);
     let participant = participant.with_context(unusable)?;
-    let file = participant.file();
-    Ok(Books { participant: Arc::new(participant), file, keyed: true })
+    let accounts = Accounts::Keyed(participant.file());
+    Ok(Books { participant: Arc::new(participant), accounts })
 }
 
 fn inquire(

@@ -157,6 +157,18 @@ impl AccountService {
         format!("there is no account {account:?} in bank {}", self.name)
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) const fn accounts(&self) -> u32 {
+        self.accounts
+    }
+
+    pub(crate) const fn balance_cents(&self) -> i64 {
+        self.balance_cents
+    }
+
     pub(crate) fn faults(&self) -> &Faults {
         &self.faults
     }
@@ -278,7 +290,7 @@ impl SqliteService for AccountService {
 }
 
 /// What a branch holds back until its decision: the amount of a debit.
-const fn reserved_by(amount: i64) -> i64 {
+pub(crate) const fn reserved_by(amount: i64) -> i64 {
     if amount < 0 { -amount } else { 0 }
 }
 

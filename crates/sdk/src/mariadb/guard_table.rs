@@ -119,18 +119,21 @@ pub(super) async fn in_doubt(
     rows.into_iter().map(branch).collect()
 }
 
-pub(super) async fn entries(
+pub(crate) async fn entries(
     connection: &mut Conn,
     after: Option<&(String, String)>,
+    settled_before_ms: Option<u64>,
     rows_max: u32,
 ) -> std::result::Result<Vec<GuardEntry>, ServiceError> {
     // Not as a comparison of pairs, for which no index is used.
     let sql = "SELECT state, note, transaction_id, branch, at_ms FROM unanimity_guard \
                WHERE transaction_id >= ? AND (transaction_id > ? OR branch > ?) \
+               AND (? IS NULL OR (at_ms < ? AND state <> 1)) \
                ORDER BY transaction_id, branch LIMIT ?";
     let empty = (String::new(), String::new());
     let (transaction, branch) = after.unwrap_or(&empty);
-    let values = (transaction, transaction, branch, rows_max);
+    let before_ms = settled_before_ms;
+    let values = (transaction, transaction, branch, before_ms, before_ms, rows_max);
     let rows: Vec<Row> = connection.exec(sql, values).await?;
     let entry = |row: &Row| {
         Ok(GuardEntry {
@@ -143,7 +146,19 @@ pub(super) async fn entries(
     rows.iter().map(entry).collect()
 }
 
-pub(super) async fn counts(
+/// Removes a row if it is still as it was read. By its whole key, so that no gap is locked.
+pub(crate) async fn forget(connection: &mut Conn, entry: &GuardEntry) -> Result<u64> {
+    let sql = "DELETE FROM unanimity_guard \
+               WHERE transaction_id = ? AND branch = ? AND state = ? AND at_ms = ?";
+    let state = entry.row.state as u8;
+    let values = (entry.transaction.as_str(), &*entry.branch, state, entry.at_ms);
+    connection.exec_drop(sql, values).await?;
+    let removed = connection.affected_rows();
+    connection.query_drop("COMMIT").await?;
+    Ok(removed)
+}
+
+pub(crate) async fn counts(
     connection: &mut Conn,
 ) -> std::result::Result<GuardCounts, ServiceError> {
     let mut counts = GuardCounts::default();

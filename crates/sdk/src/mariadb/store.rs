@@ -68,7 +68,7 @@ impl MariaDbStore {
             .stmt_cache_size(STATEMENTS_MAX)
             .tcp_keepalive(Some(Duration::from_secs(30)))
             .prefer_socket(false);
-        let lock_s = limits.lock_timeout_ms.div_ceil(1_000).max(1);
+        let lock_s = limits.lock_timeout_ms.div_ceil(1_000);
         let statement_s = limits.statement_timeout_ms.div_ceil(1_000).max(1);
         // What is in the comment, only MariaDB reads.
         let setup = format!(

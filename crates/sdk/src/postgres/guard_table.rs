@@ -96,16 +96,20 @@ pub(super) async fn in_doubt(
     rows.iter().map(branch).collect()
 }
 
-pub(super) async fn entries(
+pub(crate) async fn entries(
     local: &PostgresLocal,
     after: Option<&(String, String)>,
+    settled_before_ms: Option<u64>,
     rows_max: u32,
 ) -> std::result::Result<Vec<GuardEntry>, ServiceError> {
     let sql = "SELECT transaction_id, branch, state, note, at_ms FROM unanimity_guard \
-               WHERE (transaction_id, branch) > ($1, $2) ORDER BY transaction_id, branch LIMIT $3";
+               WHERE (transaction_id, branch) > ($1, $2) \
+               AND ($4::bigint IS NULL OR (at_ms < $4 AND state <> 1)) \
+               ORDER BY transaction_id, branch LIMIT $3";
     let empty = (String::new(), String::new());
     let (transaction, branch) = after.unwrap_or(&empty);
-    let rows = local.rows(sql, &[transaction, branch, &i64::from(rows_max)]).await;
+    let before_ms = settled_before_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+    let rows = local.rows(sql, &[transaction, branch, &i64::from(rows_max), &before_ms]).await;
     let entry = |row: &Row| {
         Ok(GuardEntry {
             transaction: transaction_id(row, 0)?,
@@ -117,7 +121,16 @@ pub(super) async fn entries(
     rows.map_err(full)?.iter().map(entry).collect()
 }
 
-pub(super) async fn counts(
+/// Removes a row if it is still as it was read.
+pub(crate) async fn forget(local: &PostgresLocal, entry: &GuardEntry) -> Result<u64> {
+    let sql = "DELETE FROM unanimity_guard \
+               WHERE transaction_id = $1 AND branch = $2 AND state = $3 AND at_ms = $4";
+    let at_ms = i64::try_from(entry.at_ms).unwrap_or(i64::MAX);
+    let state = i16::from(entry.row.state as u8);
+    local.run(sql, &[&entry.transaction.as_str(), &&*entry.branch, &state, &at_ms]).await
+}
+
+pub(crate) async fn counts(
     local: &PostgresLocal,
 ) -> std::result::Result<GuardCounts, ServiceError> {
     let mut counts = GuardCounts::default();

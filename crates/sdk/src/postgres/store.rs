@@ -20,6 +20,8 @@ use crate::service::ServiceError;
 use crate::sql::engine::{Key, Opened, Store, expected};
 use crate::sql::{SqlError, SqlOpenError, SqlOptions};
 
+/// How long a claim waits for a row that may lie in a prepared transaction, in milliseconds.
+const CLAIM_TIMEOUT_MS: u64 = 100;
 const COMMIT: &str = "SAVEPOINT unanimity_end; COMMIT";
 
 /// PostgreSQL, as one participant uses it.
@@ -27,6 +29,7 @@ pub(crate) struct PostgresStore {
     config: Config,
     begin: String,
     setup: String,
+    lock_timeout_ms: u64,
 }
 
 /// Reads a URL, and refuses what the SDK cannot do.
@@ -58,7 +61,8 @@ impl PostgresStore {
         }
         config.connect_timeout(Duration::from_millis(options.connect_timeout_ms));
         config.tcp_user_timeout(Duration::from_millis(options.call_timeout_ms));
-        let (statement, lock) = (options.statement_timeout_ms, options.lock_timeout_ms);
+        // To PostgreSQL 0 means for ever.
+        let (statement, lock) = (options.statement_timeout_ms, options.lock_timeout_ms.max(1));
         let idle = options.call_timeout_ms;
         // A database may be set not to wait for the disk where nobody asks for it; here somebody
         // does. Whatever waits for more than the disk stays.
@@ -69,7 +73,7 @@ impl PostgresStore {
              WHERE current_setting('synchronous_commit') = 'off'"
         );
         let begin = format!("BEGIN ISOLATION LEVEL {}", options.isolation.sql());
-        Self { config, begin, setup }
+        Self { config, begin, setup, lock_timeout_ms: lock }
     }
 
     pub(crate) async fn begin(&self, local: &PostgresLocal) -> Result<(), tokio_postgres::Error> {
@@ -86,9 +90,38 @@ impl PostgresStore {
         let statement = local.prepared(guard_table::CLAIM).await.map_err(|e| classify(&e))?;
         let claim = guard_table::claim(&**local, &statement, key, &row);
         let (begun, claimed) = tokio::join!(self.begin(local), claim);
+        self.claimed(local, key, &row, (begun, claimed)).await
+    }
+
+    /// The same, but a row that somebody else is writing is waited for only a moment: if it lies in
+    /// a prepared transaction, that may last. The service's own statements wait as long as ever.
+    pub(crate) async fn claim_impatiently(
+        &self,
+        local: &PostgresLocal,
+        key: Key<'_>,
+        row: GuardRow,
+    ) -> Result<Opened, SqlError> {
+        let statement = local.prepared(guard_table::CLAIM).await.map_err(|e| classify(&e))?;
+        let impatient = self.lock_timeout_ms.min(CLAIM_TIMEOUT_MS);
+        let begin = format!("{}; SET LOCAL lock_timeout = {impatient}", self.begin);
+        let after = format!("SET LOCAL lock_timeout = {}", self.lock_timeout_ms);
+        let claim = guard_table::claim(&**local, &statement, key, &row);
+        // All three leave together. If the claim fails, so does what comes after it.
+        let (begun, claimed, _) =
+            tokio::join!(local.batch_execute(&begin), claim, local.batch_execute(&after));
+        self.claimed(local, key, &row, (begun, claimed)).await
+    }
+
+    async fn claimed(
+        &self,
+        local: &PostgresLocal,
+        key: Key<'_>,
+        row: &GuardRow,
+        (begun, claimed): (Result<(), tokio_postgres::Error>, Result<bool, tokio_postgres::Error>),
+    ) -> Result<Opened, SqlError> {
         begun.map_err(|e| classify(&e))?;
         if claimed.map_err(|e| classify(&e))? {
-            return Ok(Opened { found: None, claimed: Some(row), mark: 0 });
+            return Ok(Opened { found: None, claimed: Some(row.clone()), mark: 0 });
         }
         let statement = local.prepared(guard_table::LOCK).await.map_err(|e| classify(&e))?;
         let found = guard_table::lock(&**local, &statement, key).await.map_err(|e| classify(&e))?;

@@ -281,7 +281,7 @@ impl<S: Store, W: Works<S>> Engine<S, W> {
         self.reach(Moment::AfterCommit { calls: 1 })
     }
 
-    fn reach(&self, moment: Moment) -> Result<(), SqlError> {
+    pub(crate) fn reach(&self, moment: Moment) -> Result<(), SqlError> {
         let hook = self.options.moment_hook.as_ref();
         hook.map_or(Ok(()), |hook| hook(moment)).map_err(SqlError::Failed)
     }

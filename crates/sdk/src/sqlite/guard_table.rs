@@ -74,13 +74,17 @@ pub(super) fn in_doubt(connection: &Connection) -> rusqlite::Result<Vec<InDoubt>
 pub(super) fn entries(
     connection: &Connection,
     after: Option<(&str, &str)>,
+    settled_before_ms: Option<u64>,
     rows_max: u32,
 ) -> rusqlite::Result<Vec<GuardEntry>> {
     let sql = "SELECT transaction_id, branch, state, note, at_ms FROM unanimity_guard \
-               WHERE (transaction_id, branch) > (?1, ?2) ORDER BY transaction_id, branch LIMIT ?3";
+               WHERE (transaction_id, branch) > (?1, ?2) \
+               AND (?4 IS NULL OR (at_ms < ?4 AND state <> 1)) \
+               ORDER BY transaction_id, branch LIMIT ?3";
     let (transaction, branch) = after.unwrap_or(("", ""));
+    let before_ms = settled_before_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params![transaction, branch, rows_max], |row| {
+    let rows = statement.query_map(params![transaction, branch, rows_max, before_ms], |row| {
         Ok(GuardEntry {
             transaction: transaction_id(row, 0)?,
             branch: row.get(1)?,
@@ -89,6 +93,18 @@ pub(super) fn entries(
         })
     })?;
     rows.collect()
+}
+
+/// Removes a row if it is still as it was read.
+pub(super) fn forget(connection: &Connection, entry: &GuardEntry) -> rusqlite::Result<u64> {
+    let sql = "DELETE FROM unanimity_guard \
+               WHERE transaction_id = ?1 AND branch = ?2 AND state = ?3 AND at_ms = ?4";
+    let at_ms = i64::try_from(entry.at_ms).unwrap_or(i64::MAX);
+    let state = entry.row.state as u8;
+    let mut statement = connection.prepare_cached(sql)?;
+    let removed =
+        statement.execute(params![entry.transaction.as_str(), &*entry.branch, state, at_ms])?;
+    Ok(removed as u64)
 }
 
 pub(super) fn counts(connection: &Connection) -> rusqlite::Result<GuardCounts> {

@@ -19,6 +19,7 @@ use unanimity_core::{Operation, REASON_BYTES_MAX, TransactionId};
 
 use super::name::BranchName;
 use crate::contract::cut;
+use crate::moment::Moment;
 use crate::participant::{CallError, InDoubt, Request};
 use crate::service::{BranchContext, Busy, ServiceError, ServiceResult, unsupported};
 use crate::sql::SqlError;
@@ -239,8 +240,10 @@ impl<S: XaStore, W: Works<S>> XaEngine<S, W> {
         let worked = self.in_time(async { Ok(work.await) }).await?;
         let no = match worked {
             Ok(Work::Done(None)) => {
+                self.engine.reach(Moment::BeforeCommit { calls: 1 })?;
                 match self.in_time(pool.store.prepare(connection, name)).await {
                     Ok(()) => {
+                        self.engine.reach(Moment::AfterCommit { calls: 1 })?;
                         match S::LETS_GO {
                             true => pool.give_back(borrowed),
                             false => pool.close(borrowed).await,

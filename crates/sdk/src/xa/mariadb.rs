@@ -20,9 +20,11 @@ use unanimity_core::guard::Work;
 
 use super::engine::{Finished, Started, XaEngine, XaStore, in_doubt, row_within, within};
 use super::name::{BranchName, Xid};
+use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::mariadb::store::{self, MariaDbStore, classify};
 use crate::mariadb::{guard_table, service};
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+use crate::prune::Prunable;
 use crate::service::{BranchContext, ServiceResult, Vote};
 use crate::sql::engine::{Engine, Key, Works};
 use crate::sql::{SqlError, SqlOpenError, SqlOptions};
@@ -138,6 +140,30 @@ impl<S: MariaDbXaService> MariaDbXaParticipant<S> {
         MariaDbStore::read(&self.engine.engine.pool, query).await
     }
 
+    /// A page of guard rows in the order of transaction and branch, behind the pair `after`. What
+    /// is prepared has none: see [`Doubting::in_doubt`].
+    ///
+    /// # Errors
+    /// As [`MariaDbXaParticipant::read`].
+    pub async fn guard_entries(
+        &self,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Result<Vec<GuardEntry>, CallError> {
+        self.read(async |local: &mut Conn| {
+            guard_table::entries(local, after.as_ref(), None, rows_max).await
+        })
+        .await
+    }
+
+    /// How many branches stand where, but for those that are prepared.
+    ///
+    /// # Errors
+    /// As [`MariaDbXaParticipant::read`].
+    pub async fn guard_counts(&self) -> Result<GuardCounts, CallError> {
+        self.read(guard_table::counts).await
+    }
+
     /// What this participant has done since its process started.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -165,6 +191,29 @@ impl<S: MariaDbXaService> Participant for MariaDbXaParticipant<S> {
 impl<S: MariaDbXaService> Doubting for MariaDbXaParticipant<S> {
     fn in_doubt(&self) -> Answering<'_, Vec<InDoubt>> {
         Box::pin(async { Ok(self.seen(self.engine.in_doubt().await?)) })
+    }
+}
+
+impl<S: MariaDbXaService> Prunable for MariaDbXaParticipant<S> {
+    fn settled_before(
+        &self,
+        before_ms: u64,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Answering<'_, Vec<GuardEntry>> {
+        Box::pin(self.read(async move |local: &mut Conn| {
+            guard_table::entries(local, after.as_ref(), Some(before_ms), rows_max).await
+        }))
+    }
+
+    fn forget(&self, rows: Vec<GuardEntry>) -> Answering<'_, u64> {
+        Box::pin(self.read(async move |local: &mut Conn| {
+            let mut removed = 0;
+            for row in &rows {
+                removed += guard_table::forget(local, row).await?;
+            }
+            Ok::<_, mysql_async::Error>(removed)
+        }))
     }
 }
 

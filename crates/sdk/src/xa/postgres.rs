@@ -6,7 +6,8 @@
 //! 2. Once a statement has failed, PostgreSQL answers a PREPARE with a rollback, and that without
 //!    an error. So it goes behind a savepoint, which a failed transaction refuses.
 //! 3. A second prepare of the same branch would wait for the row of the first, until the decision.
-//!    So a repeated call looks for the name first, and one that has waited in vain looks then.
+//!    So a repeated call looks for the name first, and one that has waited a moment in vain looks
+//!    then.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use unanimity_core::guard::Work;
 
 use super::engine::{Finished, Started, XaEngine, XaStore, in_doubt, row_within, within};
 use super::name::BranchName;
+use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
 use crate::postgres::store::{self, PostgresStore, classify};
-use crate::postgres::{PostgresLocal, service};
+use crate::postgres::{PostgresLocal, guard_table, service};
+use crate::prune::Prunable;
 use crate::service::{BranchContext, ServiceResult, Vote};
 use crate::sql::engine::{Engine, Key, Store, Works};
 use crate::sql::{SqlError, SqlOpenError, SqlOptions};
@@ -125,6 +128,30 @@ impl<S: PostgresXaService> PostgresXaParticipant<S> {
         answer.map_err(|error| CallError::Failed(error.to_string()))
     }
 
+    /// A page of guard rows in the order of transaction and branch, behind the pair `after`. What
+    /// is prepared has none: see [`Doubting::in_doubt`].
+    ///
+    /// # Errors
+    /// As [`PostgresXaParticipant::read`].
+    pub async fn guard_entries(
+        &self,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Result<Vec<GuardEntry>, CallError> {
+        self.read(async |local: &PostgresLocal| {
+            guard_table::entries(local, after.as_ref(), None, rows_max).await
+        })
+        .await
+    }
+
+    /// How many branches stand where, but for those that are prepared.
+    ///
+    /// # Errors
+    /// As [`PostgresXaParticipant::read`].
+    pub async fn guard_counts(&self) -> Result<GuardCounts, CallError> {
+        self.read(guard_table::counts).await
+    }
+
     /// What this participant has done since its process started.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -156,6 +183,29 @@ impl<S: PostgresXaService> Doubting for PostgresXaParticipant<S> {
     }
 }
 
+impl<S: PostgresXaService> Prunable for PostgresXaParticipant<S> {
+    fn settled_before(
+        &self,
+        before_ms: u64,
+        after: Option<(String, String)>,
+        rows_max: u32,
+    ) -> Answering<'_, Vec<GuardEntry>> {
+        Box::pin(self.read(async move |local: &PostgresLocal| {
+            guard_table::entries(local, after.as_ref(), Some(before_ms), rows_max).await
+        }))
+    }
+
+    fn forget(&self, rows: Vec<GuardEntry>) -> Answering<'_, u64> {
+        Box::pin(self.read(async move |local: &PostgresLocal| {
+            let mut removed = 0;
+            for row in &rows {
+                removed += guard_table::forget(local, row).await?;
+            }
+            Ok::<_, tokio_postgres::Error>(removed)
+        }))
+    }
+}
+
 /// The name as a literal. It is made of letters, digits and a few marks, none of which can end it.
 fn literal(name: &BranchName) -> String {
     let gid = name.gid();
@@ -177,7 +227,7 @@ impl XaStore for PostgresStore {
         if attempt != 1 && self.is_prepared(local, name).await? {
             return Ok(Started::Prepared);
         }
-        match self.claim(local, key, row_within()).await {
+        match self.claim_impatiently(local, key, row_within()).await {
             Ok(opened) if opened.found.is_some() => {
                 self.abandon(local).await?;
                 Ok(Started::Known)

@@ -9,6 +9,7 @@ mod crowds;
 mod house;
 mod kills;
 mod place;
+mod prune;
 mod service;
 #[allow(dead_code, reason = "not all of what the other tests need is needed here")]
 #[path = "../sdk/support.rs"]

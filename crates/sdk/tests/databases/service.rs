@@ -9,6 +9,7 @@ use unanimity_sdk::mariadb::mysql_async::Conn;
 use unanimity_sdk::mariadb::mysql_async::prelude::Queryable;
 use unanimity_sdk::mariadb::{MariaDbParticipant, MariaDbService};
 use unanimity_sdk::postgres::{PostgresLocal, PostgresParticipant, PostgresService};
+use unanimity_sdk::prune::Prunable;
 use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
 use unanimity_sdk::xa::mariadb::{MariaDbXaParticipant, MariaDbXaService};
 use unanimity_sdk::xa::postgres::{PostgresXaParticipant, PostgresXaService};
@@ -287,19 +288,34 @@ pub fn name(place: &Place) -> String {
     format!("diary {}", place.url)
 }
 
-/// The service with branches that the database prepares.
+/// The service with branches that the database prepares: what is called, and what forgets.
+pub async fn xa(
+    place: &Place,
+    service: Diary,
+    options: SqlOptions,
+) -> Result<(Arc<dyn Doubting>, Arc<dyn Prunable>), SqlOpenError> {
+    let (url, name) = (&place.url, name(place));
+    Ok(match place.make {
+        Make::PostgreSql => {
+            let opened = PostgresXaParticipant::open(url, &name, service, options).await?;
+            let opened = Arc::new(opened);
+            (Arc::clone(&opened) as _, opened)
+        }
+        Make::MariaDb => {
+            let opened = MariaDbXaParticipant::open(url, &name, service, options).await?;
+            let opened = Arc::new(opened);
+            (Arc::clone(&opened) as _, opened)
+        }
+    })
+}
+
+/// The same, to be called only.
 pub async fn open_xa(
     place: &Place,
     service: Diary,
     options: SqlOptions,
 ) -> Result<Arc<dyn Doubting>, SqlOpenError> {
-    let (url, name) = (&place.url, name(place));
-    Ok(match place.make {
-        Make::PostgreSql => {
-            Arc::new(PostgresXaParticipant::open(url, &name, service, options).await?)
-        }
-        Make::MariaDb => Arc::new(MariaDbXaParticipant::open(url, &name, service, options).await?),
-    })
+    Ok(xa(place, service, options).await?.0)
 }
 
 /// The service behind its guard, in either make.

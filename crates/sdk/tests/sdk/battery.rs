@@ -2,15 +2,13 @@
 //! and which hold, is exactly known.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::{HeaderMap, StatusCode};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use unanimity_sdk::axum::Router;
 use unanimity_sdk::axum::extract::{Path, State};
 use unanimity_sdk::axum::routing::{get, post};
-use unanimity_sdk::axum::{self, Router};
 use unanimity_sdk::battery::{self, Options, Restart, Verdict};
 use unanimity_sdk::rusqlite::Connection;
 use unanimity_sdk::{

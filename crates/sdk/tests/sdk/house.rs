@@ -19,7 +19,7 @@ type Running = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
 pub struct House {
     start: Start,
     port: Arc<AtomicU16>,
-    running: Arc<Mutex<Option<Running>>>,
+    pub running: Arc<Mutex<Option<Running>>>,
 }
 
 impl House {

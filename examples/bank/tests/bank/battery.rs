@@ -1,37 +1,52 @@
 //! The participant's contract, played by the SDK's battery against the bank's real program, with
 //! kills between the phases; the money that it moves is watched.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use unanimity_sdk::battery::{self, Options, Restart, Verdict};
 
-use crate::support::{Folder, Process, payload};
+use crate::support::{Folder, Place, Process, payload, places, xa_places};
 
 /// Kills the bank as a power cut would, and starts it again at the same address.
-fn kill(bank: &Arc<Mutex<Option<Process>>>, folder: &Arc<Folder>) -> Restart {
-    let (bank, folder) = (Arc::clone(bank), Arc::clone(folder));
+fn kill(
+    bank: &Arc<Mutex<Option<Process>>>,
+    database: &Path,
+    further: &'static [&'static str],
+) -> Restart {
+    let (bank, database) = (Arc::clone(bank), database.to_owned());
     Restart::new(move || {
         let mut bank = bank.lock().unwrap();
         if let Some(running) = bank.take() {
             let address = running.url.trim_start_matches("http://").to_owned();
             drop(running);
-            *bank = Some(Process::start_at(&folder, "", &address));
+            *bank = Some(Process::start_with(&database, "", &address, further));
         }
         async { Ok(()) }
     })
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_bank_stands_every_rule_for_debits_and_credits() {
-    let folder = Arc::new(Folder::new());
-    let bank = Process::start(&folder, "");
+    let folder = Folder::new();
+    for place in places().into_iter().chain(xa_places()) {
+        stands(&place, place.fresh(&folder).await).await;
+    }
+}
+
+async fn stands(place: &Place, database: PathBuf) {
+    let further: &'static [&'static str] = if place.xa { &["--xa"] } else { &[] };
+    let bank = Process::start_with(&database, "", "127.0.0.1:0", further);
     let url = bank.url.clone();
     let bank = Arc::new(Mutex::new(Some(bank)));
     for (compensable, amount) in [(false, -7), (false, 7), (true, -7), (true, 7)] {
+        if compensable && place.xa {
+            continue;
+        }
         let options = Options {
             compensable,
             observe: Some(format!("{url}/accounts/A-1")),
-            restart: Some(kill(&bank, &folder)),
+            restart: Some(kill(&bank, &database, further)),
             ..Options::default()
         };
         let participant = format!("{url}/transactions");

@@ -1,15 +1,15 @@
-//! Money is conserved: two banks, hundreds of transfers, and a network that delivers every message
+//! Money is conserved, wherever the accounts lie: two banks, hundreds of transfers, and a network that delivers every message
 //! once to three times, late and out of order. The coordinator of this test only does what the
 //! protocol demands: it decides on the votes, once, and tells the decision.
 
 use std::collections::BTreeMap;
 
+use unanimity_bank::{AccountsBy, BankArguments, Books};
 use unanimity_sdk::guard::Reply;
-use unanimity_sdk::resource::{Concurrency, WaitOrder};
 use unanimity_sdk::splitmix64;
 use unanimity_sdk::{CallError, Operation};
 
-use crate::support::{Folder, Opened, call, open, open_by, payload};
+use crate::support::{Folder, Place, arguments, call, open, payload, places, xa_places};
 
 const TRANSFERS: u64 = 300;
 const ACCOUNTS: u32 = 5;
@@ -31,7 +31,7 @@ struct Transfer {
 }
 
 struct World {
-    banks: [Opened; 2],
+    banks: [Books; 2],
     transfers: BTreeMap<u64, Transfer>,
     underway: Vec<Message>,
     state: u64,
@@ -88,6 +88,8 @@ impl World {
             (Operation::Prepare, Ok(Reply::Yes(_))) => self.voted(&message, true),
             (Operation::Prepare, Ok(Reply::No(_))) => self.voted(&message, false),
             (Operation::Commit | Operation::Rollback, Ok(Reply::Acknowledged)) => {}
+            // Somebody holds the account, or the branch's own row: it is asked again.
+            (_, Err(CallError::Busy(_))) => self.underway.push(message),
             (operation, answer) => panic!("{id} {operation:?}: {answer:?}"),
         }
     }
@@ -125,49 +127,57 @@ impl World {
     async fn found(&self) -> BTreeMap<String, i64> {
         let mut found = BTreeMap::new();
         for bank in &self.banks {
-            let read = |db: &rusqlite::Connection| {
-                let mut statement = db.prepare("SELECT id, balance FROM account")?;
-                let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                rows.collect::<rusqlite::Result<Vec<(String, i64)>>>()
-            };
-            found.extend(bank.file.read(read).await.unwrap());
+            let accounts = bank.accounts(String::new(), 1_000).await.unwrap();
+            found.extend(accounts.into_iter().map(|account| (account.id, account.balance)));
         }
         found
     }
 
-    async fn total(&self) -> (i64, i64, usize) {
+    async fn total(&self) -> (i64, i64, u64) {
         let mut total = (0, 0, 0);
         for bank in &self.banks {
-            let sql = "SELECT sum(balance), sum(reserved) FROM account";
-            let read =
-                bank.file.read(|db| db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))));
-            let (balance, reserved): (i64, i64) = read.await.unwrap();
-            total.0 += balance;
-            total.1 += reserved;
-            total.2 += bank.file.in_doubt().await.unwrap().len();
+            let found = bank.total().await.unwrap();
+            total.0 += found.balance;
+            total.1 += found.reserved;
+            total.2 += found.in_doubt;
         }
         total
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn money_is_conserved_under_duplicates_and_disorder() {
-    conserves(None).await;
+    for place in places() {
+        conserves(&place, AccountsBy::Reservation).await;
+    }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
+async fn money_is_conserved_where_the_database_prepares() {
+    for place in xa_places() {
+        conserves(&place, AccountsBy::Reservation).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn money_is_conserved_where_accounts_are_locked() {
-    // Nobody waits long here, because messages are delivered one after the other.
-    let locking = |order| Concurrency::Locking { wait_max_ms: 0, waiters_max: 100, order };
-    conserves(Some(locking(WaitOrder::OlderWaits))).await;
-    conserves(Some(locking(WaitOrder::YoungerWaits))).await;
-    conserves(Some(Concurrency::Optimistic)).await;
+    for accounts_by in [AccountsBy::Locking, AccountsBy::Queueing, AccountsBy::Optimistic] {
+        conserves(&places()[0], accounts_by).await;
+    }
 }
 
-async fn conserves(locks: Option<Concurrency>) {
+async fn conserves(place: &Place, accounts_by: AccountsBy) {
     let folder = Folder::new();
-    let faults = "vote_no=0.05";
-    let banks = ["A", "B"].map(|name| open_by(&folder, name, ACCOUNTS, faults, locks));
+    let mut banks = Vec::new();
+    for name in ["A", "B"] {
+        let arguments = arguments(name, place, place.fresh(&folder).await, ACCOUNTS);
+        let faults = "vote_no=0.05".parse().unwrap();
+        // Nobody waits long here, because messages are delivered one after the other.
+        let wait_max_ms = 0;
+        let arguments = BankArguments { faults, accounts_by, wait_max_ms, ..arguments };
+        banks.push(open(arguments).await);
+    }
+    let banks: [Books; 2] = banks.try_into().unwrap();
     let (transfers, underway) = (BTreeMap::new(), Vec::new());
     let mut world = World { banks, transfers, underway, state: 4711, delivered: 0 };
     let mut begun = 0;
@@ -180,26 +190,30 @@ async fn conserves(locks: Option<Concurrency>) {
             world.deliver().await;
         }
     }
-    assert_eq!(world.total().await, (OPENING, 0, 0));
-    assert_eq!(world.found().await, world.expected());
+    assert_eq!(world.total().await, (OPENING, 0, 0), "{}", place.kind);
+    assert_eq!(world.found().await, world.expected(), "{}", place.kind);
     let decided = |decision| {
         let of = world.transfers.values().filter(move |transfer| transfer.decision == decision);
         of.count()
     };
+    let told = format!("{} {accounts_by} {}", place.kind, place.xa);
     let committed = decided(Some(Operation::Commit));
     let rolled_back = decided(Some(Operation::Rollback));
     assert_eq!(committed + rolled_back, world.transfers.len());
-    assert!(committed > 30 && rolled_back > 30, "{committed} and {rolled_back}: no use as a test");
+    assert!(committed > 30 && rolled_back > 30, "{told}: {committed} and {rolled_back}");
     assert!(world.delivered >= 2_000, "{}", world.delivered);
-    let absorbed: u64 = world.banks.iter().map(|bank| bank.file.counters().repeated).sum();
+    let absorbed: u64 = world.banks.iter().map(|bank| bank.counters().repeated).sum();
     assert!(absorbed > 500, "{absorbed}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_nobody_prepared_moves_nothing() {
-    let folder = Folder::new();
-    let bank = open(&folder, "A", 1, "");
-    let answer = call(&bank, "t", Operation::Commit, &payload("A-1", 500)).await;
-    assert!(matches!(answer, Err(CallError::Contradiction(_))), "{answer:?}");
-    assert_eq!(crate::support::money(&bank, "A-1").await, (1_000, 0));
+    for place in places().into_iter().chain(xa_places()) {
+        let folder = Folder::new();
+        let bank = open(arguments("A", &place, place.fresh(&folder).await, 1)).await;
+        let payload = payload("A-1", 500);
+        let answer = call(&*bank.participant, "t", Operation::Commit, &payload).await;
+        assert!(matches!(answer, Err(CallError::Contradiction(_))), "{answer:?}");
+        assert_eq!(crate::support::money(&bank, "A-1").await, (1_000, 0));
+    }
 }

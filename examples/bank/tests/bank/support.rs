@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -13,12 +13,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
-use unanimity_bank::{AccountService, FaultSpec, Faults, KeyedAccounts};
+use unanimity_bank::{BankArguments, Books, Faults};
+use unanimity_databases::{Database, DatabaseOptions, Make};
 use unanimity_sdk::guard::Reply;
-use unanimity_sdk::resource::Concurrency;
-use unanimity_sdk::{
-    CallError, Operation, Participant, ResourceParticipant, SqliteParticipant, TransactionId,
-};
+use unanimity_sdk::mariadb::mysql_async::{self, prelude::Queryable};
+use unanimity_sdk::postgres::tokio_postgres;
+use unanimity_sdk::{CallError, Doubting, Operation, TransactionId};
 
 /// A folder that goes away with its owner.
 pub struct Folder(PathBuf);
@@ -44,38 +44,86 @@ impl Drop for Folder {
     }
 }
 
-/// A bank without HTTP: `accounts` accounts of 1,000 cents.
-pub fn open(folder: &Folder, name: &str, accounts: u32, faults: &str) -> SqliteParticipant {
-    let spec: FaultSpec = faults.parse().unwrap();
-    let faults = Arc::new(Faults::new(1, spec));
-    let service = AccountService::new(name, accounts, 1_000, faults).unwrap();
-    SqliteParticipant::open(folder.file(name), service).unwrap()
+/// Where a bank's accounts lie.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its name, for messages.
+    pub kind: &'static str,
+    /// What stands before `/NAME` in its URL; none is a SQLite file.
+    server: Option<String>,
+    pub xa: bool,
 }
 
-/// A bank without HTTP, in whichever way: what is called, and the file behind it.
-pub struct Opened {
-    pub participant: Arc<dyn Participant>,
-    pub file: Arc<SqliteParticipant>,
-}
-
-/// A bank as `open` makes it, by reservation if no way to lock is given.
-pub fn open_by(
-    folder: &Folder,
-    name: &str,
-    accounts: u32,
-    faults: &str,
-    locks: Option<Concurrency>,
-) -> Opened {
-    let Some(concurrency) = locks else {
-        let file = Arc::new(open(folder, name, accounts, faults));
-        return Opened { participant: Arc::clone(&file) as _, file };
+/// A server of each make, shared by all tests of this program. It ends with the process.
+fn server(make: Make) -> &'static Database {
+    static POSTGRESQL: OnceLock<Database> = OnceLock::new();
+    static MARIADB: OnceLock<Database> = OnceLock::new();
+    let server = match make {
+        Make::PostgreSql => &POSTGRESQL,
+        Make::MariaDb => &MARIADB,
     };
-    let faults = Arc::new(Faults::new(1, faults.parse().unwrap()));
-    let service = AccountService::new(name, accounts, 1_000, faults).unwrap();
-    let accounts = KeyedAccounts::new(service);
-    let participant = ResourceParticipant::open(folder.file(name), accounts, concurrency).unwrap();
-    let file = participant.file();
-    Opened { participant: Arc::new(participant), file }
+    server.get_or_init(|| Database::start(make, &DatabaseOptions::default()).unwrap())
+}
+
+/// Every place where the bank reserves.
+pub fn places() -> Vec<Place> {
+    let of = |make: Make| {
+        let url = server(make).url();
+        let (server, _) = url.rsplit_once('/').unwrap();
+        Place { kind: make.name(), server: Some(server.to_owned()), xa: false }
+    };
+    vec![Place { kind: "SQLite", server: None, xa: false }, of(Make::PostgreSql), of(Make::MariaDb)]
+}
+
+/// Every place where the database prepares.
+pub fn xa_places() -> Vec<Place> {
+    let places = places().into_iter().filter(|place| place.server.is_some());
+    places.map(|place| Place { xa: true, ..place }).collect()
+}
+
+impl Place {
+    /// A database that nobody has used; the place of it in `--database`.
+    pub async fn fresh(&self, folder: &Folder) -> PathBuf {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let Some(server) = &self.server else { return folder.file(&format!("bank-{number}")) };
+        let (first, sql) =
+            (format!("{server}/unanimity"), format!("CREATE DATABASE bank_{number}"));
+        if server.starts_with("mysql:") {
+            let mut client = mysql_async::Conn::from_url(first).await.unwrap();
+            client.query_drop(sql).await.unwrap();
+            client.disconnect().await.unwrap();
+        } else {
+            let (client, connection) =
+                tokio_postgres::connect(&first, tokio_postgres::NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.batch_execute(&sql).await.unwrap();
+        }
+        format!("{server}/bank_{number}").into()
+    }
+}
+
+/// A bank without HTTP: `accounts` accounts of 1,000 cents.
+pub async fn open(arguments: BankArguments) -> Books {
+    let faults = Arc::new(Faults::new(arguments.seed, arguments.faults.clone()));
+    unanimity_bank::open(&arguments, &faults).await.unwrap()
+}
+
+/// How most tests begin: few accounts, and nobody waits for a lock for long.
+pub fn arguments(name: &str, place: &Place, database: PathBuf, accounts: u32) -> BankArguments {
+    BankArguments {
+        accounts,
+        balance: 1_000,
+        xa: place.xa,
+        lock_timeout_ms: 0,
+        ..BankArguments::new(name, database)
+    }
+}
+
+/// Balance and reserved of one account.
+pub async fn money(bank: &Books, account: &str) -> (i64, i64) {
+    let account = bank.account(account.to_owned()).await.unwrap().unwrap();
+    (account.balance, account.reserved)
 }
 
 pub fn payload(account: &str, amount: i64) -> String {
@@ -83,7 +131,7 @@ pub fn payload(account: &str, amount: i64) -> String {
 }
 
 pub async fn call(
-    bank: &dyn Participant,
+    bank: &dyn Doubting,
     transaction: &str,
     operation: Operation,
     payload: &str,
@@ -96,14 +144,6 @@ pub async fn call(
         payload: payload.to_owned().into(),
     };
     bank.call(request).await
-}
-
-/// Balance and reserved of one account.
-pub async fn money(bank: &SqliteParticipant, account: &'static str) -> (i64, i64) {
-    let sql = "SELECT balance, reserved FROM account WHERE id = ?1";
-    let read =
-        bank.read(move |db| db.query_row(sql, [account], |row| Ok((row.get(0)?, row.get(1)?))));
-    read.await.unwrap()
 }
 
 /// The bank's program, running.
@@ -119,23 +159,28 @@ impl Process {
         Self::start_as(folder, faults, "reservation", "127.0.0.1:0")
     }
 
-    /// The same at an address of the test's choice.
-    pub fn start_at(folder: &Folder, faults: &str, address: &str) -> Self {
-        Self::start_as(folder, faults, "reservation", address)
-    }
-
     /// The same, with another way to keep transfers apart.
     pub fn start_by(folder: &Folder, faults: &str, way: &str) -> Self {
         Self::start_as(folder, faults, way, "127.0.0.1:0")
     }
 
     fn start_as(folder: &Folder, faults: &str, way: &str, address: &str) -> Self {
+        Self::start_with(&folder.file("A"), faults, address, &["--accounts-by", way])
+    }
+
+    /// The same on any database, with further arguments.
+    pub fn start_with(
+        database: &std::path::Path,
+        faults: &str,
+        address: &str,
+        further: &[&str],
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bank"))
             .args(["--name", "A", "--accounts", "10", "--balance", "1000", "--faults", faults])
             .args(["--listen", address])
-            .args(["--accounts-by", way])
+            .args(further)
             .arg("--database")
-            .arg(folder.file("A"))
+            .arg(database)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
