@@ -19,8 +19,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
-use tokio_postgres::{CancelToken, NoTls, Statement};
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{CancelToken, NoTls, Statement};
 use unanimity::core::Answer;
 use unanimity::core::guard::{Contradiction, LATE_REASON};
 

@@ -29,14 +29,19 @@ const INITIATORS: usize = 64;
 /// How many accounts each database has.
 const ACCOUNTS: u64 = 10_000;
 const BALANCE: i64 = 1_000_000;
-const CHANGE: &str = "UPDATE account SET balance = balance + $1 WHERE id = $2 AND balance + $1 >= 0";
+const CHANGE: &str =
+    "UPDATE account SET balance = balance + $1 WHERE id = $2 AND balance + $1 >= 0";
+/// The databases of the plain transfers and of the database participants.
 const NAMES: [&str; 2] = ["first", "second"];
+/// Those of the services with a guard, and of those that use the XA helper.
+const GUARDED: [&str; 2] = ["guarded_a", "guarded_b"];
+const XA: [&str; 2] = ["xa_a", "xa_b"];
 
 /// Runs it, in `folder`.
 pub(super) async fn databases(arguments: &BenchArguments, folder: &Path) -> Ended {
     let initiators = arguments.concurrency.first().copied().unwrap_or(INITIATORS).max(1);
     let options = DatabaseOptions {
-        databases: NAMES.map(str::to_owned).to_vec(),
+        databases: [NAMES, GUARDED, XA].concat().into_iter().map(str::to_owned).collect(),
         connections_max: u32::try_from(initiators * 6 + 50).unwrap_or(1_000),
         prepared_transactions_max: u32::try_from(initiators * 4 + 50).unwrap_or(1_000),
         ..DatabaseOptions::default()
@@ -48,9 +53,15 @@ pub(super) async fn databases(arguments: &BenchArguments, folder: &Path) -> Ende
     }
     let floor = plain(arguments, &server, initiators).await?;
     let mut rows = vec![row("plain, not atomic", &floor, &floor)];
+    for (way, names, flags) in
+        [("services with a guard", GUARDED, &[][..]), ("services with XA", XA, &["--xa"])]
+    {
+        let measured = services(arguments, &server, folder, initiators, names, flags).await?;
+        rows.push(row(way, &measured, &floor));
+    }
     let atomic = participants(arguments, &server, folder, initiators).await?;
     rows.push(row("database participants", &atomic, &floor));
-    let sound = money(&server).await? == 2 * BALANCE * i64::try_from(ACCOUNTS)?;
+    let sound = money(&server).await? == 6 * BALANCE * i64::try_from(ACCOUNTS)?;
     tell(arguments, &rows, initiators, sound)?;
     let failures = rows.iter().any(|row| row["failures"] != 0);
     Ok(if sound && !failures { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -128,7 +139,7 @@ async fn fill(url: &str) -> anyhow::Result<()> {
 
 async fn money(server: &Database) -> anyhow::Result<i64> {
     let mut sum = 0;
-    for name in NAMES {
+    for name in [NAMES, GUARDED, XA].concat() {
         let client = connect(&server.url_of(name)).await?;
         let row = client.query_one("SELECT sum(balance)::bigint FROM account", &[]).await?;
         sum += row.get::<_, i64>(0);
@@ -190,6 +201,79 @@ async fn moved(pair: &[Ready], number: &AtomicU64) -> bool {
     matches!(tokio::join!(debited, credited), (Ok(1), Ok(1)))
 }
 
+/// Two services, each with its accounts in a database of its own.
+async fn services(
+    arguments: &BenchArguments,
+    server: &Database,
+    folder: &Path,
+    initiators: usize,
+    names: [&str; 2],
+    flags: &[&str],
+) -> anyhow::Result<Measured> {
+    let program = std::env::current_exe()?;
+    let folder = folder.join(names[0]);
+    std::fs::create_dir_all(&folder)?;
+    let data = folder.join("coordinator").display().to_string();
+    let words = ["serve", "--data-folder", &data, "--log-level", "warn"].map(str::to_owned);
+    let mut coordinator = Process::new("coordinator", &program, &folder, words.into());
+    coordinator.start().await?;
+    let mut banks = Vec::new();
+    for (process, bank, name) in [("bank-a", "A", names[0]), ("bank-b", "B", names[1])] {
+        let (url, connections) = (server.url_of(name), initiators.to_string());
+        let (accounts, balance) = (ACCOUNTS.to_string(), BALANCE.to_string());
+        let coordinator = coordinator.url();
+        let words = ["bank", "--name", bank, "--database", &url, "--accounts", &accounts];
+        let more = ["--balance", &balance, "--connections-max", &connections, "--coordinator"];
+        let words = words.into_iter().chain(more).chain([coordinator.as_str()]);
+        let words = words.chain(flags.iter().copied()).map(str::to_owned).collect();
+        let mut bank = Process::new(process, &program, &folder, words);
+        bank.start().await?;
+        banks.push(bank);
+    }
+    let at = |bank: &Process| format!("{}/transactions", bank.url());
+    let participants = [at(&banks[0]), at(&banks[1])];
+    let measured = load(arguments, &coordinator, initiators, move |number| {
+        let (from, to, amount) = draw(number);
+        let branches = [("A", from, -amount), ("B", to, amount)].into_iter().zip(&participants);
+        let branches = branches.map(|((bank, account, amount), participant)| BranchRequest {
+            name: bank.to_owned(),
+            participant: participant.clone(),
+            payload: Json::from_value(
+                &json!({"account": format!("{bank}-{}", account + 1), "amount": amount}),
+            )
+            .unwrap_or_default(),
+            ..BranchRequest::default()
+        });
+        TransactionRequest { branches: branches.collect(), ..TransactionRequest::default() }
+    })
+    .await?;
+    coordinator.stop().await?;
+    for bank in &mut banks {
+        bank.stop().await?;
+    }
+    Ok(measured)
+}
+
+/// N initiators in a closed loop, each request made anew.
+async fn load(
+    arguments: &BenchArguments,
+    coordinator: &Process,
+    initiators: usize,
+    request: impl Fn(&AtomicU64) -> TransactionRequest + Send + Sync + 'static,
+) -> anyhow::Result<Measured> {
+    let options = ClientOptions { requests_max: initiators, ..ClientOptions::default() };
+    let client = Client::with_options(&coordinator.url(), None, options)?;
+    let (number, request) = (Arc::new(AtomicU64::new(1 << 40)), Arc::new(request));
+    closed_loop(initiators, arguments.seconds, move || {
+        let (client, number, request) = (client.clone(), Arc::clone(&number), Arc::clone(&request));
+        async move {
+            let begun = client.begin(&request(&number)).await;
+            begun.is_ok_and(|begun| begun.outcome == Some(Outcome::Commit))
+        }
+    })
+    .await
+}
+
 /// The coordinator prepares and commits both.
 async fn participants(
     arguments: &BenchArguments,
@@ -213,17 +297,7 @@ async fn participants(
     words.extend(["--log-level", "warn"].map(str::to_owned));
     let mut coordinator = Process::new("coordinator", &std::env::current_exe()?, folder, words);
     coordinator.start().await?;
-    let options = ClientOptions { requests_max: initiators, ..ClientOptions::default() };
-    let client = Client::with_options(&coordinator.url(), None, options)?;
-    let number = Arc::new(AtomicU64::new(1 << 40));
-    let measured = closed_loop(initiators, arguments.seconds, move || {
-        let (client, number) = (client.clone(), Arc::clone(&number));
-        async move {
-            let begun = client.begin(&transfer(&number)).await;
-            begun.is_ok_and(|begun| begun.outcome == Some(Outcome::Commit))
-        }
-    })
-    .await?;
+    let measured = load(arguments, &coordinator, initiators, transfer).await?;
     coordinator.stop().await?;
     Ok(measured)
 }

@@ -175,3 +175,26 @@ fn no_session(error: &Error) -> NoSession {
         NoSession::Down(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_postgres::error::SqlState;
+    use unanimity_databases::{Database, DatabaseOptions, Make};
+
+    use super::Session;
+    use crate::config::DatabaseConfig;
+
+    /// What is sent right behind a BEGIN that has failed must change nothing.
+    #[tokio::test]
+    async fn outside_a_transaction_nothing_can_be_changed() {
+        let start = || Database::start(Make::PostgreSql, &DatabaseOptions::default());
+        let server = tokio::task::spawn_blocking(start).await.unwrap().unwrap();
+        let config = DatabaseConfig::to_look_into(&server.url()).unwrap();
+        let session = Session::open(&config).await.unwrap();
+        let make = "CREATE TABLE t (a int)";
+        let refused = session.client.batch_execute(make).await.unwrap_err();
+        assert_eq!(refused.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
+        let whole = format!("BEGIN READ WRITE; {make}; COMMIT");
+        session.client.batch_execute(&whole).await.unwrap();
+    }
+}

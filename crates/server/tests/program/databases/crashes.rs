@@ -1,5 +1,6 @@
-//! A mixed load over two database servers and a service, while each server and the coordinator is
-//! killed with SIGKILL again and again. At the end every row that a branch has written is held
+//! A mixed load over two database servers, while each server and the coordinator is killed with
+//! SIGKILL again and again: databases as participants, services with a guard in a database of
+//! theirs, and services that have the database prepare their branches. At the end every row that a branch has written is held
 //! against the history, and nothing is left prepared but what was foreign from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,24 +27,39 @@ const FOREIGN: [&str; 2] = ["somebody else's work", "X'666f726569676e',X'00ff',9
 enum Place {
     Postgres(usize),
     Mariadb(usize),
-    Bank,
+    /// One of [`BANKS`].
+    Bank(usize),
 }
 
-const PLACES: [Place; 5] =
-    [Place::Postgres(0), Place::Postgres(1), Place::Mariadb(0), Place::Mariadb(1), Place::Bank];
+const PLACES: [Place; 8] = [
+    Place::Postgres(0),
+    Place::Postgres(1),
+    Place::Mariadb(0),
+    Place::Mariadb(1),
+    Place::Bank(0),
+    Place::Bank(1),
+    Place::Bank(2),
+    Place::Bank(3),
+];
+
+/// The services: on which server, and whether the database prepares their branches.
+const BANKS: [(usize, bool); 4] = [(0, false), (1, false), (0, true), (1, true)];
+const BANK_NAMES: [&str; 4] = ["guard_pg", "guard_my", "xa_pg", "xa_my"];
 
 impl Place {
-    fn participant(self, bank: &str) -> String {
+    fn participant(self, banks: &[String]) -> String {
         match self {
             Self::Postgres(number) => format!("db:pg{number}"),
             Self::Mariadb(number) => format!("db:my{number}"),
-            Self::Bank => bank.to_owned(),
+            Self::Bank(number) => banks[number].clone(),
         }
     }
 
     fn work(self, id: &str, account: usize, amount: i64) -> Value {
         let make = match self {
-            Self::Bank => return json!({"account": format!("A-{}", account + 1), "amount": amount}),
+            Self::Bank(_) => {
+                return json!({"account": format!("A-{}", account + 1), "amount": amount});
+            }
             Self::Postgres(_) => Make::PostgreSql,
             Self::Mariadb(_) => Make::MariaDb,
         };
@@ -68,7 +84,7 @@ impl Draw {
 }
 
 /// A transfer between two places; every tenth asks for more than there is.
-fn request(id: &str, bank: &str, draw: &mut Draw) -> (Value, [Place; 2]) {
+fn request(id: &str, banks: &[String], draw: &mut Draw) -> (Value, [Place; 2]) {
     let from = PLACES[draw.below(PLACES.len())];
     let others: Vec<Place> = PLACES.into_iter().filter(|place| *place != from).collect();
     let to = others[draw.below(others.len())];
@@ -76,7 +92,7 @@ fn request(id: &str, bank: &str, draw: &mut Draw) -> (Value, [Place; 2]) {
         if draw.below(10) == 0 { BALANCE * 3 } else { i64::try_from(1 + draw.below(100)).unwrap() };
     let branches = [("from", from, -amount), ("to", to, amount)].map(|(name, place, amount)| {
         let account = draw.below(ACCOUNTS);
-        json!({"name": name, "participant": place.participant(bank),
+        json!({"name": name, "participant": place.participant(banks),
             "payload": place.work(id, account, amount)})
     });
     let request = json!({"id": id, "branches": branches, "prepare_timeout_ms": 4_000,
@@ -122,14 +138,15 @@ struct Ensemble {
     servers: [Arc<Database>; 2],
     urls: BTreeMap<Place, String>,
     coordinator: tokio::sync::Mutex<Coordinator>,
-    bank: Process,
+    banks: Vec<Process>,
     ask: Ask,
 }
 
 impl Ensemble {
     async fn start(folder: &Folder) -> Self {
         let names = || vec!["first".to_owned(), "second".to_owned()];
-        let options = || DatabaseOptions { databases: names(), ..DatabaseOptions::default() };
+        let all = [names(), BANK_NAMES.map(str::to_owned).to_vec()].concat();
+        let options = || DatabaseOptions { databases: all.clone(), ..DatabaseOptions::default() };
         let servers = [own(Make::PostgreSql, options()).await, own(Make::MariaDb, options()).await];
         let mut urls = BTreeMap::new();
         let mut config = String::new();
@@ -161,29 +178,21 @@ impl Ensemble {
             "500",
         ];
         let coordinator = Coordinator::start(&flags).await;
-        let database = folder.path().join("bank.db").display().to_string();
-        let arguments: Vec<String> = [
-            "bank",
-            "--name",
-            "A",
-            "--database",
-            &database,
-            "--accounts",
-            "10",
-            "--balance",
-            "1000000",
-            "--coordinator",
-            &coordinator.url,
-            "--in-doubt-after-ms",
-            "2000",
-        ]
-        .iter()
-        .map(|text| (*text).to_owned())
-        .collect();
-        let mut bank = Process::new("bank", program(), folder.path(), arguments);
-        bank.start().await.unwrap();
+        let mut banks = Vec::new();
+        for (name, (server, xa)) in BANK_NAMES.into_iter().zip(BANKS) {
+            let url = servers[server].url_of(name);
+            let mut arguments: Vec<&str> =
+                vec!["bank", "--database", &url, "--coordinator", &coordinator.url];
+            arguments.extend("--accounts 10 --balance 1000000 --in-doubt-after-ms 2000".split(' '));
+            arguments.extend("--lock-timeout-ms 1000 --connections-max 8".split(' '));
+            arguments.extend(xa.then_some("--xa"));
+            let arguments = arguments.into_iter().map(str::to_owned).collect();
+            let mut bank = Process::new(name, program(), folder.path(), arguments);
+            bank.start().await.unwrap();
+            banks.push(bank);
+        }
         let ask = Ask::anybody(&coordinator.url);
-        Self { servers, urls, coordinator: tokio::sync::Mutex::new(coordinator), bank, ask }
+        Self { servers, urls, coordinator: tokio::sync::Mutex::new(coordinator), banks, ask }
     }
 
     /// Kills one of the three and starts it again.
@@ -223,7 +232,7 @@ type Told = BTreeMap<String, ([Place; 2], String)>;
 async fn client(
     ensemble: &Ensemble,
     number: usize,
-    bank: &str,
+    banks: &[String],
     stop: &AtomicBool,
     done: &AtomicUsize,
 ) -> Told {
@@ -233,7 +242,7 @@ async fn client(
             break;
         }
         let id = format!("c{number}-{turn}");
-        let (request, places) = request(&id, bank, &mut draw);
+        let (request, places) = request(&id, banks, &mut draw);
         let outcome = ensemble.outcome(&request).await;
         told.insert(id, (places, outcome));
         done.fetch_add(1, Ordering::Relaxed);
@@ -243,8 +252,8 @@ async fn client(
 
 /// The rows that branches have written in one place: the transactions that it says are committed.
 async fn written(ensemble: &Ensemble, place: Place) -> BTreeSet<String> {
-    if place == Place::Bank {
-        let bank = Ask::anybody(&ensemble.bank.url());
+    if let Place::Bank(number) = place {
+        let bank = Ask::anybody(&ensemble.banks[number].url());
         let text = bank.get("/branches").await.text();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let committed = lines.filter(|line| line["state"] == "committed");
@@ -291,9 +300,10 @@ async fn databases_and_history_agree_whatever_is_killed() {
     let kills_each = if long() { 100 } else { 3 };
     let folder = Folder::new();
     let ensemble = Ensemble::start(&folder).await;
-    let bank = format!("{}/transactions", ensemble.bank.url());
+    let banks: Vec<String> =
+        ensemble.banks.iter().map(|bank| format!("{}/transactions", bank.url())).collect();
     let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let clients = (0..CLIENTS).map(|number| client(&ensemble, number, &bank, &stop, &done));
+    let clients = (0..CLIENTS).map(|number| client(&ensemble, number, &banks, &stop, &done));
     let killing = async {
         for kill in 0..kills_each * 3 {
             // Each kill falls into running work: so many transactions must have gone on meanwhile.

@@ -4,6 +4,7 @@
 mod basics;
 mod crashes;
 mod proxy;
+mod starts;
 mod sweeps;
 mod traps;
 mod world;

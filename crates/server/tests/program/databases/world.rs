@@ -205,9 +205,9 @@ impl World {
 /// The sections of a configuration for these databases.
 pub fn config(urls: &[String; 2], settings: &str) -> String {
     let mut config = String::new();
+    let any = if settings.contains("statements =") { "" } else { "statements = \"any\"\n" };
     for (name, url) in NAMES.iter().zip(urls) {
-        write!(config, "[databases.{name}]\nurl = {url:?}\nstatements = \"any\"\n{settings}")
-            .unwrap();
+        write!(config, "[databases.{name}]\nurl = {url:?}\n{any}{settings}").unwrap();
     }
     config
 }
