@@ -39,8 +39,9 @@ const START_CODES: &[Row] = &[
     (
         "database_unusable",
         "A configured database cannot be used",
-        "A database refuses the coordinator, or is set up so that it cannot prepare transactions. The \
-         coordinator has not started. A database that only does not answer is no reason for this.",
+        "A database refuses the coordinator, or is set up so that it cannot prepare transactions. \
+         The coordinator has not started. A database that only does not answer is no reason for \
+         this.",
         "Do what the message says: correct the URL or the password, switch prepared transactions \
          on, use a newer server, or have the table made.",
     ),

@@ -86,7 +86,8 @@ codes! {
         "Names of branches are unique within a transaction: participants know their branch by it."
         "Give each branch a name of its own."
     PARTICIPANT_INVALID "participant_invalid" 400 "A participant's address is not valid"
-        "A participant's address is not an http or https URL (or db: and a name), or it carries a user, a query or a \
+        "A participant's address is not an http or https URL (or db: and a name), or it carries a \
+        user, a query or a \
         fragment."
         "Give an address such as http://accounts:8080/transfers; the operation is joined to its \
         path."
@@ -102,8 +103,8 @@ codes! {
         by the initiator itself, it cannot be."
         "Make the branch two_phase and leave phase_one_by out; or write a service."
     STATEMENTS_INVALID "statements_invalid" 400 "The payload is no list of statements"
-        "The payload of a branch in a database has another form than {\"statements\": [{\"sql\": ..., \
-        \"parameters\": [...], \"rows\": 1}]}."
+        "The payload of a branch in a database has another form than {\"statements\": [{\"sql\": \
+        ..., \"parameters\": [...], \"rows\": 1}]}."
         "Correct what the detail names."
     STATEMENT_NOT_ALLOWED "statement_not_allowed" 400 "A statement may not be run"
         "A statement does something else than reading or changing rows (it would commit by itself, \

@@ -10,8 +10,9 @@ use crate::{databases, draw};
 /// What `in-doubt` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InDoubtArguments {
-    /// Look into this database itself instead of asking a coordinator: postgres://... or mysql://...
-    /// Give the URL in the environment to keep its password out of the list of processes.
+    /// Look into this database itself instead of asking a coordinator: postgres://... or
+    /// mysql://... Give the URL in the environment to keep its password out of the list of
+    /// processes.
     #[arg(long, value_name = "URL", env = "UNANIMITY_DATABASE_URL", hide_env_values = true)]
     database: Option<String>,
     #[command(flatten)]

@@ -33,9 +33,9 @@ use super::work::Work;
 use super::{Branch, Ran, TABLE, Unusable, result};
 use crate::config::DatabaseConfig;
 
-const MAKE_TABLE: &str = "CREATE TABLE IF NOT EXISTS unanimity_branch (gid VARCHAR(199) CHARACTER \
-    SET ascii COLLATE ascii_bin PRIMARY KEY, state VARCHAR(16) NOT NULL, made_at TIMESTAMP NOT NULL \
-    DEFAULT CURRENT_TIMESTAMP) ENGINE = InnoDB";
+const MAKE_TABLE: &str = "CREATE TABLE IF NOT EXISTS unanimity_branch (gid VARCHAR(199) \
+    CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY, state VARCHAR(16) NOT NULL, \
+    made_at TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP) ENGINE = InnoDB";
 /// How often a branch that is not to be seen is looked for again, and after how long each time.
 const LOOKS_MAX: u32 = 20;
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
@@ -557,35 +557,16 @@ async fn state(session: &mut Session, branch: &Branch) -> Result<Option<String>,
     session.connection.query_first(sql).await
 }
 
-/// Nothing of that name is prepared, and the branch has promised: it was committed, or somebody else
-/// has taken the promise back.
 async fn committed_before(session: &mut Session, branch: &Branch) -> Answer {
     match state(session, branch).await {
-        Ok(Some(state)) if state == "committed" => Answer::Acknowledged,
-        Ok(Some(_)) => Answer::Contradiction(
-            Contradiction::AlreadyRolledBack,
-            format!("the table {TABLE} says that it was rolled back").into(),
-        ),
-        Ok(None) => Answer::Contradiction(
-            Contradiction::NeverPrepared,
-            format!(
-                "nothing is prepared as {}, and the table {TABLE} has no row of it: somebody rolled \
-                 it back by hand, or the database was restored from a copy",
-                branch.name.xid()
-            )
-            .into(),
-        ),
+        Ok(state) => result::nothing_to_commit(state.as_deref(), &branch.name.xid().to_string()),
         Err(error) => unknown(&error),
     }
 }
 
 async fn rolled_back_before(session: &mut Session, branch: &Branch) -> Answer {
     match state(session, branch).await {
-        Ok(Some(state)) if state == "committed" => Answer::Contradiction(
-            Contradiction::AlreadyCommitted,
-            format!("the table {TABLE} says that it was committed").into(),
-        ),
-        Ok(_) => Answer::Acknowledged,
+        Ok(state) => result::row_before_rollback(state.as_deref()),
         Err(error) => unknown(&error),
     }
 }

@@ -1,8 +1,8 @@
 //! A branch in PostgreSQL: BEGIN, the branch's row, its statements, PREPARE TRANSACTION; then
 //! COMMIT PREPARED or ROLLBACK PREPARED.
 //!
-//! The row in the table [`TABLE`] is the branch's guard. It is inserted first and is part of what is
-//! prepared, so it can be seen exactly when the branch is committed: that tells an acknowledged
+//! The row in the table [`TABLE`] is the branch's guard. It is inserted first and is part of what
+//! is prepared, so it can be seen exactly when the branch is committed: that tells an acknowledged
 //! commit from a branch that somebody else has rolled back. A rollback writes a row of its own, so
 //! a late prepare fails on the key; a rollback that meets a prepare under way waits for it at the
 //! same key. Nothing rests on knowing which process still lives.
@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, NoTls, Statement};
 use unanimity::core::Answer;
-use unanimity::core::guard::{Contradiction, LATE_REASON};
+use unanimity::core::guard::LATE_REASON;
 
 use self::session::{NoSession, Running, Session, all_in_order};
 use self::trouble::{Trouble, is, judge, said};
@@ -475,24 +475,9 @@ async fn state(
     row.map(|row| row.try_get(0)).transpose()
 }
 
-/// Nothing of that name is prepared, and the branch has promised: it was committed, or somebody else
-/// has taken the promise back.
 async fn committed_before(session: &mut Session, branch: &Branch) -> Answer {
     match state(session, branch).await {
-        Ok(Some(state)) if state == "committed" => Answer::Acknowledged,
-        Ok(Some(_)) => Answer::Contradiction(
-            Contradiction::AlreadyRolledBack,
-            format!("the table {TABLE} says that it was rolled back").into(),
-        ),
-        Ok(None) => Answer::Contradiction(
-            Contradiction::NeverPrepared,
-            format!(
-                "nothing is prepared as {}, and the table {TABLE} has no row of it: somebody rolled \
-                 it back by hand, or the database was restored from a copy",
-                branch.gid()
-            )
-            .into(),
-        ),
+        Ok(state) => result::nothing_to_commit(state.as_deref(), branch.gid()),
         Err(error) => unknown(&error),
     }
 }
@@ -532,11 +517,7 @@ async fn remember(
 
 async fn rolled_back_before(session: &mut Session, branch: &Branch) -> Answer {
     match state(session, branch).await {
-        Ok(Some(state)) if state == "committed" => Answer::Contradiction(
-            Contradiction::AlreadyCommitted,
-            format!("the table {TABLE} says that it was committed").into(),
-        ),
-        Ok(_) => Answer::Acknowledged,
+        Ok(state) => result::row_before_rollback(state.as_deref()),
         Err(error) => unknown(&error),
     }
 }

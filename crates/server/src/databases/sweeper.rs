@@ -3,8 +3,8 @@
 //!
 //! - Ours, and undecided: its transaction is under way. Left alone.
 //! - Ours, and decided: finished as decided.
-//! - Ours, and nobody has a record of it: its beginning would be on record before any call had left,
-//!   so it was never begun by what this coordinator remembers: rolled back.
+//! - Ours, and nobody has a record of it: its beginning would be on record before any call had
+//!   left, so it was never begun by what this coordinator remembers: rolled back.
 //! - Anybody else's: shown, and never touched.
 //!
 //! Nothing is finished at first sight: it must have been there at the look before, and for a while,

@@ -99,8 +99,8 @@ impl Work {
         Ok(work)
     }
 
-    /// Whether every statement begins as one that only reads does. Whether it really only reads, the
-    /// database sees to.
+    /// Whether every statement begins as one that only reads does. Whether it really only reads,
+    /// the database sees to.
     #[must_use]
     pub fn reads(&self) -> bool {
         self.statements.iter().all(|one| {

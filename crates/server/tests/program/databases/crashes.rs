@@ -1,7 +1,8 @@
 //! A mixed load over two database servers, while each server and the coordinator is killed with
 //! SIGKILL again and again: databases as participants, services with a guard in a database of
-//! theirs, and services that have the database prepare their branches. At the end every row that a branch has written is held
-//! against the history, and nothing is left prepared but what was foreign from the beginning.
+//! theirs, and services that have the database prepare their branches. At the end every row that a
+//! branch has written is held against the history, and nothing is left prepared but what was
+//! foreign from the beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -84,7 +84,8 @@ impl Look {
     }
 }
 
-/// Servers that many tests share, each with databases of its own in them; they end with the program.
+/// Servers that many tests share, each with databases of its own in them. They end with the
+/// program.
 static SERVERS: LazyLock<Mutex<Vec<Arc<Database>>>> = LazyLock::new(Mutex::default);
 
 /// The server of that make that the tests share.
@@ -133,8 +134,8 @@ impl World {
             Look::into(&server.url()).await.rows(&format!("CREATE DATABASE {name}")).await;
             *url = server.url_of(&name);
             let mut look = Look::into(url).await;
-            let table = "CREATE TABLE account (id varchar(20) PRIMARY KEY, balance bigint NOT NULL, \
-                         CHECK (balance >= 0))";
+            let table = "CREATE TABLE account (id varchar(20) PRIMARY KEY, balance bigint NOT \
+                         NULL, CHECK (balance >= 0))";
             look.rows(table).await;
             for account in ["A", "B", "C", "D"] {
                 let row = format!("INSERT INTO account VALUES ('{account}', {BALANCE})");
