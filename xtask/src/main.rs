@@ -23,7 +23,10 @@ The project's chores.
                                 the simulator; --seed S --trace shows one run, --script FILE
                                 a failure that was kept
   cargo xtask mutants [WORD]    hunt every deliberate bug with the model and the simulator
-  cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`
+  cargo xtask proto [--check]   write the Rust code of proto/ anew, which needs protoc; --check
+                                only says whether it is as committed
+  cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`; without ARGS
+                                the whole table, kept in bench/results.json
   cargo xtask help              this page
 ";
 
@@ -53,6 +56,8 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         ["tidy", "--update"] => tidy::run(true),
         ["check", options @ ..] => chores::check(options),
         ["sim", ..] | ["mutants", ..] => chores::check(&words),
+        ["proto"] => chores::proto(false),
+        ["proto", "--check"] => chores::proto(true),
         ["bench", options @ ..] => chores::bench(options),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::Failure;
+use crate::chores::{self, measure};
 use crate::need::{Server, need, need_server};
 use crate::process::{cargo, run, run_reading};
 use crate::tally::Tally;
@@ -22,12 +23,14 @@ struct Step {
 
 /// The order is from cheap to dear. Clippy builds with --release because it then shares the build
 /// scripts (SQLite's C code is the dearest of all) with the tests.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     Step { name: "machine", run: machine },
     Step { name: "format", run: format },
     Step { name: "tidy", run: |_| tidy::run(false) },
+    Step { name: "published messages", run: published_messages },
     Step { name: "clippy", run: clippy },
     Step { name: "tests", run: tests },
+    Step { name: "bench, short", run: bench },
     Step { name: "model checker", run: model_checker },
     Step { name: "simulator", run: simulator },
     Step { name: "planted bugs", run: planted_bugs },
@@ -117,6 +120,18 @@ fn format(_: &mut Tally) -> Result<(), Failure> {
         .map_err(|error| format!("{error}; `cargo fmt --all` sets it right"))
 }
 
+/// Whether the code of the messages is what `proto/` says. Only a change of `proto/` needs protoc.
+fn published_messages(_: &mut Tally) -> Result<(), Failure> {
+    let protoc = std::process::Command::new("protoc").arg("--version").output();
+    if protoc.is_ok_and(|answer| answer.status.success()) {
+        return chores::proto(true);
+    }
+    println!(
+        "protoc is not here: that the code of the messages is as proto/ says was not looked at"
+    );
+    Ok(())
+}
+
 fn clippy(_: &mut Tally) -> Result<(), Failure> {
     component("clippy", "clippy")?;
     let arguments = ["clippy", "--release", "--workspace", "--all-targets", "--features"];
@@ -129,6 +144,15 @@ fn tests(tally: &mut Tally) -> Result<(), Failure> {
     let arguments = ["test", "--release", "--workspace", "--exclude", "unanimity-check"];
     let mut command = cargo(&arguments);
     run_reading(command.args(["--features", CRASH_POINTS]), &mut |line| tally.read(line))
+}
+
+/// Every scenario of the bench for less than a second: it must run to its end, and each scenario
+/// fails if a transaction was lost. What it measured means nothing. The features are those of the
+/// tests, so that nothing is built twice.
+fn bench(_: &mut Tally) -> Result<(), Failure> {
+    let arguments = ["build", "--release", "--workspace", "--exclude", "unanimity-check"];
+    run(cargo(&arguments).args(["--features", CRASH_POINTS, "--bin", "unanimity"]))?;
+    measure(&["all", "--short"])
 }
 
 fn model_checker(tally: &mut Tally) -> Result<(), Failure> {

@@ -2,12 +2,12 @@
 //! what happened into records and effects; how records reach a disk and effects a participant is
 //! the driver's.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::answers::{Attempt, shorten};
+use crate::live::Live;
 use crate::mutation::Mutations;
 use crate::phase_one::{self, Next};
 use crate::schedule::Schedule;
@@ -66,7 +66,8 @@ impl std::error::Error for ApplyError {}
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Coordinator {
     pub(crate) config: CoordinatorConfig,
-    pub(crate) transactions: BTreeMap<TransactionId, Transaction>,
+    pub(crate) transactions: Live,
+    pub(crate) aside: BTreeSet<TransactionId>,
     pub(crate) schedule: Schedule,
 }
 
@@ -74,7 +75,8 @@ impl Coordinator {
     /// A coordinator that knows of nothing.
     #[must_use]
     pub fn new(config: CoordinatorConfig) -> Self {
-        Self { config, transactions: BTreeMap::new(), schedule: Schedule::default() }
+        let (transactions, aside) = (Live::default(), BTreeSet::new());
+        Self { config, transactions, aside, schedule: Schedule::default() }
     }
 
     /// A live transaction.
@@ -124,15 +126,15 @@ impl Coordinator {
         let error = |problem| ApplyError { transaction: id.clone(), problem };
         match &record.fact {
             Fact::Begun { fingerprint, plan } => {
-                let Entry::Vacant(entry) = self.transactions.entry(id.clone()) else {
+                if self.transactions.contains(id) {
                     return Err(error("begins twice"));
-                };
+                }
                 let new = Transaction::new(id.clone(), record.at, *fingerprint, plan.clone());
-                entry.insert(new);
+                self.transactions.insert(new);
                 Ok(None)
             }
             Fact::Snapshot(transaction) => {
-                self.transactions.insert(id.clone(), (**transaction).clone());
+                self.transactions.insert((**transaction).clone());
                 Ok(None)
             }
             fact => {
@@ -152,13 +154,16 @@ impl Coordinator {
     /// Whether this transaction is live.
     #[must_use]
     pub fn knows(&self, id: &TransactionId) -> bool {
-        self.transactions.contains_key(id)
+        self.transactions.contains(id)
     }
 
     /// What happens next, now that `event` has happened. Time is the driver's: `now` never runs
     /// backwards between two calls.
     pub fn handle(&mut self, now: Millis, event: Event) -> Step {
         let mut step = Step::default();
+        if self.keeps_out(&event) {
+            return step;
+        }
         match event {
             Event::Begin { transaction, fingerprint, plan } => {
                 self.begin(now, transaction, fingerprint, plan, &mut step);
@@ -194,7 +199,7 @@ impl Coordinator {
         step: &mut Step,
     ) {
         let refusal = if let Some(existing) = self.transactions.get(&id) {
-            Some(Refusal::Exists { same: existing.fingerprint == fingerprint })
+            Some(Refusal::of_existing(existing, fingerprint))
         } else if self.transactions.len() >= self.config.live_transactions_max {
             Some(Refusal::AtCapacity)
         } else {

@@ -2,22 +2,47 @@
 //! headers, logs and SQL. Who chooses them is left to the driver.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use crate::splitmix64;
 
 /// The longest id or branch name, in bytes.
 pub const ID_BYTES_MAX: usize = 128;
 
 /// The name of a transaction: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`.
 ///
-/// Cloning is cheap. An id that was used never gets a second life within the retention time.
+/// Cloning is cheap, and so is comparing: ids are ordered by [`TransactionId::spread`] first, and
+/// by name only where that is the same. The order means nothing but is the same everywhere.
+///
+/// An id that was used never gets a second life within the retention time.
 ///
 /// ```
 /// use unanimity_core::TransactionId;
 /// assert!(TransactionId::new("order-4711").is_ok());
 /// assert!(TransactionId::new("two words").is_err());
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TransactionId(Arc<str>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TransactionId {
+    spread: u64,
+    name: Arc<str>,
+}
+
+/// The bits of the name, spread evenly: names that were made one after the other begin alike, and a
+/// comparison of names would read most of both, each time.
+fn spread(name: &str) -> u64 {
+    let (words, rest) = name.as_bytes().as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let words = words.iter().chain(std::iter::once(&last));
+    words.fold(name.len() as u64, |state, word| splitmix64(state ^ u64::from_le_bytes(*word)))
+}
+
+impl Hash for TransactionId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.spread.hash(state);
+    }
+}
 
 impl TransactionId {
     /// Checks and wraps a name.
@@ -25,26 +50,47 @@ impl TransactionId {
     /// # Errors
     /// [`IdError`] says which character or length was wrong.
     pub fn new(name: &str) -> Result<Self, IdError> {
-        check_id(name)?;
-        Ok(Self(Arc::from(name)))
+        Self::from_shared(Arc::from(name))
+    }
+
+    /// Checks and wraps a name that is shared already, without copying it.
+    ///
+    /// # Errors
+    /// As [`TransactionId::new`].
+    pub fn from_shared(name: Arc<str>) -> Result<Self, IdError> {
+        check_id(&name)?;
+        Ok(Self { spread: spread(&name), name })
+    }
+
+    /// 64 evenly spread bits that follow from the name: the same for the same name in any process,
+    /// of any version that writes the same order. Nothing durable may rest on it.
+    #[must_use]
+    pub const fn spread(&self) -> u64 {
+        self.spread
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The name, shared.
+    #[must_use]
+    pub fn to_shared(&self) -> Arc<str> {
+        Arc::clone(&self.name)
     }
 }
 
 impl fmt::Display for TransactionId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.name)
     }
 }
 
 impl fmt::Debug for TransactionId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.name)
     }
 }
 
@@ -88,6 +134,10 @@ pub fn check_id(name: &str) -> Result<(), IdError> {
         return Err(IdError::TooLong(name.len()));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
+    let good = |byte: &u8| byte.is_ascii() && allowed(char::from(*byte));
+    if name.as_bytes().iter().all(good) {
+        return Ok(());
+    }
     match name.chars().find(|c| !allowed(*c)) {
         Some(character) => Err(IdError::Character(character)),
         None => Ok(()),

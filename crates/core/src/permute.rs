@@ -5,6 +5,7 @@
 //! `order[place]` is the old number of the branch that stands at `place` afterwards. Names and
 //! participants' addresses stay with the place, so that interchangeable branches end up equal.
 
+use crate::live::Live;
 use crate::schedule::Schedule;
 use crate::{
     BranchPlan, Coordinator, Durable, Effect, Fact, Observation, Reason, Record, Sealed, Step,
@@ -23,9 +24,12 @@ impl Coordinator {
         for timer in self.schedule.iter() {
             schedule.arm(permuted_timer(timer, order));
         }
-        let renumbered = self.transactions.iter();
-        let transactions = renumbered.map(|(id, t)| (id.clone(), permuted_transaction(t, order)));
-        Self { config: self.config.clone(), transactions: transactions.collect(), schedule }
+        let mut transactions = Live::default();
+        for transaction in self.transactions.values() {
+            transactions.insert(permuted_transaction(transaction, order));
+        }
+        let (config, aside) = (self.config.clone(), self.aside.clone());
+        Self { config, transactions, aside, schedule }
     }
 }
 

@@ -11,7 +11,7 @@ impl Coordinator {
     /// their initiator asks again.
     pub fn resume(&mut self, now: Millis) -> Step {
         let mut step = Step::default();
-        let ids: Vec<TransactionId> = self.transactions.keys().cloned().collect();
+        let ids: Vec<TransactionId> = self.transactions.ids().cloned().collect();
         for id in ids {
             self.resume_one(now, &id, &mut step);
         }

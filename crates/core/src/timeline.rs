@@ -57,6 +57,48 @@ pub enum What {
     Resolved(Outcome),
 }
 
+impl What {
+    /// The word on the wire, for an event's kind.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Called { .. } => "called",
+            Self::Yes(_) => "yes",
+            Self::ReadOnly => "read_only",
+            Self::No(..) => "no",
+            Self::Acknowledged(_) => "acknowledged",
+            Self::Failed { .. } => "failed",
+            Self::Parked => "parked",
+            Self::Recovered => "recovered",
+            Self::Overdue => "overdue",
+            Self::Enlisted => "enlisted",
+            Self::CommitRequested => "commit_requested",
+            Self::Unsupported(_) => "unsupported",
+            Self::Resolved(_) => "resolved",
+        }
+    }
+
+    /// What was asked for, where it is about a call.
+    #[must_use]
+    pub const fn operation(&self) -> Option<Operation> {
+        match self {
+            Self::Called { operation, .. }
+            | Self::Yes(operation)
+            | Self::No(operation, _)
+            | Self::Acknowledged(operation)
+            | Self::Failed { operation, .. }
+            | Self::Unsupported(operation) => Some(*operation),
+            Self::ReadOnly
+            | Self::Parked
+            | Self::Recovered
+            | Self::Overdue
+            | Self::Enlisted
+            | Self::CommitRequested
+            | Self::Resolved(_) => None,
+        }
+    }
+}
+
 /// Observations of one transaction, bounded: equal failures fold, and what has no room is counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeline {

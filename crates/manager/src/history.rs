@@ -2,46 +2,77 @@
 //! can open. Written in large batches by a thread of its own, off the commit path; the journal
 //! forgets a transaction only after it is durable here.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::mpsc::UnboundedSender;
-use unanimity_core::{Transaction, TransactionId};
+use unanimity_core::{Doing, Outcome, Reason, Transaction, TransactionId};
 
-use crate::crash_point::crash_point;
+use crate::blame::Blame;
+use crate::crash_point::{crash_point, panic_point};
 use crate::filter::{Cursor, Filter};
+use crate::panics;
 use crate::rewrite::rewrite_log;
-use crate::view::{TimelineView, TransactionView};
+use crate::view::{TimelineView, TransactionView, reason_detail};
+use document::Columns;
+
+mod document;
 
 /// The version of the tables. A newer one is refused.
-const HISTORY_VERSION: i64 = 1;
+const HISTORY_VERSION: i64 = 2;
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
+/// After so many pages (of 4 kB) in its write-ahead log SQLite writes them into the file, within a
+/// commit of the history's thread. Nobody waits for that, so that it may come seldom.
+const WAL_PAGES: i64 = 8_192;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
     CREATE TABLE IF NOT EXISTS transactions (
-        id TEXT PRIMARY KEY,
+        number INTEGER PRIMARY KEY,  -- in the order in which they were written
+        id TEXT NOT NULL,
         begun_at_ms INTEGER NOT NULL,
         decided_at_ms INTEGER,
         ended_at_ms INTEGER NOT NULL,
         outcome TEXT NOT NULL,
         reason TEXT NOT NULL,
         reason_detail TEXT,
-        fingerprint BLOB NOT NULL,
-        document TEXT NOT NULL,  -- the transaction as JSON, as GET /v1/transactions/{id} answers
-        timeline TEXT NOT NULL   -- its events as JSON, as GET /v1/transactions/{id}/events answers
+        fingerprint BLOB NOT NULL,   -- empty where the coordinator chose the id
+        document TEXT NOT NULL,      -- branches and events as JSON
+        timeline TEXT                -- only in rows that version 1 has written
     ) STRICT;
-    CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms DESC, id DESC);
+    CREATE UNIQUE INDEX IF NOT EXISTS transactions_by_id ON transactions (id);
+    CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms DESC);
+    -- Which of the numbers (both included) may have a branch of this participant: one row for each
+    -- batch that was written together.
     CREATE TABLE IF NOT EXISTS participants (
         participant TEXT NOT NULL,
-        begun_at_ms INTEGER NOT NULL,
-        transaction_id TEXT NOT NULL,
-        PRIMARY KEY (participant, begun_at_ms, transaction_id)
+        first_number INTEGER NOT NULL,
+        last_number INTEGER NOT NULL,
+        PRIMARY KEY (participant, first_number)
     ) WITHOUT ROWID, STRICT;
+";
+
+/// Version 1 had whole views as JSON, and a row for each participant of each transaction.
+const FROM_VERSION_1: &str = "
+    ALTER TABLE transactions RENAME TO transactions_1;
+    ALTER TABLE participants RENAME TO participants_1;
+    DROP INDEX transactions_by_begin;
+";
+const FROM_VERSION_1_ROWS: &str = "
+    INSERT INTO transactions (id, begun_at_ms, decided_at_ms, ended_at_ms, outcome, reason,
+        reason_detail, fingerprint, document, timeline)
+        SELECT id, begun_at_ms, decided_at_ms, ended_at_ms, outcome, reason, reason_detail,
+        fingerprint, document, timeline FROM transactions_1 ORDER BY begun_at_ms, id;
+    INSERT OR IGNORE INTO participants
+        SELECT p.participant, t.number, t.number FROM participants_1 AS p
+        JOIN transactions AS t ON t.id = p.transaction_id;
+    DROP TABLE transactions_1;
+    DROP TABLE participants_1;
 ";
 
 /// Why the history cannot be used.
@@ -99,15 +130,19 @@ pub(crate) enum HistoryPlace {
 
 impl HistoryPlace {
     fn open(&self) -> Result<Connection, HistoryError> {
-        let opened = match self {
+        self.connect().map_err(|source| self.error(source))
+    }
+
+    /// Another connection to it.
+    pub(crate) fn connect(&self) -> rusqlite::Result<Connection> {
+        match self {
             Self::File(path) => Connection::open(path),
             Self::Memory(name) => {
                 let flags = OpenFlags::default() | OpenFlags::SQLITE_OPEN_URI;
                 let uri = format!("file:{name}?mode=memory&cache=shared");
                 Connection::open_with_flags(uri, flags)
             }
-        };
-        opened.map_err(|source| self.error(source))
+        }
     }
 
     pub(crate) fn error(&self, source: rusqlite::Error) -> HistoryError {
@@ -163,9 +198,16 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))
         .map_err(error)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(error)?;
-    connection.execute_batch(TABLES).map_err(error)?;
-    connection.pragma_update(None, "user_version", HISTORY_VERSION).map_err(error)?;
-    Ok(())
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(error)?;
+    // All or nothing: an upgrade that is cut off begins anew at the next start.
+    let upgrade =
+        if found == 1 { [FROM_VERSION_1, TABLES, FROM_VERSION_1_ROWS] } else { ["", TABLES, ""] };
+    let ([before, tables, after], panics) = (upgrade, panics::TABLE);
+    let sql = format!(
+        "BEGIN IMMEDIATE; {before} {tables} {panics} {after} \
+         PRAGMA user_version = {HISTORY_VERSION}; COMMIT"
+    );
+    connection.execute_batch(&sql).map_err(error)
 }
 
 /// The number of shards that this data folder was made with; `None` for one that was never used.
@@ -228,17 +270,16 @@ impl Drop for ArchiveReply {
 }
 
 /// Writes until every sender is gone. Requests that wait together share one storage transaction.
-pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receiver<ArchiveRequest>) {
+pub(crate) fn write_history(
+    mut connection: Connection,
+    requests: &mpsc::Receiver<ArchiveRequest>,
+    gathering: Duration,
+    blame: &Blame,
+) {
     while let Ok(first) = requests.recv() {
-        let mut count = first.transactions.len();
-        let mut batch = vec![first];
-        while count < WRITE_BATCH_MAX {
-            let Ok(next) = requests.try_recv() else { break };
-            count += next.transactions.len();
-            batch.push(next);
-        }
+        let batch = gather(first, requests, gathering);
         crash_point("before_history_write");
-        let written = write_batch(&mut connection, &batch);
+        let written = write_batch(&mut connection, &batch, blame);
         crash_point("after_history_write");
         for mut request in batch {
             let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
@@ -251,54 +292,89 @@ pub(crate) fn write_history(mut connection: Connection, requests: &mpsc::Receive
     }
 }
 
-fn write_batch(connection: &mut Connection, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
+/// What comes within this time is written together, up to a bound.
+fn gather(
+    first: ArchiveRequest,
+    requests: &mpsc::Receiver<ArchiveRequest>,
+    gathering: Duration,
+) -> Vec<ArchiveRequest> {
+    let until = Instant::now() + gathering;
+    let mut count = first.transactions.len();
+    let mut batch = vec![first];
+    while count < WRITE_BATCH_MAX {
+        let left = until.saturating_duration_since(Instant::now());
+        let Ok(next) = requests.recv_timeout(left) else { break };
+        count += next.transactions.len();
+        batch.push(next);
+    }
+    batch
+}
+
+fn write_batch(
+    connection: &mut Connection,
+    batch: &[ArchiveRequest],
+    blame: &Blame,
+) -> rusqlite::Result<()> {
     let storage = connection.transaction()?;
     {
+        let next = "SELECT coalesce(max(number), 0) + 1 FROM transactions";
+        let first: i64 = storage.prepare_cached(next)?.query_row([], |row| row.get(0))?;
+        let mut number = first;
+        let mut participants: BTreeSet<&str> = BTreeSet::new();
+        let mut document = Vec::new();
         // A transaction that was written before a crash and is recovered is written again: the
         // later version is at least as complete.
         let mut insert = storage.prepare_cached(
-            "INSERT OR REPLACE INTO transactions (id, begun_at_ms, decided_at_ms, ended_at_ms, \
-             outcome, reason, reason_detail, fingerprint, document, timeline) \
+            "INSERT OR REPLACE INTO transactions (number, id, begun_at_ms, decided_at_ms, \
+             ended_at_ms, outcome, reason, reason_detail, fingerprint, document) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
-        let mut insert_participant = storage.prepare_cached(
-            "INSERT OR IGNORE INTO participants (participant, begun_at_ms, transaction_id) \
+        for ended in batch.iter().flat_map(|request| &request.transactions) {
+            document.clear();
+            blame.on(&ended.id, Doing::Archiving, || {
+                panic_point(Doing::Archiving.as_str(), &ended.id);
+                document::write(ended, &mut document);
+            });
+            insert_one(&mut insert, number, ended, &document)?;
+            number += 1;
+            participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
+        }
+        let mut insert = storage.prepare_cached(
+            "INSERT OR REPLACE INTO participants (participant, first_number, last_number) \
              VALUES (?1, ?2, ?3)",
         )?;
-        for ended in batch.iter().flat_map(|request| &request.transactions) {
-            let view = TransactionView::of(ended);
-            let reason = view.reason.as_ref();
-            let outcome = view.outcome.as_deref().unwrap_or("rollback");
-            insert.execute(params![
-                view.id,
-                clamp(view.begun_at_ms),
-                view.decided_at_ms.map(clamp),
-                clamp(view.ended_at_ms.unwrap_or(view.begun_at_ms)),
-                outcome,
-                reason.map_or("", |reason| reason.code.as_str()),
-                reason.and_then(|reason| reason.detail.as_deref()),
-                ended.fingerprint.to_le_bytes(),
-                json(&view),
-                json(&TimelineView::of(ended)),
-            ])?;
-            for branch in &ended.branches {
-                let participant = &*branch.plan.participant;
-                insert_participant.execute(params![
-                    participant,
-                    clamp(view.begun_at_ms),
-                    view.id
-                ])?;
-            }
+        for participant in participants {
+            insert.execute(params![participant, first, number - 1])?;
         }
     }
     storage.commit()
 }
 
-fn json(value: &impl serde::Serialize) -> String {
-    match serde_json::to_string(value) {
-        Ok(text) => text,
-        Err(error) => panic!("our own views are always JSON: {error}"),
-    }
+fn insert_one(
+    insert: &mut CachedStatement<'_>,
+    number: i64,
+    ended: &Transaction,
+    document: &[u8],
+) -> rusqlite::Result<()> {
+    let Ok(document) = std::str::from_utf8(document) else { panic!("JSON is text") };
+    let decision = ended.decision.as_ref();
+    let reason = decision.map(|decision| &decision.reason);
+    let outcome = ended.outcome().unwrap_or(Outcome::Rollback);
+    let fingerprint = ended.fingerprint.to_le_bytes();
+    let fingerprint = if ended.fingerprint == 0 { &[][..] } else { &fingerprint[..] };
+    insert.execute(params![
+        number,
+        ended.id.as_str(),
+        clamp(ended.begun_at),
+        decision.map(|decision| clamp(decision.at)),
+        clamp(ended.ended_at.unwrap_or(ended.begun_at)),
+        outcome.as_str(),
+        reason.map_or("", Reason::code),
+        reason.and_then(reason_detail),
+        fingerprint,
+        document,
+    ])?;
+    Ok(())
 }
 
 impl HistoryReader {
@@ -313,9 +389,9 @@ impl HistoryReader {
     /// An ended transaction.
     pub(crate) fn get(&self, id: &str, with_timeline: bool) -> Result<Option<Ended>, HistoryError> {
         let row = self.with(|connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT fingerprint, document, timeline FROM transactions WHERE id = ?1",
-            )?;
+            let mut query = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM transactions AS t WHERE id = ?1"
+            ))?;
             query.query_row([id], stored).optional()
         })?;
         row.map(|row| row.read(with_timeline)).transpose()
@@ -327,18 +403,19 @@ impl HistoryReader {
             return Ok(Vec::new());
         }
         let before = filter.cursor.clone().unwrap_or_else(Cursor::latest);
-        let joined = "SELECT fingerprint, document, timeline FROM transactions AS t";
-        let participant = " JOIN participants AS p ON p.transaction_id = t.id \
-             AND p.begun_at_ms = t.begun_at_ms AND p.participant = ?6";
-        let condition = " WHERE (t.begun_at_ms, t.id) < (?1, ?2) \
-             AND t.begun_at_ms >= ?3 AND t.begun_at_ms < ?4 AND (?5 IS NULL OR t.outcome = ?5) \
-             ORDER BY t.begun_at_ms DESC, t.id DESC LIMIT ?7";
-        let by_participant = filter.participant.is_some();
-        // ?6 is bound either way, so that the places of the parameters do not shift.
-        let no_participant = " JOIN (SELECT ?6 AS unused)";
-        let middle = if by_participant { participant } else { no_participant };
+        let participant = filter.participant.as_deref().unwrap_or("");
         let rows = self.with(|connection| {
-            let mut query = connection.prepare_cached(&format!("{joined}{middle}{condition}"))?;
+            let source = match &filter.participant {
+                // ?6 is bound either way, so that the places of the parameters do not shift.
+                None => "transactions AS t JOIN (SELECT ?6 AS unused)",
+                Some(participant) if is_rare(connection, participant)? => OF_RARE_PARTICIPANT,
+                Some(_) => OF_PARTICIPANT,
+            };
+            let mut query = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM {source} WHERE (t.begun_at_ms, t.id) < (?1, ?2) \
+                 AND t.begun_at_ms >= ?3 AND t.begun_at_ms < ?4 AND (?5 IS NULL OR t.outcome = ?5) \
+                 ORDER BY t.begun_at_ms DESC, t.id DESC LIMIT ?7"
+            ))?;
             let rows = query.query_map(
                 params![
                     clamp(before.begun_at_ms),
@@ -346,7 +423,7 @@ impl HistoryReader {
                     clamp(filter.begun_from_ms.unwrap_or(0)),
                     clamp(filter.begun_until_ms.unwrap_or(u64::MAX)),
                     filter.outcome,
-                    filter.participant.as_deref().unwrap_or(""),
+                    participant,
                     i64::try_from(limit).unwrap_or(i64::MAX),
                 ],
                 stored,
@@ -355,6 +432,29 @@ impl HistoryReader {
         })?;
         rows.into_iter().map(|row| row.read(filter.with_timeline)).collect()
     }
+}
+
+/// A batch says that one of its transactions has a branch of this participant; the document says
+/// which. Asked of each transaction in the order of time: most will do.
+const OF_PARTICIPANT: &str = "transactions AS t JOIN (SELECT ?6 AS participant) AS p \
+     ON t.number <= (SELECT last_number FROM participants AS b WHERE b.participant = p.participant \
+     AND b.first_number <= t.number ORDER BY b.first_number DESC LIMIT 1) \
+     AND EXISTS (SELECT 1 FROM json_each(t.document, '$.branches') \
+     WHERE json_extract(value, '$.participant') = p.participant)";
+/// The same for one with few batches: only those are looked at.
+const OF_RARE_PARTICIPANT: &str = "participants AS b CROSS JOIN transactions AS t \
+     ON b.participant = ?6 AND t.number BETWEEN b.first_number AND b.last_number \
+     AND EXISTS (SELECT 1 FROM json_each(t.document, '$.branches') \
+     WHERE json_extract(value, '$.participant') = b.participant)";
+/// With no more batches than this a participant is rare.
+const RARE_BATCHES_MAX: i64 = 256;
+
+fn is_rare(connection: &Connection, participant: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT count(*) FROM (SELECT 1 FROM participants WHERE participant = ?1 LIMIT ?2)";
+    let mut query = connection.prepare_cached(sql)?;
+    let found: i64 =
+        query.query_row(params![participant, RARE_BATCHES_MAX + 1], |row| row.get(0))?;
+    Ok(found <= RARE_BATCHES_MAX)
 }
 
 /// Opens a history that is there, for reading only.
@@ -378,6 +478,13 @@ impl HistoryReader {
         self.with(known_shards)
     }
 
+    /// How many ended transactions there are.
+    pub(crate) fn count(&self) -> Result<u64, HistoryError> {
+        let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let sql = "SELECT count(*) FROM transactions";
+        self.with(|connection| connection.query_row(sql, [], count)).map(i64::cast_unsigned)
+    }
+
     /// Hands every ended transaction over with its timeline, the first begun first, until `take`
     /// breaks off.
     pub(crate) fn each(
@@ -386,9 +493,8 @@ impl HistoryReader {
     ) -> Result<(), HistoryError> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let error = |source| self.place.error(source);
-        let sql = "SELECT fingerprint, document, timeline FROM transactions \
-             ORDER BY begun_at_ms, id";
-        let mut query = connection.prepare(sql).map_err(error)?;
+        let sql = format!("SELECT {COLUMNS} FROM transactions AS t ORDER BY begun_at_ms, id");
+        let mut query = connection.prepare(&sql).map_err(error)?;
         let mut rows = query.query([]).map_err(error)?;
         while let Some(row) = rows.next().map_err(error)? {
             if take(stored(row).map_err(error)?.read(true)?).is_break() {
@@ -403,32 +509,51 @@ fn clamp(ms: u64) -> i64 {
     i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
+/// What [`stored`] reads of a row, in its order.
+const COLUMNS: &str = "t.fingerprint, t.document, t.timeline, t.id, t.begun_at_ms, \
+     t.decided_at_ms, t.ended_at_ms, t.outcome, t.reason, t.reason_detail";
+
 /// A row as it is stored.
 struct Stored {
     fingerprint: Vec<u8>,
     document: String,
-    timeline: String,
+    /// There only in rows that version 1 has written, whose document is a whole view.
+    timeline: Option<String>,
+    columns: Columns,
 }
 
 fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
-    Ok(Stored { fingerprint: row.get(0)?, document: row.get(1)?, timeline: row.get(2)? })
+    let ms = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.cast_unsigned());
+    let columns = Columns {
+        id: row.get(3)?,
+        begun_at_ms: ms(4)?,
+        decided_at_ms: row.get::<_, Option<i64>>(5)?.map(i64::cast_unsigned),
+        ended_at_ms: ms(6)?,
+        outcome: row.get(7)?,
+        reason: row.get(8)?,
+        reason_detail: row.get(9)?,
+    };
+    let (fingerprint, document, timeline) = (row.get(0)?, row.get(1)?, row.get(2)?);
+    Ok(Stored { fingerprint, document, timeline, columns })
 }
 
 impl Stored {
     fn read(self, with_timeline: bool) -> Result<Ended, HistoryError> {
-        let broken = |message: String| HistoryError::Document { id: "?".to_owned(), message };
-        let view: TransactionView =
-            serde_json::from_str(&self.document).map_err(|error| broken(error.to_string()))?;
-        let timeline = if with_timeline {
-            let read = serde_json::from_str(&self.timeline);
-            Some(read.map_err(|error| broken(error.to_string()))?)
-        } else {
-            None
+        let id = self.columns.id.clone();
+        let broken = |message: String| HistoryError::Document { id: id.clone(), message };
+        let unreadable = |error: serde_json::Error| broken(error.to_string());
+        let (view, timeline) = match &self.timeline {
+            None => document::read(self.columns, &self.document).map_err(unreadable)?,
+            Some(timeline) => (
+                serde_json::from_str(&self.document).map_err(unreadable)?,
+                serde_json::from_str(timeline).map_err(unreadable)?,
+            ),
         };
-        let bytes: [u8; 16] = self
-            .fingerprint
-            .try_into()
-            .map_err(|_| broken("its fingerprint has another length".to_owned()))?;
-        Ok(Ended { fingerprint: u128::from_le_bytes(bytes), view, timeline })
+        let fingerprint = match <[u8; 16]>::try_from(self.fingerprint.as_slice()) {
+            Ok(bytes) => u128::from_le_bytes(bytes),
+            Err(_) if self.fingerprint.is_empty() => 0,
+            Err(_) => return Err(broken("its fingerprint has another length".to_owned())),
+        };
+        Ok(Ended { fingerprint, view, timeline: with_timeline.then_some(timeline) })
     }
 }

@@ -9,11 +9,14 @@
 //! The protocol itself is [`core`]; this crate schedules it: one task per shard, one append to the
 //! journal under way while the next batch gathers, timers, retries, and bounds on everything.
 
+mod admission;
+mod blame;
 mod clock;
 mod crash_point;
 mod error;
 mod explain;
 mod filter;
+mod generate;
 mod history;
 mod interactive;
 mod journal_thread;
@@ -21,6 +24,7 @@ mod local;
 mod manager;
 mod offline;
 mod operation;
+mod panics;
 mod recovery;
 mod reserve;
 mod rewrite;
@@ -30,6 +34,7 @@ mod transport;
 pub mod view;
 mod watchers;
 
+pub use admission::QueueDelay;
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, CommitError, EnlistError, ResolveError, StartError, Unavailable};
 pub use explain::{Awaited, Choice, Explanation};
@@ -38,7 +43,7 @@ pub use history::HistoryError;
 pub use interactive::EnlistRequest;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
 pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
-pub use offline::read_folder;
+pub use offline::{count_history, read_folder};
 pub use operation::{
     Operation, RecordService, Records, Undo, UpdateAccountBalance, UpdateUserProfile,
 };
@@ -47,6 +52,6 @@ pub use shard::Bounds;
 #[doc(hidden)]
 pub use starting::{Internals, OpenEngine};
 pub use starting::{ManagerConfig, Storage};
-pub use transport::{CallFuture, Transport};
+pub use transport::{CallFuture, Owed, Transport};
 pub use unanimity_core as core;
-pub use watchers::Wait;
+pub use watchers::{Told, Wait};

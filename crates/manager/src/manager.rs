@@ -4,22 +4,24 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{
     BranchPlan, Event, Options, Outcome, Plan, PlanError, TransactionId, digested_bytes, splitmix64,
 };
 
+use crate::admission::QueueDelay;
 use crate::error::{BeginError, StartError, Unavailable};
 use crate::explain::Explanation;
 use crate::filter::{Cursor, Filter};
-use crate::history::{Ended, HistoryReader};
+use crate::history::{Ended, HistoryPlace, HistoryReader};
+use crate::panics;
 use crate::shard::{BeginCommand, Command};
 use crate::starting::{Internals, ManagerConfig, start};
 use crate::transport::Transport;
 use crate::view::{TimelineView, TransactionView};
-use crate::watchers::{Begun, Shown, Wait};
+use crate::watchers::{BeginAnswer, Begun, Shown, Told, Wait};
 
 /// A request to begin a transaction.
 #[derive(Clone, Debug)]
@@ -81,6 +83,8 @@ pub enum DecisionReply {
     Rollback,
     /// Not decided: ask again.
     Pending,
+    /// It is set aside, and its records could not be read: it may be decided. Ask again.
+    NotRead,
 }
 
 /// A page of a list.
@@ -107,7 +111,10 @@ struct Inner {
 pub(crate) struct Running {
     pub(crate) coordinator: u64,
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
+    /// How long beginnings wait, by shard.
+    pub(crate) delays: Vec<Arc<QueueDelay>>,
     pub(crate) history: Arc<HistoryReader>,
+    pub(crate) place: HistoryPlace,
     pub(crate) transport: Arc<dyn Transport>,
     /// The message of a shard that has failed.
     pub(crate) failed: watch::Receiver<Option<String>>,
@@ -153,11 +160,7 @@ impl TransactionManager {
     /// neighbours in the history.
     #[must_use]
     pub fn generate_id() -> TransactionId {
-        let name = uuid::Uuid::now_v7().simple().to_string();
-        match TransactionId::new(&name) {
-            Ok(id) => id,
-            Err(error) => panic!("32 hexadecimal digits are a name: {error}"),
-        }
+        crate::generate::generate_id()
     }
 
     /// Begins a transaction and waits as the request says.
@@ -166,11 +169,48 @@ impl TransactionManager {
     /// [`BeginError`] says why it did not begin. [`Unavailable::ShardFailed`] is different: whether
     /// it began is not known, and the same id can safely be used to ask again.
     pub async fn begin(&self, request: BeginRequest) -> Result<BeginReply, BeginError> {
+        let (reply, replied) = oneshot::channel();
+        let fingerprint = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
+        match replied.await.map_err(|_| self.unavailable())?? {
+            Begun::Shown { transaction, existed } => {
+                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
+            }
+            Begun::InHistory(id) => {
+                let view = self.begun_before(&id, fingerprint).await?;
+                Ok(BeginReply { transaction: view, existed: true })
+            }
+        }
+    }
+
+    /// The same, told no more than the outcome: for initiators with so many transactions that
+    /// copying the branches of each matters.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_and_tell(&self, request: BeginRequest) -> Result<Told, BeginError> {
+        let (reply, replied) = oneshot::channel();
+        let fingerprint = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
+        match replied.await.map_err(|_| self.unavailable())?? {
+            Ok(told) => Ok(told),
+            Err(id) => {
+                let view = self.begun_before(&id, fingerprint).await?;
+                Ok(Told::of_view(id, view))
+            }
+        }
+    }
+
+    /// Checks a request and sends it to its shard; gives back its fingerprint.
+    async fn ask_to_begin(
+        &self,
+        request: BeginRequest,
+        reply: BeginAnswer,
+    ) -> Result<u128, BeginError> {
         if self.inner.stopping.load(Ordering::Relaxed) {
             return Err(Unavailable::Stopping.into());
         }
         request.plan.check()?;
         self.check_participants(&request.plan)?;
+        self.check_busy(&request.plan)?;
         let may_be_used = !request.fresh;
         let fingerprint = match request.asked {
             _ if !may_be_used => 0,
@@ -181,29 +221,30 @@ impl TransactionManager {
             }
         };
         let id = request.id.unwrap_or_else(Self::generate_id);
-        let (reply, replied) = oneshot::channel();
-        let command = BeginCommand {
-            id: id.clone(),
-            fingerprint,
-            plan: request.plan,
-            may_be_used,
-            wait: request.wait,
-            reply,
-        };
-        self.send(&id, Command::Begin(command)).await?;
-        match replied.await.map_err(|_| self.unavailable())?? {
-            Begun::Shown { transaction, existed } => {
-                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
-            }
-            Begun::InHistory(id) => {
-                let ended = self.in_history(&id, false).await?;
-                let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
-                if ended.fingerprint != fingerprint {
-                    return Err(BeginError::IdReused(id.to_string()));
-                }
-                Ok(BeginReply { transaction: ended.view, existed: true })
-            }
+        let shard = shard_of(&id, self.inner.running.shards.len());
+        let (plan, wait) = (request.plan, request.wait);
+        if self.is_overloaded(shard) {
+            return Err(BeginError::Overloaded.counted());
         }
+        let came_at = Instant::now();
+        let command = BeginCommand { id, fingerprint, plan, may_be_used, came_at, wait, reply };
+        let sent = self.inner.running.shards[shard].send(Command::Begin(command)).await;
+        sent.map_err(|_| self.unavailable())?;
+        Ok(fingerprint)
+    }
+
+    /// A transaction that the history holds, begun by the same request.
+    async fn begun_before(
+        &self,
+        id: &TransactionId,
+        fingerprint: u128,
+    ) -> Result<TransactionView, BeginError> {
+        let ended = self.in_history(id, false).await?;
+        let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
+        if ended.fingerprint != fingerprint {
+            return Err(BeginError::IdReused(id.to_string()));
+        }
+        Ok(ended.view)
     }
 
     /// Shows a transaction; `None` if nobody has a record of it.
@@ -267,6 +308,9 @@ impl TransactionManager {
     /// If the manager does not work any more.
     pub async fn decision(&self, id: &TransactionId) -> Result<DecisionReply, Unavailable> {
         let outcome = match self.show(id, None).await? {
+            Some(live) if live.set_aside.as_ref().is_some_and(|why| !why.read) => {
+                return Ok(DecisionReply::NotRead);
+            }
             Some(live) => match live.outcome() {
                 None => return Ok(DecisionReply::Pending),
                 Some(outcome) => outcome == Outcome::Commit,
@@ -298,6 +342,22 @@ impl TransactionManager {
         Ok(page(found, limit))
     }
 
+    /// Whether anything is live, or has ended and is not in the history yet.
+    ///
+    /// # Errors
+    /// If the manager does not work any more.
+    pub async fn has_live(&self) -> Result<bool, Unavailable> {
+        for shard in &self.inner.running.shards {
+            let (reply, replied) = oneshot::channel();
+            let command = Command::List { filter: Filter::default(), limit: 1, reply };
+            shard.send(command).await.map_err(|_| self.unavailable())?;
+            if !replied.await.map_err(|_| self.unavailable())?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Rolls a transaction back if it is not decided yet; shows what became of it.
     ///
     /// # Errors
@@ -312,11 +372,23 @@ impl TransactionManager {
         self.get(id).await
     }
 
-    /// Tries a transaction's waiting branches again now.
+    /// Tries a transaction's waiting branches again now. One that is set aside is taken up again,
+    /// as if the program had never broken on it: now, or at the next start if its records could
+    /// not be read (it is shown as set aside still, with no panics counted).
     ///
     /// # Errors
     /// If the manager does not work any more.
     pub async fn retry(&self, id: &TransactionId) -> Result<Option<TransactionView>, Unavailable> {
+        let shown = self.show(id, None).await?;
+        if shown.is_none_or(|shown| shown.set_aside.is_some()) {
+            let (place, set_aside) = (self.inner.running.place.clone(), id.clone());
+            let forget = move || panics::forget(&place, &set_aside).map_err(|e| place.error(e));
+            blocking(forget).await?;
+            let (reply, replied) = oneshot::channel();
+            self.send(id, Command::TakeUp { id: id.clone(), reply }).await?;
+            replied.await.map_err(|_| self.unavailable())?;
+            return self.get(id).await;
+        }
         self.tell(id, Event::RetryRequested { transaction: id.clone() }).await?;
         self.get(id).await
     }
@@ -337,6 +409,29 @@ impl TransactionManager {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a plan that names a participant which is asked for more than it does already.
+    fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
+        let transport = &self.inner.running.transport;
+        let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
+        busy.map_or(Ok(()), |busy| {
+            Err(BeginError::ParticipantBusy(busy.participant.to_string()).counted())
+        })
+    }
+
+    /// Whether a beginning would be refused now, whatever it is: for those who would have to read
+    /// it first.
+    #[must_use]
+    pub fn refuses_all(&self) -> bool {
+        (0..self.inner.running.shards.len()).all(|shard| self.is_overloaded(shard))
+    }
+
+    fn is_overloaded(&self, shard: usize) -> bool {
+        let running = &self.inner.running;
+        let queue = &running.shards[shard];
+        let waiting = queue.max_capacity() - queue.capacity();
+        running.delays[shard].refuses_next(waiting, Instant::now())
     }
 
     /// Returns when a shard has failed, with what failed. The process should then end: recovery is

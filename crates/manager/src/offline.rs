@@ -55,6 +55,14 @@ pub fn read_folder(
     Ok(())
 }
 
+/// How many ended transactions the history in a data folder holds.
+///
+/// # Errors
+/// If there is no history, or it cannot be read.
+pub fn count_history(folder: &Path) -> Result<u64, StartError> {
+    Ok(open_to_read(folder.join("history.db"))?.count()?)
+}
+
 /// In which order transactions are handed over: that of the history's index.
 fn key(transaction: &Transaction) -> (u64, &str) {
     (transaction.begun_at, transaction.id.as_str())

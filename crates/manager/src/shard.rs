@@ -2,30 +2,35 @@
 //! batches (one append under way while the next gathers), and lets effects out against receipts. It
 //! waits for no participant, no history, and no client.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Durable, Effect, Event, Mutations, Operation, Out, Outbox, OutboxBounds, Plan,
-    Refusal, Replayed, Step, TransactionId,
+    Coordinator, Doing, Durable, Effect, Event, Mutations, Operation, Out, Outbox, OutboxBounds,
+    Plan, Refusal, Replayed, Step, TransactionId,
 };
 use unanimity_journal::JournalError;
 
+use crate::admission::QueueDelay;
+use crate::blame::Blame;
 use crate::clock::Clock;
-use crate::crash_point::crash_point;
+use crate::crash_point::{crash_point, panic_point};
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
+use crate::generate::Spread;
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::JournalCommand;
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
-use crate::watchers::{Begun, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
+use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
 
+use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 
+mod meters;
 mod requests;
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
@@ -42,11 +47,19 @@ pub struct Bounds {
     pub straggler_batches: u64,
     /// How many ended transactions may wait for the history before beginnings are refused.
     pub ending_max: usize,
+    /// How long ended transactions gather before the history writes them together: each write that
+    /// is saved is a sync that the journals do not have to share the disk with.
+    pub gather: Duration,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { truncate_batches_min: 256, straggler_batches: 2_048, ending_max: 200_000 }
+        Self {
+            truncate_batches_min: 256,
+            straggler_batches: 2_048,
+            ending_max: 200_000,
+            gather: Duration::from_millis(20),
+        }
     }
 }
 
@@ -67,6 +80,11 @@ pub(crate) enum Command {
     },
     /// A request for a live transaction.
     Ask(Ask),
+    /// Take up one that is set aside. That it was is on record no more.
+    TakeUp {
+        id: TransactionId,
+        reply: oneshot::Sender<()>,
+    },
     /// Something for the core; answered when it has been taken in.
     Tell {
         event: Event,
@@ -85,8 +103,10 @@ pub(crate) struct BeginCommand {
     pub(crate) plan: Plan,
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
+    /// When it came to wait for the shard.
+    pub(crate) came_at: Instant,
     pub(crate) wait: Wait,
-    pub(crate) reply: oneshot::Sender<Result<Begun, BeginError>>,
+    pub(crate) reply: BeginAnswer,
 }
 
 /// What asking the history for a used id came to.
@@ -106,9 +126,12 @@ pub(crate) struct ShardParts {
     pub(crate) recovered: Recovered,
     pub(crate) clock: Clock,
     pub(crate) reserve: Arc<Reserve>,
+    pub(crate) blame: Blame,
+    pub(crate) refused: BTreeSet<TransactionId>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) delay: Arc<QueueDelay>,
     pub(crate) journal: std_mpsc::Sender<JournalCommand>,
     pub(crate) receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
@@ -119,9 +142,14 @@ pub(crate) struct Shard {
     coordinator: Coordinator,
     clock: Clock,
     reserve: Arc<Reserve>,
+    blame: Blame,
+    /// Ids whose beginning the program broke on too often.
+    refused: BTreeSet<TransactionId>,
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
+    /// How long beginnings wait among the commands.
+    delay: Arc<QueueDelay>,
     answers: mpsc::UnboundedReceiver<Event>,
     answers_sender: mpsc::UnboundedSender<Event>,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
@@ -135,11 +163,14 @@ pub(crate) struct Shard {
     watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
-    ending: HashMap<TransactionId, Shown>,
+    ending: HashMap<TransactionId, Shown, Spread>,
+    /// How many of them cannot go into the history.
+    unarchivable: usize,
     to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
-    reserved: HashMap<TransactionId, Vec<BeginCommand>>,
+    reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
+    meters: Meters,
     stopping: bool,
 }
 
@@ -156,14 +187,22 @@ impl Shard {
         };
         let positions = (first_position, next_position);
         let outbox = Outbox::new(positions, &homes, bounds, Mutations::default());
-        let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended)));
+        let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended))).collect();
+        // The program breaks on those that are set aside: they stay where they are.
+        let (unarchivable, to_archive): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|ended| ended.set_aside.is_some());
+        let aside = coordinator.aside().count() + unarchivable.len();
+        metrics::gauge!("unanimity_transactions_set_aside").increment(aside as f64);
         Self {
             coordinator,
             clock: parts.clock,
             reserve: parts.reserve,
+            blame: parts.blame,
+            refused: parts.refused,
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
+            delay: parts.delay,
             answers,
             answers_sender,
             looked_up,
@@ -175,10 +214,12 @@ impl Shard {
             archived_sender,
             outbox,
             watchers: Watchers::default(),
-            ending: ending.collect(),
-            to_archive: ended,
-            reserved: HashMap::new(),
+            ending,
+            unarchivable: unarchivable.len(),
+            to_archive,
+            reserved: HashMap::default(),
             bounds: parts.bounds,
+            meters: Meters::new(),
             stopping: false,
         }
     }
@@ -190,7 +231,7 @@ impl Shard {
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.fire_timers();
-            self.outbox.write_stragglers(self.clock.now_ms(), &mut self.coordinator);
+            self.write_stragglers();
             self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
@@ -230,15 +271,39 @@ impl Shard {
     /// Takes up what recovery found, each transaction in a step of its own, so that no batch grows
     /// with their number.
     fn resume(&mut self) {
-        let live: Vec<TransactionId> = self.coordinator.iter().map(|one| one.id.clone()).collect();
+        let live = self.coordinator.iter().filter(|one| one.set_aside.is_none());
+        let live: Vec<TransactionId> = live.map(|one| one.id.clone()).collect();
         for id in live {
-            let step = self.coordinator.resume_transaction(self.clock.now_ms(), &id);
-            self.take(step);
+            self.on(&id, Doing::Handling, |shard| {
+                let step = shard.coordinator.resume_transaction(shard.clock.now_ms(), &id);
+                shard.take(step);
+            });
+        }
+    }
+
+    /// Works on a transaction. If the program breaks on it, it is known on which.
+    fn on<T>(&mut self, id: &TransactionId, doing: Doing, work: impl FnOnce(&mut Self) -> T) -> T {
+        let blame = self.blame.clone();
+        blame.on(id, doing, || {
+            if !self.coordinator.is_set_aside(id) {
+                panic_point(doing.as_str(), id);
+            }
+            work(self)
+        })
+    }
+
+    fn write_stragglers(&mut self) {
+        for id in self.outbox.stragglers(&self.coordinator) {
+            self.on(&id, Doing::WritingAnew, |shard| {
+                let now = shard.clock.now_ms();
+                shard.outbox.write_anew(now, &mut shard.coordinator, &id);
+            });
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.coordinator.is_empty() && self.ending.is_empty() && self.outbox.is_idle()
+        let archived = self.ending.len() == self.unarchivable;
+        self.coordinator.is_at_rest() && archived && self.outbox.is_idle()
     }
 
     fn fire_timers(&mut self) {
@@ -250,8 +315,11 @@ impl Shard {
     }
 
     fn handle(&mut self, event: Event) {
-        let step = self.coordinator.handle(self.clock.now_ms(), event);
-        self.take(step);
+        let id = event.transaction().clone();
+        self.on(&id, Doing::Handling, |shard| {
+            let step = shard.coordinator.handle(shard.clock.now_ms(), event);
+            shard.take(step);
+        });
     }
 
     /// Puts a step's records on their way to the journal, and its effects behind them.
@@ -273,7 +341,7 @@ impl Shard {
 
     fn start_append(&mut self) -> Result<(), String> {
         let Some(batch) = self.outbox.next_append() else { return Ok(()) };
-        metrics::histogram!("unanimity_journal_batch_records").record(batch.records.len() as f64);
+        self.meters.batch_records.record(batch.records.len() as f64);
         let sent = self.journal.send(JournalCommand::Append(batch));
         sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
@@ -301,7 +369,8 @@ impl Shard {
                             crash_point("between_commit_calls");
                         }
                     }
-                    self.carry_out(effect);
+                    let id = effect.transaction().clone();
+                    self.on(&id, Doing::Handling, |shard| shard.carry_out(effect));
                 }
             }
         }
@@ -316,21 +385,17 @@ impl Shard {
                 dispatch(&self.transport, call, &self.answers_sender);
             }
             Effect::Begun(id) => {
-                metrics::counter!("unanimity_transactions_begun_total").increment(1);
+                self.meters.begun.increment(1);
                 self.notify(&id, Wait::Accepted);
             }
             Effect::Decided(id, outcome, reason) => {
-                metrics::counter!(
-                    "unanimity_transactions_decided_total",
-                    "outcome" => outcome.as_str(), "reason" => reason.code()
-                )
-                .increment(1);
+                self.meters.decided(outcome, &reason);
                 self.notify(&id, told_by(&reason));
             }
             Effect::Settling(id) => self.notify(&id, Wait::Outcome),
             Effect::Overdue(id) => self.notify(&id, Wait::Completed),
             Effect::Parked(id, branch) => {
-                metrics::counter!("unanimity_branches_parked_total").increment(1);
+                self.meters.parked.increment(1);
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
             Effect::Ended(transaction) => self.ended(transaction),
@@ -343,9 +408,7 @@ impl Shard {
     }
 
     fn ended(&mut self, transaction: Shown) {
-        metrics::counter!("unanimity_transactions_ended_total").increment(1);
-        let duration_ms = transaction.ended_at.unwrap_or(0).saturating_sub(transaction.begun_at);
-        metrics::histogram!("unanimity_transaction_seconds").record(duration_ms as f64 / 1_000.0);
+        self.meters.ended(&transaction);
         self.watchers.ended(&transaction);
         self.to_archive.push(transaction);
     }
@@ -372,6 +435,11 @@ impl Shard {
                 self.reply(Box::new(send));
             }
             Command::Ask(ask) => self.on_ask(ask),
+            Command::TakeUp { id, reply } => {
+                self.take_up(&id);
+                let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
+                self.reply(Box::new(send));
+            }
             Command::Tell { event, reply } => {
                 self.handle(event);
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
@@ -383,7 +451,13 @@ impl Shard {
 
     fn on_begin(&mut self, command: BeginCommand) {
         if self.stopping {
-            drop(command.reply.send(Err(Unavailable::Stopping.into())));
+            command.reply.refuse(Unavailable::Stopping.into());
+            return;
+        }
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(command.came_at);
+        if self.delay.refuses(waited, self.commands.len(), now) {
+            command.reply.refuse(BeginError::Overloaded);
             return;
         }
         if !command.may_be_used || self.outbox.knows(&command.id) {
@@ -410,10 +484,8 @@ impl Shard {
         for command in std::iter::once(command).chain(waiting) {
             match found {
                 Ok(false) => self.begin(command),
-                Ok(true) => {
-                    drop(command.reply.send(Ok(Begun::InHistory(command.id))));
-                }
-                Err(unavailable) => drop(command.reply.send(Err(unavailable.into()))),
+                Ok(true) => command.reply.in_history(command.id),
+                Err(unavailable) => command.reply.refuse(unavailable.into()),
             }
         }
     }
@@ -426,13 +498,30 @@ impl Shard {
             return;
         }
         if self.ending.len() >= self.bounds.ending_max {
-            drop(reply.send(Err(BeginError::AtCapacity)));
+            reply.refuse(BeginError::AtCapacity);
+            return;
+        }
+        if self.refused.contains(&id) {
+            reply.refuse(BeginError::SetAside(id.to_string()));
             return;
         }
         if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
-            drop(reply.send(Err(BeginError::DiskNearlyFull)));
+            reply.refuse(BeginError::DiskNearlyFull);
             return;
         }
+        self.on(&id.clone(), Doing::Handling, |shard| {
+            shard.begin_new(id, fingerprint, plan, wait, reply);
+        });
+    }
+
+    fn begin_new(
+        &mut self,
+        id: TransactionId,
+        fingerprint: u128,
+        plan: Plan,
+        wait: Wait,
+        reply: BeginAnswer,
+    ) {
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
         let step = self.coordinator.handle(self.clock.now_ms(), event);
         match step.refusal() {
@@ -445,22 +534,17 @@ impl Shard {
                 let same = *same;
                 self.begin_existing(&id, same, wait, reply);
             }
-            Some(Refusal::AtCapacity) => drop(reply.send(Err(BeginError::AtCapacity))),
-            Some(Refusal::Plan(error)) => drop(reply.send(Err(error.clone().into()))),
+            Some(Refusal::SetAside) => reply.refuse(BeginError::SetAside(id.to_string())),
+            Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
+            Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
         }
     }
 
-    fn begin_existing(
-        &mut self,
-        id: &TransactionId,
-        same: bool,
-        wait: Wait,
-        reply: oneshot::Sender<Result<Begun, BeginError>>,
-    ) {
+    fn begin_existing(&mut self, id: &TransactionId, same: bool, wait: Wait, reply: BeginAnswer) {
         if same {
             self.show(id, wait, true, WatcherReply::Begin(reply));
         } else {
-            drop(reply.send(Err(BeginError::IdReused(id.to_string()))));
+            reply.refuse(BeginError::IdReused(id.to_string()));
         }
     }
 

@@ -1,5 +1,6 @@
 //! How a call reaches a participant, whatever the carriage; and the promise that every call ends.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,14 @@ pub trait Transport: Send + Sync + 'static {
     /// Carries one call. Anything but a clear answer is [`Answer::Unknown`].
     fn call(&self, call: Call) -> CallFuture<'_>;
 
+    /// Takes a call whose answer is owed, without waiting for anything and without a task of its
+    /// own: a carriage that sends calls in batches gathers them here. Whoever cannot gives both
+    /// back, and is asked with [`Transport::call`] in a task. Who takes a call limits its time by
+    /// itself.
+    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        Some((call, owed))
+    }
+
     /// Whether a participant's address may be called at all, asked before a transaction begins.
     ///
     /// # Errors
@@ -35,6 +44,13 @@ pub trait Transport: Send + Sync + 'static {
         self.check(&branch.participant)
     }
 
+    /// Whether a participant is asked for more than it does, so that calls to it have waited too
+    /// long for some time: no transaction is begun then that names it. To be answered at once.
+    fn is_busy(&self, participant: &str) -> bool {
+        let _participant = participant;
+        false
+    }
+
     /// What keeps calls from a participant now, in words for a person: since when, and what comes
     /// next. `None` if nothing does.
     fn held_back(&self, participant: &str) -> Option<String> {
@@ -45,7 +61,7 @@ pub trait Transport: Send + Sync + 'static {
 
 /// The answer that is owed for a call. If the call is lost, by a panic or a cancelled task, the
 /// answer is that nothing is known.
-struct Owed {
+pub struct Owed {
     transaction: TransactionId,
     branch: u16,
     operation: Operation,
@@ -55,9 +71,46 @@ struct Owed {
 }
 
 impl Owed {
+    fn new(call: &Call, answers: &mpsc::UnboundedSender<Event>) -> Self {
+        Self {
+            transaction: call.transaction.clone(),
+            branch: call.branch,
+            operation: call.operation,
+            attempt: call.attempt,
+            answers: answers.clone(),
+            answer: None,
+        }
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub const fn operation(&self) -> Operation {
+        self.operation
+    }
+
     /// Delivers what came back.
-    fn settle(mut self, answer: Answer) {
+    pub fn settle(mut self, answer: Answer) {
+        match self.operation {
+            Operation::Prepare => crash_point("after_prepare_call"),
+            Operation::Commit => crash_point("after_commit_call"),
+            Operation::Rollback
+            | Operation::Execute
+            | Operation::Compensate
+            | Operation::CommitOnePhase
+            | Operation::Inquire => {}
+        }
         self.answer = Some(answer);
+    }
+}
+
+impl fmt::Debug for Owed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Owed")
+            .field("transaction", &self.transaction)
+            .field("branch", &self.branch)
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
     }
 }
 
@@ -76,20 +129,15 @@ impl Drop for Owed {
     }
 }
 
-/// Carries a call in a task of its own and delivers what came of it to the shard.
+/// Hands a call to its carriage, in a task of its own unless the carriage takes it as it is, and
+/// sees to it that what came of it is delivered to the shard.
 pub(crate) fn dispatch(
     transport: &Arc<dyn Transport>,
     call: Call,
     answers: &mpsc::UnboundedSender<Event>,
 ) {
-    let owed = Owed {
-        transaction: call.transaction.clone(),
-        branch: call.branch,
-        operation: call.operation,
-        attempt: call.attempt,
-        answers: answers.clone(),
-        answer: None,
-    };
+    let owed = Owed::new(&call, answers);
+    let Some((call, owed)) = transport.submit(call, owed) else { return };
     let transport = Arc::clone(transport);
     tokio::spawn(async move {
         let timeout_ms = call.timeout_ms;
@@ -98,15 +146,6 @@ pub(crate) fn dispatch(
             Ok(answer) => answer,
             Err(_) => Answer::Unknown(format!("no answer within {timeout_ms} ms").into()),
         };
-        match owed.operation {
-            Operation::Prepare => crash_point("after_prepare_call"),
-            Operation::Commit => crash_point("after_commit_call"),
-            Operation::Rollback
-            | Operation::Execute
-            | Operation::Compensate
-            | Operation::CommitOnePhase
-            | Operation::Inquire => {}
-        }
         owed.settle(answer);
     });
 }

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use unanimity_core::{
-    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Resolution, Stage,
-    Transaction, What,
+    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Resolution, SetAside,
+    Stage, Transaction, What,
 };
 
 /// A transaction's state.
@@ -12,7 +12,8 @@ use unanimity_core::{
 pub struct TransactionView {
     /// Its name.
     pub id: String,
-    /// `open`, `preparing`, `executing`, `settling`, `committing`, `rolling_back` or `ended`.
+    /// `open`, `preparing`, `executing`, `settling`, `committing`, `rolling_back`, `set_aside` or
+    /// `ended`.
     pub stage: String,
     /// Whether it was begun to have branches enlisted.
     #[serde(default)]
@@ -32,6 +33,9 @@ pub struct TransactionView {
     pub reason: Option<ReasonView>,
     /// Whether the limit for the whole has passed although the decision is taken.
     pub overdue: bool,
+    /// Why it is set aside, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<SetAsideView>,
     /// When it began, in milliseconds since the Unix epoch.
     pub begun_at_ms: u64,
     /// When it was decided.
@@ -100,6 +104,33 @@ pub struct BranchView {
     pub result: Option<serde_json::Value>,
 }
 
+/// Why a transaction is set aside: the program broke on it, again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideView {
+    /// During what it broke: `replaying`, `handling`, `writing_anew` or `archiving`.
+    pub doing: String,
+    /// How often; 0: somebody has asked to take it up again, and the next start will.
+    pub panics: u32,
+    /// What the last panic said.
+    pub message: String,
+    /// When the last one was, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Whether its records could be read. If not, only its name is known.
+    pub read: bool,
+}
+
+impl SetAsideView {
+    fn of(why: &SetAside) -> Self {
+        Self {
+            doing: why.doing.as_str().to_owned(),
+            panics: why.panics,
+            message: why.message.to_string(),
+            at_ms: why.at,
+            read: why.read,
+        }
+    }
+}
+
 /// An operator's word on a branch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolutionView {
@@ -114,7 +145,7 @@ pub struct ResolutionView {
 }
 
 impl ResolutionView {
-    fn of(resolution: &Resolution) -> Self {
+    pub(crate) fn of(resolution: &Resolution) -> Self {
         Self {
             settled_as: settled_as(resolution.outcome).to_owned(),
             by: resolution.by.to_string(),
@@ -125,10 +156,19 @@ impl ResolutionView {
 }
 
 /// How a branch was settled, in a word.
-const fn settled_as(outcome: Outcome) -> &'static str {
+pub(crate) const fn settled_as(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Commit => "committed",
         Outcome::Rollback => "rolled_back",
+    }
+}
+
+/// What a ballot shows of a vote, once there is one.
+pub(crate) const fn vote(ballot: Ballot) -> Option<&'static str> {
+    match ballot {
+        Ballot::NotCalled | Ballot::Unanswered | Ballot::RolledBack => None,
+        Ballot::Committed => Some(Ballot::Yes.as_str()),
+        Ballot::Yes | Ballot::ReadOnly | Ballot::No => Some(ballot.as_str()),
     }
 }
 
@@ -180,6 +220,7 @@ impl TransactionView {
             completed: transaction.stage() == Stage::Ended,
             reason: decision.map(|decision| ReasonView::of(transaction, &decision.reason)),
             overdue: transaction.overdue,
+            set_aside: transaction.set_aside.as_deref().map(SetAsideView::of),
             begun_at_ms: transaction.begun_at,
             decided_at_ms: decision.map(|decision| decision.at),
             ended_at_ms: transaction.ended_at,
@@ -199,21 +240,27 @@ impl TransactionView {
 }
 
 impl ReasonView {
-    fn of(transaction: &Transaction, reason: &Reason) -> Self {
-        let (branch, detail) = match reason {
-            Reason::No { branch, text } => {
-                (Some(transaction.branch(*branch).plan.name.to_string()), Some(text.to_string()))
-            }
-            Reason::Requested(text) => (None, Some(text.to_string())),
-            Reason::AllYes
-            | Reason::PrepareTimeout
-            | Reason::ExecuteTimeout
-            | Reason::Timeout
-            | Reason::Restarted
-            | Reason::Abandoned
-            | Reason::Settled => (None, None),
+    pub(crate) fn of(transaction: &Transaction, reason: &Reason) -> Self {
+        let branch = match reason {
+            Reason::No { branch, .. } => Some(transaction.branch(*branch).plan.name.to_string()),
+            _ => None, // Every other reason is the whole transaction's.
         };
+        let detail = reason_detail(reason).map(str::to_owned);
         Self { code: reason.code().to_owned(), branch, detail }
+    }
+}
+
+/// A reason's own words: the participant's, or those of whoever asked.
+pub(crate) fn reason_detail(reason: &Reason) -> Option<&str> {
+    match reason {
+        Reason::No { text, .. } | Reason::Requested(text) => Some(text),
+        Reason::AllYes
+        | Reason::PrepareTimeout
+        | Reason::ExecuteTimeout
+        | Reason::Timeout
+        | Reason::Restarted
+        | Reason::Abandoned
+        | Reason::Settled => None,
     }
 }
 
@@ -221,11 +268,6 @@ impl BranchView {
     fn of(transaction: &Transaction, branch: &Branch, park_after_attempts: u16) -> Self {
         let settling = transaction.settling.is_some();
         let name = |number: &u16| transaction.branch(*number).plan.name.to_string();
-        let vote = match branch.ballot {
-            Ballot::NotCalled | Ballot::Unanswered | Ballot::RolledBack => None,
-            Ballot::Committed => Some(Ballot::Yes.as_str().to_owned()),
-            Ballot::Yes | Ballot::ReadOnly | Ballot::No => Some(branch.ballot.as_str().to_owned()),
-        };
         let state = match (branch.progress, branch.ballot) {
             (Progress::Done, _) => "done",
             (Progress::Owes(_), _) => "finishing",
@@ -245,7 +287,7 @@ impl BranchView {
             also_on_rollback: branch.plan.also_on_rollback,
             comes_last: branch.plan.comes_last,
             resolution: branch.resolution.as_ref().map(ResolutionView::of),
-            vote,
+            vote: vote(branch.ballot).map(str::to_owned),
             state: state.to_owned(),
             attempt: branch.attempt,
             parked: owes && branch.failures >= park_after_attempts,
@@ -261,27 +303,48 @@ impl TimelineView {
     #[must_use]
     pub fn of(transaction: &Transaction) -> Self {
         let name = |number: u16| transaction.branch(number).plan.name.to_string();
-        // Equal failures are folded into the first, which then bears the time of the last.
-        let mut seen: Vec<&Observation> = transaction.timeline.iter().collect();
-        seen.sort_by_key(|observation| observation.at);
         let mut events = vec![EventView::plain(transaction.begun_at, "begun")];
-        let decided = transaction.decision.as_ref();
-        let before = decided.map_or(seen.len(), |decision| {
-            let first = seen.iter().position(|seen| follows(seen, decision.at, transaction));
-            first.unwrap_or(seen.len())
-        });
-        events.extend(seen[..before].iter().map(|seen| EventView::of(seen, &name)));
-        events.extend(decided.map(|decision| EventView {
-            detail: Some(decision.outcome.as_str().to_owned()),
-            ..EventView::plain(decision.at, "decided")
+        events.extend(course(transaction).into_iter().map(|moment| match moment {
+            Moment::Seen(seen) => EventView::of(seen, &name),
+            Moment::Decided { at, outcome } => EventView {
+                detail: Some(outcome.as_str().to_owned()),
+                ..EventView::plain(at, "decided")
+            },
         }));
-        events.extend(seen[before..].iter().map(|seen| EventView::of(seen, &name)));
         if let Some(at) = transaction.ended_at {
             events.push(EventView::plain(at, "ended"));
         }
         let id = transaction.id.as_str().to_owned();
         Self { id, events, dropped: transaction.timeline.dropped() }
     }
+}
+
+/// One moment between a transaction's beginning and its end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Moment<'a> {
+    /// Something was seen.
+    Seen(&'a Observation),
+    /// The decision was taken.
+    Decided { at: u64, outcome: Outcome },
+}
+
+/// What was recorded and what was seen between beginning and end, in the order of time.
+pub(crate) fn course(transaction: &Transaction) -> Vec<Moment<'_>> {
+    // Equal failures are folded into the first, which then bears the time of the last.
+    let mut seen: Vec<&Observation> = transaction.timeline.iter().collect();
+    seen.sort_by_key(|observation| observation.at);
+    let decided = transaction.decision.as_ref();
+    let before = decided.map_or(seen.len(), |decision| {
+        let first = seen.iter().position(|seen| follows(seen, decision.at, transaction));
+        first.unwrap_or(seen.len())
+    });
+    let mut course = Vec::with_capacity(seen.len() + 1);
+    course.extend(seen[..before].iter().map(|seen| Moment::Seen(seen)));
+    course.extend(
+        decided.map(|decision| Moment::Decided { at: decision.at, outcome: decision.outcome }),
+    );
+    course.extend(seen[before..].iter().map(|seen| Moment::Seen(seen)));
+    course
 }
 
 /// Whether something was seen after the decision, also where both fell into one millisecond.
@@ -314,7 +377,7 @@ fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) ->
 }
 
 impl EventView {
-    fn plain(at_ms: u64, event: &str) -> Self {
+    pub(crate) fn plain(at_ms: u64, event: &str) -> Self {
         Self {
             at_ms,
             event: event.to_owned(),
@@ -327,37 +390,27 @@ impl EventView {
     }
 
     fn of(observation: &Observation, name: &impl Fn(u16) -> String) -> Self {
-        let mut view = Self::plain(observation.at, "");
+        let mut view = Self::plain(observation.at, observation.what.word());
         view.branch = observation.branch.map(name);
-        let (event, operation) = match &observation.what {
-            What::Called { operation, attempt } => {
-                view.attempt = Some(*attempt);
-                ("called", Some(*operation))
-            }
-            What::Yes(operation) => ("yes", Some(*operation)),
-            What::ReadOnly => ("read_only", None),
-            What::No(operation, reason) => {
-                view.detail = Some(reason.to_string());
-                ("no", Some(*operation))
-            }
-            What::Acknowledged(operation) => ("acknowledged", Some(*operation)),
-            What::Failed { operation, error, times } => {
+        match &observation.what {
+            What::Called { attempt, .. } => view.attempt = Some(*attempt),
+            What::No(_, reason) => view.detail = Some(reason.to_string()),
+            What::Failed { error, times, .. } => {
                 view.detail = Some(error.to_string());
                 view.times = Some(*times);
-                ("failed", Some(*operation))
             }
-            What::Parked => ("parked", None),
-            What::Recovered => ("recovered", None),
-            What::Overdue => ("overdue", None),
-            What::Enlisted => ("enlisted", None),
-            What::CommitRequested => ("commit_requested", None),
-            What::Unsupported(operation) => ("unsupported", Some(*operation)),
-            What::Resolved(outcome) => {
-                view.detail = Some(settled_as(*outcome).to_owned());
-                ("resolved", None)
-            }
-        };
-        event.clone_into(&mut view.event);
+            What::Resolved(outcome) => view.detail = Some(settled_as(*outcome).to_owned()),
+            What::Yes(_)
+            | What::ReadOnly
+            | What::Acknowledged(_)
+            | What::Parked
+            | What::Recovered
+            | What::Overdue
+            | What::Enlisted
+            | What::CommitRequested
+            | What::Unsupported(_) => {}
+        }
+        let operation = observation.what.operation();
         view.operation = operation.map(|operation| operation.as_str().to_owned());
         view
     }

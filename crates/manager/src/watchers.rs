@@ -3,12 +3,15 @@
 //! waits for the effect that tells of that.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
-use unanimity_core::{Reason, Transaction, TransactionId};
+use unanimity_core::{Outcome, Reason, Transaction, TransactionId};
 
 use crate::error::BeginError;
+use crate::generate::Spread;
+use crate::view::{ReasonView, TransactionView};
 
 /// Until when a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +35,52 @@ pub(crate) enum Begun {
     InHistory(TransactionId),
 }
 
+/// What became of a transaction, without its branches: all that most initiators ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The transaction's name.
+    pub id: TransactionId,
+    /// The decision, once it is durable.
+    pub outcome: Option<Outcome>,
+    /// Why it was taken.
+    pub reason: Option<ReasonView>,
+    /// Whether every participant has acknowledged.
+    pub completed: bool,
+    /// Whether it had begun before, by the same request.
+    pub existed: bool,
+}
+
+impl Told {
+    fn of(transaction: &Transaction, existed: bool) -> Self {
+        Self {
+            id: transaction.id.clone(),
+            outcome: transaction.outcome(),
+            reason: transaction
+                .decision
+                .as_ref()
+                .map(|decision| ReasonView::of(transaction, &decision.reason)),
+            completed: transaction.ended_at.is_some(),
+            existed,
+        }
+    }
+
+    /// The same of a transaction that the history holds.
+    pub(crate) fn of_view(id: TransactionId, view: TransactionView) -> Self {
+        let outcome = if view.committed() { Outcome::Commit } else { Outcome::Rollback };
+        let (reason, completed) = (view.reason, view.completed);
+        Self { id, outcome: Some(outcome), reason, completed, existed: true }
+    }
+
+    /// Whether the outcome is commit.
+    #[must_use]
+    pub fn committed(&self) -> bool {
+        self.outcome == Some(Outcome::Commit)
+    }
+}
+
+/// Who waits for the outcome alone is told that, or that the history holds the transaction.
+pub(crate) type ToldReply = Result<Result<Told, TransactionId>, BeginError>;
+
 /// Somebody who waits.
 pub(crate) struct Watcher {
     pub(crate) wait: Wait,
@@ -41,34 +90,105 @@ pub(crate) struct Watcher {
 
 /// How somebody who waits is answered.
 pub(crate) enum WatcherReply {
-    Begin(oneshot::Sender<Result<Begun, BeginError>>),
+    Begin(BeginAnswer),
     Get(oneshot::Sender<Option<Shown>>),
+}
+
+/// How somebody who asked to begin is answered.
+pub(crate) enum BeginAnswer {
+    /// With the whole transaction.
+    Whole(oneshot::Sender<Result<Begun, BeginError>>),
+    /// With its outcome.
+    Told(oneshot::Sender<ToldReply>),
+}
+
+impl BeginAnswer {
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Whole(reply) => reply.is_closed(),
+            Self::Told(reply) => reply.is_closed(),
+        }
+    }
+
+    /// It did not begin.
+    pub(crate) fn refuse(self, error: BeginError) {
+        let error = error.counted();
+        // dropped: a caller that has gone away wants no answer.
+        let _ = match self {
+            Self::Whole(reply) => reply.send(Err(error)).map_err(drop),
+            Self::Told(reply) => reply.send(Err(error)).map_err(drop),
+        };
+    }
+
+    /// The history holds it.
+    pub(crate) fn in_history(self, id: TransactionId) {
+        // dropped: as above.
+        let _ = match self {
+            Self::Whole(reply) => reply.send(Ok(Begun::InHistory(id))).map_err(drop),
+            Self::Told(reply) => reply.send(Ok(Err(id))).map_err(drop),
+        };
+    }
+
+    fn show(self, transaction: &mut Showing<'_>, existed: bool) {
+        // dropped: as above; the transaction goes on.
+        let _ = match self {
+            Self::Whole(reply) => {
+                let transaction = transaction.shared();
+                reply.send(Ok(Begun::Shown { transaction, existed })).map_err(drop)
+            }
+            Self::Told(reply) => {
+                reply.send(Ok(Ok(Told::of(transaction.get(), existed)))).map_err(drop)
+            }
+        };
+    }
 }
 
 impl Watcher {
     fn is_gone(&self) -> bool {
         match &self.reply {
-            WatcherReply::Begin(reply) => reply.is_closed(),
+            WatcherReply::Begin(answer) => answer.is_gone(),
             WatcherReply::Get(reply) => reply.is_closed(),
         }
     }
 
-    pub(crate) fn answer(self, transaction: Shown) {
-        // dropped: a caller that has gone away wants no answer; the transaction goes on.
-        let _ = match self.reply {
-            WatcherReply::Begin(reply) => {
-                let shown = Begun::Shown { transaction, existed: self.existed };
-                reply.send(Ok(shown)).map_err(drop)
-            }
-            WatcherReply::Get(reply) => reply.send(Some(transaction)).map_err(drop),
-        };
+    pub(crate) fn answer(self, transaction: &mut Showing<'_>) {
+        match self.reply {
+            WatcherReply::Begin(answer) => answer.show(transaction, self.existed),
+            // dropped: a caller that has gone away wants no answer.
+            WatcherReply::Get(reply) => drop(reply.send(Some(transaction.shared()))),
+        }
+    }
+}
+
+/// A transaction to be shown: copied only for those who want all of it, and once for all of them.
+pub(crate) enum Showing<'a> {
+    Live(&'a Transaction),
+    Shared(Shown),
+}
+
+impl Showing<'_> {
+    fn get(&self) -> &Transaction {
+        match self {
+            Self::Live(transaction) => transaction,
+            Self::Shared(transaction) => transaction,
+        }
+    }
+
+    fn shared(&mut self) -> Shown {
+        if let Self::Live(transaction) = self {
+            *self = Self::Shared(Arc::new((*transaction).clone()));
+        }
+        match self {
+            Self::Shared(transaction) => Arc::clone(transaction),
+            Self::Live(_) => unreachable!("shared just now"),
+        }
     }
 }
 
 /// Everybody who waits, by transaction.
 #[derive(Default)]
 pub(crate) struct Watchers {
-    by_id: HashMap<TransactionId, Vec<Watcher>>,
+    by_id: HashMap<TransactionId, Vec<Watcher>, Spread>,
 }
 
 impl Watchers {
@@ -87,25 +207,22 @@ impl Watchers {
     /// 3. The decision is durable, and answers them too.
     pub(crate) fn notify(&mut self, id: &TransactionId, told: Wait, live: Option<&Transaction>) {
         let Some(live) = live.filter(|live| reached(live) <= told) else { return };
-        let Some(watchers) = self.by_id.remove(id) else { return };
-        let (ready, waiting): (Vec<_>, Vec<_>) =
-            watchers.into_iter().partition(|watcher| watcher.wait <= told);
-        if !waiting.is_empty() {
-            self.by_id.insert(id.clone(), waiting);
+        let Entry::Occupied(mut entry) = self.by_id.entry(id.clone()) else { return };
+        let mut showing = Showing::Live(live);
+        for watcher in entry.get_mut().extract_if(.., |watcher| watcher.wait <= told) {
+            watcher.answer(&mut showing);
         }
-        if ready.is_empty() {
-            return;
-        }
-        let shown = Arc::new(live.clone());
-        for watcher in ready {
-            watcher.answer(Arc::clone(&shown));
+        if entry.get().is_empty() {
+            entry.remove();
         }
     }
 
     /// It is durable that the transaction has ended: answers everybody.
     pub(crate) fn ended(&mut self, transaction: &Shown) {
-        for watcher in self.by_id.remove(&transaction.id).into_iter().flatten() {
-            watcher.answer(Arc::clone(transaction));
+        let Some(watchers) = self.by_id.remove(&transaction.id) else { return };
+        let mut showing = Showing::Shared(Arc::clone(transaction));
+        for watcher in watchers {
+            watcher.answer(&mut showing);
         }
     }
 }
@@ -115,6 +232,8 @@ impl Watchers {
 pub(crate) fn reached(transaction: &Transaction) -> Wait {
     match &transaction.decision {
         _ if transaction.overdue => Wait::Completed,
+        // Nothing moves it: nobody is kept waiting.
+        _ if transaction.set_aside.is_some() => Wait::Completed,
         // The outcome may take long to come, and whoever waits should know that it is not known.
         None if transaction.settling.is_some() => Wait::Outcome,
         None => Wait::Accepted,

@@ -178,6 +178,20 @@ fn vote(response: Response<'_>) -> Answer {
     }
 }
 
+/// A result that came without a body around it, as it is kept.
+///
+/// # Errors
+/// Why it cannot be.
+#[cfg(feature = "stream")]
+pub(crate) fn result_of(text: &str) -> Result<Arc<str>, String> {
+    if json_depth_exceeds(text.as_bytes(), RESULT_DEPTH_MAX) {
+        return Err(format!("the result's JSON is nested deeper than {RESULT_DEPTH_MAX}"));
+    }
+    let raw: &RawValue =
+        serde_json::from_str(text).map_err(|error| format!("the result is no JSON: {error}"))?;
+    Ok(compact(raw.get()).into())
+}
+
 /// Why a participant says no.
 fn reason(response: Response<'_>) -> String {
     let text = object(response).and_then(|object| {

@@ -45,6 +45,8 @@ mod service;
 pub mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "stream")]
+pub mod stream;
 mod tally;
 pub mod xa;
 
@@ -56,11 +58,13 @@ pub use interactive::{OpenTransaction, TransactionError};
 pub use local_work::{LocalWorkError, create_local_work_table, inquiry_router, record_local_work};
 pub use memory::{MemoryParticipant, MemoryService};
 pub use moment::{Moment, MomentHook};
-pub use participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+pub use participant::{
+    AnswerSink, Answering, CallError, Doubting, InDoubt, OwedAnswer, Participant, Request, now_ms,
+};
 pub use phase_one::PhaseOneError;
 #[cfg(feature = "sqlite")]
 pub use resource::ResourceParticipant;
-pub use router::router;
+pub use router::{router, router_with_stream};
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
 pub use service::{BranchContext, Busy, ServiceError, ServiceResult, Vote};

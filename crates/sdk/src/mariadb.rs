@@ -1,5 +1,5 @@
-//! Decides what a service with a MariaDB or MySQL database sees: its own trait, the participant that
-//! puts the guard before it, and questions about the guard. The guard's rows lie in the same
+//! Decides what a service with a MariaDB or MySQL database sees: its own trait, the participant
+//! that puts the guard before it, and questions about the guard. The guard's rows lie in the same
 //! database and are written in the same local transaction as the service's work. The course of a
 //! call is left to [`crate::sql`], connections and local transactions to `store`, the SQL to
 //! `guard_table`.

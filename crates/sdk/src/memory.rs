@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use unanimity_core::guard::{GuardRow, GuardState, Reply, Verdict, Work, judge, settle};
 use unanimity_core::{Mutations, Operation, TransactionId};
 
-use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request, now_ms};
+use crate::participant::{
+    Answering, CallError, Doubting, InDoubt, OwedAnswer, Participant, Request, now_ms,
+};
 use crate::service::{BranchContext, ServiceResult, Vote, isolated, unsupported};
 
 /// How many settled branches are remembered unless the service says otherwise.
@@ -152,6 +154,11 @@ impl Memory {
 impl<S: MemoryService> Participant for MemoryParticipant<S> {
     fn call(&self, request: Request) -> Answering<'_> {
         Box::pin(async move { self.answer(&request) })
+    }
+
+    fn take(&self, request: Request, owed: OwedAnswer) -> Option<(Request, OwedAnswer)> {
+        owed.settle(self.answer(&request));
+        None
     }
 }
 

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 use unanimity_core::guard::{Contradiction, Reply};
 use unanimity_core::{Operation, TransactionId};
 
@@ -64,6 +65,72 @@ pub trait Participant: Send + Sync + 'static {
     /// # Errors
     /// [`CallError`], in the answer.
     fn call(&self, request: Request) -> Answering<'_>;
+
+    /// Takes one operation whose answer is owed to somebody else, without waiting for anything.
+    /// Whoever cannot gives both back, and is asked with [`Participant::call`] in a task of its
+    /// own. What came in one batch is taken one by one like this, so a store that commits in groups
+    /// gets it as a group.
+    fn take(&self, request: Request, owed: OwedAnswer) -> Option<(Request, OwedAnswer)> {
+        Some((request, owed))
+    }
+}
+
+/// Where answers go that nobody waits for in a task of its own.
+pub trait AnswerSink: Send + Sync + 'static {
+    /// Takes the answer to the call of this number.
+    fn answered(&self, number: u64, answer: Result<Reply, CallError>);
+}
+
+enum Debtor {
+    Waiter(oneshot::Sender<Result<Reply, CallError>>),
+    Sink(u64, Arc<dyn AnswerSink>),
+}
+
+/// The answer that is owed for a call. If it is dropped, by a panic for example, the answer is
+/// that the call failed.
+pub struct OwedAnswer(Option<Debtor>);
+
+impl OwedAnswer {
+    /// Owed to a sink, which knows the call by a number.
+    #[must_use]
+    pub fn to_sink(number: u64, sink: Arc<dyn AnswerSink>) -> Self {
+        Self(Some(Debtor::Sink(number, sink)))
+    }
+
+    /// Owed to somebody who waits for it.
+    pub(crate) fn waited_for() -> (Self, oneshot::Receiver<Result<Reply, CallError>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(Some(Debtor::Waiter(sender))), receiver)
+    }
+
+    /// Delivers the answer.
+    pub fn settle(mut self, answer: Result<Reply, CallError>) {
+        self.deliver(answer);
+    }
+
+    fn deliver(&mut self, answer: Result<Reply, CallError>) {
+        match self.0.take() {
+            // dropped: a caller that has gone away asks again, and the guard answers as before.
+            Some(Debtor::Waiter(waiter)) => drop(waiter.send(answer)),
+            Some(Debtor::Sink(number, sink)) => sink.answered(number, answer),
+            None => {}
+        }
+    }
+}
+
+impl Drop for OwedAnswer {
+    fn drop(&mut self) {
+        if self.0.is_some() {
+            let lost = "the call ended without an answer (a panic?)".to_owned();
+            self.deliver(Err(CallError::Failed(lost)));
+        }
+    }
+}
+
+impl fmt::Debug for OwedAnswer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("OwedAnswer").finish_non_exhaustive()
+    }
 }
 
 /// A branch that is prepared here and whose decision is not known here.

@@ -14,12 +14,14 @@ use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use self::writer::{Job, Writer};
 use crate::guard_rows::{GuardCounts, GuardEntry};
 use crate::moment::MomentHook;
-use crate::participant::{Answering, CallError, Doubting, InDoubt, Participant, Request};
+use crate::participant::{
+    Answering, CallError, Doubting, InDoubt, OwedAnswer, Participant, Request,
+};
 use crate::prune::Prunable;
 use crate::service::{BranchContext, ServiceResult, Vote, unsupported};
 use crate::tally::{Counters, Tally};
@@ -268,20 +270,31 @@ fn open_reader(path: &Path, busy_timeout_ms: u64) -> rusqlite::Result<Connection
 
 impl Participant for SqliteParticipant {
     fn call(&self, request: Request) -> Answering<'_> {
-        let (answer, answered) = oneshot::channel();
-        let queued = self.jobs.try_send(Job { request, answer });
+        let (owed, answered) = OwedAnswer::waited_for();
+        self.enqueue(request, owed);
         Box::pin(async move {
-            queued.map_err(|error| CallError::Failed(refusal(&error)))?;
             let gone = || CallError::Failed("the writer's thread has ended".to_owned());
             answered.await.map_err(|_| gone())?
         })
     }
+
+    fn take(&self, request: Request, owed: OwedAnswer) -> Option<(Request, OwedAnswer)> {
+        self.enqueue(request, owed);
+        None
+    }
 }
 
-fn refusal(error: &mpsc::error::TrySendError<Job>) -> String {
-    match error {
-        mpsc::error::TrySendError::Full(_) => "too many calls are waiting; try again later".into(),
-        mpsc::error::TrySendError::Closed(_) => "the writer's thread has ended".into(),
+impl SqliteParticipant {
+    /// Puts a call before the writer, or answers why not.
+    fn enqueue(&self, request: Request, owed: OwedAnswer) {
+        let (job, why) = match self.jobs.try_send(Job { request, owed }) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(job)) => {
+                (job, "too many calls are waiting; try again later")
+            }
+            Err(mpsc::error::TrySendError::Closed(job)) => (job, "the writer's thread has ended"),
+        };
+        job.owed.settle(Err(CallError::Failed(why.to_owned())));
     }
 }
 

@@ -1,26 +1,27 @@
 //! Which carriage takes a call: decided by the scheme of the participant's address alone, so that a
 //! transaction may mix them. How each carries a call is its own affair (`outbound` for http and
-//! https).
+//! https, `streams` for grpc and stream).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use unanimity::core::{BranchPlan, Call};
-use unanimity::{CallFuture, Transport};
+use unanimity::{CallFuture, Owed, Transport};
 
-use crate::outbound::HttpTransport;
+use crate::outbound::{HttpTransport, Offers};
 
 /// All carriages of one coordinator: HTTP, and whatever else is added under a scheme of its own.
 pub struct Carriages {
     http: HttpTransport,
+    offers: Arc<Offers>,
     others: BTreeMap<&'static str, Arc<dyn Transport>>,
 }
 
 impl Carriages {
     /// Calls participants over HTTP alone.
     #[must_use]
-    pub const fn over_http(http: HttpTransport) -> Self {
-        Self { http, others: BTreeMap::new() }
+    pub fn over_http(http: HttpTransport) -> Self {
+        Self { offers: http.offers(), http, others: BTreeMap::new() }
     }
 
     /// Gives every address of `scheme` (what stands before the first colon, in lower case) to
@@ -35,6 +36,18 @@ impl Carriages {
         let (scheme, _) = participant.split_once(':')?;
         self.others.get(scheme)
     }
+
+    /// The stream that an HTTP participant has offered, and its carriage, if it is to be used.
+    fn offered(&self, participant: &str) -> Option<(Arc<str>, &Arc<dyn Transport>)> {
+        let stream = self.offers.stream_of(participant)?;
+        let carriage = self.others.get("grpc")?;
+        let usable = carriage.check(&stream).is_ok() && carriage.held_back(&stream).is_none();
+        if usable {
+            return Some((stream, carriage));
+        }
+        self.offers.suspend(participant);
+        None
+    }
 }
 
 impl Transport for Carriages {
@@ -42,6 +55,18 @@ impl Transport for Carriages {
         match self.other(&call.participant) {
             Some(carriage) => carriage.call(call),
             None => Box::pin(self.http.call(call)),
+        }
+    }
+
+    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        match self.other(&call.participant) {
+            Some(carriage) => carriage.submit(call, owed),
+            None => match self.offered(&call.participant) {
+                Some((stream, carriage)) => {
+                    carriage.submit(Call { participant: stream, ..call }, owed)
+                }
+                None => Some((call, owed)),
+            },
         }
     }
 
@@ -56,6 +81,13 @@ impl Transport for Carriages {
         match self.other(&branch.participant) {
             Some(carriage) => carriage.check_branch(branch),
             None => self.check(&branch.participant),
+        }
+    }
+
+    fn is_busy(&self, participant: &str) -> bool {
+        match self.other(participant) {
+            Some(carriage) => carriage.is_busy(participant),
+            None => self.http.is_busy(participant),
         }
     }
 

@@ -11,6 +11,8 @@ use crate::problem::{CODES, CodeDoc};
 const OTHER_CODES: &[(&str, &[Row])] = &[
     ("When the coordinator starts or stops", START_CODES),
     ("What the SDK's participant answers", PARTICIPANT_CODES),
+    ("When the SDK's participant opens its database", DATABASE_CODES),
+    ("When a database server is started for a demo or a test", SERVER_CODES),
     ("When a history is judged", TRACE_CODES),
 ];
 
@@ -56,6 +58,14 @@ const START_CODES: &[Row] = &[
         "The number of shards is fixed",
         "The data folder was made with another number of shards, and an id names its shard.",
         "Set `journal.shards` back to the number that the message names.",
+    ),
+    (
+        "panicked",
+        "The coordinator broke on a transaction",
+        "While it read its journal back, an invariant of the coordinator's own did not hold. It is \
+         on record for which transaction. Nothing was lost.",
+        "Start it again: after `limits.panics_per_transaction_max` attempts that transaction is \
+         set aside, and the others go on. Report what the log says.",
     ),
     (
         "journal_missing",
@@ -133,6 +143,93 @@ const START_CODES: &[Row] = &[
         "The journal failed before",
         "After a failed write nothing more is written: whether that write is durable is not known.",
         "Start the coordinator again: it recovers by itself.",
+    ),
+];
+
+const DATABASE_CODES: &[Row] = &[
+    (
+        "database_url",
+        "The database's URL cannot be used",
+        "It cannot be read, or asks for what there is not.",
+        "Write it as postgres://USER:PASSWORD@HOST:PORT/DATABASE or mysql://...",
+    ),
+    (
+        "database_tls",
+        "The database's URL asks for TLS",
+        "The SDK speaks to databases without encryption.",
+        "Use a Unix socket, the loopback interface or a tunnel, and leave the wish out of the URL.",
+    ),
+    (
+        "database_unusable",
+        "The database does not answer, or refuses",
+        "The message has the database's own words: it is down, the password is wrong, there is no \
+         such database.",
+        "See to the cause, and start the service again.",
+    ),
+    (
+        "database_not_durable",
+        "The database does not make commits durable",
+        "Its settings let it answer a commit before the disk has it. What it promises can be lost \
+         with its power.",
+        "Set what the message names; for a test, `without_durability` lets it pass.",
+    ),
+    (
+        "database_cannot_prepare",
+        "The database cannot prepare transactions",
+        "PostgreSQL has no room for prepared transactions unless it is told to have.",
+        "Set `max_prepared_transactions` as the message says, and start the server anew.",
+    ),
+    (
+        "database_too_old",
+        "The database forgets what is prepared",
+        "This version rolls a prepared transaction back when its connection ends.",
+        "Use the version that the message names, or a guard instead of XA.",
+    ),
+    (
+        "database_migration",
+        "The service's tables cannot be brought up to date",
+        "The service's own function for it has failed; the message has its words.",
+        "See to the cause, and start the service again.",
+    ),
+];
+
+const SERVER_CODES: &[Row] = &[
+    (
+        "database_server_missing",
+        "The server's program is not on this machine",
+        "Neither PATH nor the usual folders have it.",
+        "Install the package that the message names.",
+    ),
+    (
+        "database_user_missing",
+        "There is nobody to run the server as",
+        "A database server does not run as root, and none of the users that the message names is \
+         there.",
+        "Install the server's package, which brings its user, or run as another user than root.",
+    ),
+    (
+        "database_folder",
+        "The server's folder cannot be used",
+        "It could not be made, written, or given to the server's user.",
+        "Set TMPDIR to a folder that has room and that every user may enter.",
+    ),
+    (
+        "database_initialise",
+        "The server's data folder cannot be initialised",
+        "The program that prepares it has failed; the message has the end of its output.",
+        "See to the cause that it names.",
+    ),
+    (
+        "database_start",
+        "The server does not start",
+        "It has ended, or has not answered in time; the message has the end of its log.",
+        "See to the cause that it names.",
+    ),
+    (
+        "database_port",
+        "No port is free for the server",
+        "All ports that it may listen on are taken.",
+        "End what listens there.",
     ),
 ];
 

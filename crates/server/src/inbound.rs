@@ -252,7 +252,7 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<CountedBody>, std::convert::Infallible> {
     let counted = Counted::new(activity, request.version());
-    let deadline = Instant::now() + body_timeout;
+    let deadline = (!stays_open(&request)).then(|| Instant::now() + body_timeout);
     let takes_rest = request.version() < http::Version::HTTP_2
         && !request.headers().contains_key(http::header::EXPECT);
     let body = |inner| Body::new(TimedBody::new(inner, deadline, takes_rest));
@@ -260,4 +260,14 @@ async fn answer(
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = router.oneshot(request).await?;
     Ok(response.map(|body| CountedBody { body, _counted: counted }))
+}
+
+/// Whether a request's body goes on for as long as its client lives: the two streams over gRPC.
+/// Such a connection is watched by pings, and counts as one of `connections_max`.
+fn stays_open<B>(request: &Request<B>) -> bool {
+    request.version() == http::Version::HTTP_2
+        && matches!(
+            request.uri().path(),
+            "/unanimity.v1.Participants/Serve" | "/unanimity.v1.Transactions/Run"
+        )
 }

@@ -12,4 +12,5 @@ pub mod error_pages;
 pub mod inbound;
 pub mod outbound;
 pub mod problem;
+pub mod streams;
 mod trail;

@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// A transaction is made by one thread and freed by another; the system's allocator makes the two
+/// wait for each other. Measured: a quarter of the processor time of a transaction.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     unanimity_server::commands::main()
 }

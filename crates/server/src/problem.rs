@@ -204,9 +204,27 @@ codes! {
         "Settling a branch against the decision makes the outcome mixed, for ever. Nothing was \
         changed."
         "Give the reason, for those who will ask; or correct the word."
+    SET_ASIDE "set_aside" 409 "The transaction is set aside"
+        "The coordinator itself broke on this transaction limits.panics_per_transaction_max times, \
+        and now leaves it alone so that the others can go on. Its records are kept, and nothing \
+        reaches it."
+        "See unanimity explain. After an upgrade that mends the cause: unanimity retry ID."
     AT_CAPACITY "at_capacity" 429 "Too many transactions are live"
         "As many transactions are live as limits.live_transactions_max allows. Nothing was begun."
         "Try again after the seconds that Retry-After names."
+    OVERLOADED "overloaded" 429 "The coordinator is overloaded"
+        "More is begun than this machine carries out: for four times \
+        limits.queue_delay_target_ms every beginning has waited for its turn for longer than \
+        that. Those that have waited twice as long are refused, before anything is done for \
+        them, so that what is begun ends in good time."
+        "Try again after the seconds that Retry-After names, and later each time; if it lasts, \
+        begin less, or give the coordinator more cores or a faster disk."
+    PARTICIPANT_BUSY "participant_busy" 429 "A participant is asked for more than it does"
+        "Calls to a participant of this transaction have waited for a free connection for longer \
+        than limits.queue_delay_target_ms, all of them, for four times that. Nothing was begun; \
+        transactions over other participants are."
+        "Try again after the seconds that Retry-After names, and later each time; if it lasts, \
+        make that participant faster or raise participants.connections_per_participant_max."
     DISK_NEARLY_FULL "disk_nearly_full" 503 "The coordinator's disk is nearly full"
         "The disk of the data folder has less room than data.disk_reserve_bytes. What is left is \
         for the transactions that are live, which go on; nothing was begun."

@@ -1,5 +1,5 @@
-//! Decides where a bank's accounts lie, and how they are read: in a SQLite file, in PostgreSQL or in
-//! MariaDB, and in the last two with a guard or with branches that the database prepares.
+//! Decides where a bank's accounts lie, and how they are read: in a SQLite file, in PostgreSQL or
+//! in MariaDB, and in the last two with a guard or with branches that the database prepares.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use unanimity_sdk::mariadb::MariaDbParticipant;
 use unanimity_sdk::mariadb::mysql_async::prelude::Queryable;
 use unanimity_sdk::mariadb::mysql_async::{self, Conn};
 use unanimity_sdk::postgres::{PostgresLocal, PostgresParticipant, tokio_postgres};
+use unanimity_sdk::prune::Prunable;
 use unanimity_sdk::xa::mariadb::MariaDbXaParticipant;
 use unanimity_sdk::xa::postgres::PostgresXaParticipant;
 use unanimity_sdk::{
@@ -48,7 +49,8 @@ pub(crate) enum Accounts {
 /// All sums and counts in one statement, so that they are of one moment: the accounts in a row with
 /// the number 0, the guard's rows by their states. The casts are there because sums grow wider.
 const TOTAL_POSTGRES: &str = "
-    SELECT 0::bigint, coalesce(sum(balance), 0)::bigint, coalesce(sum(reserved), 0)::bigint, count(*)
+    SELECT 0::bigint, coalesce(sum(balance), 0)::bigint, coalesce(sum(reserved), 0)::bigint,
+        count(*)
     FROM account
     UNION ALL SELECT state::bigint, 0, 0, count(*) FROM unanimity_guard GROUP BY state";
 const TOTAL_MARIADB: &str = "
@@ -88,6 +90,17 @@ macro_rules! read {
 }
 
 impl Books {
+    /// The guard, to be made to forget.
+    pub(crate) fn guard(&self) -> Arc<dyn Prunable> {
+        match &self.accounts {
+            Accounts::Sqlite(file) | Accounts::Keyed(file) => Arc::clone(file) as _,
+            Accounts::Postgres(database) => Arc::clone(database) as _,
+            Accounts::PostgresXa(database) => Arc::clone(database) as _,
+            Accounts::MariaDb(database) => Arc::clone(database) as _,
+            Accounts::MariaDbXa(database) => Arc::clone(database) as _,
+        }
+    }
+
     /// One account; none if there is no such account.
     ///
     /// # Errors

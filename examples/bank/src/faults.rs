@@ -178,8 +178,9 @@ pub struct Faults {
     seed: u64,
     spec: RwLock<FaultSpec>,
     struck: [AtomicU64; 7],
-    /// The crash that the next local commit meets: 0, or a [`Fault`]'s number. The service arms it
-    /// and the writer's hook meets it on the same thread.
+    /// The crash that the next local commit meets: 0, or a [`Fault`]'s number. The service arms it;
+    /// in SQLite the writer's hook meets it on the same thread, in a database server the commit
+    /// that comes next does, which may be another call's.
     armed: AtomicU8,
 }
 
@@ -252,6 +253,38 @@ impl Faults {
             eprintln!("bank: the fault {} strikes: aborting", due.as_str());
             std::process::abort();
         }
+    }
+}
+
+/// The faults that strike one message and can be seen from outside. Those inside the local
+/// transaction are the service's.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Struck {
+    pub(crate) error_before: bool,
+    pub(crate) delay_ms: Option<u64>,
+    pub(crate) error_after: bool,
+    pub(crate) lost_answer: bool,
+}
+
+impl Struck {
+    /// Draws the faults of a message.
+    pub(crate) fn draw(faults: &Faults, message: &Message<'_>) -> Self {
+        let strikes = |fault| faults.strikes(fault, message);
+        if strikes(Fault::ErrorBefore) {
+            return Self { error_before: true, ..Self::default() };
+        }
+        Self {
+            error_before: false,
+            delay_ms: strikes(Fault::Delay).then(|| faults.spec().delay_ms()),
+            error_after: strikes(Fault::ErrorAfter),
+            lost_answer: strikes(Fault::LostAnswer),
+        }
+    }
+
+    /// Whether no fault strikes.
+    pub(crate) const fn is_none(&self) -> bool {
+        let Self { error_before, delay_ms, error_after, lost_answer } = self;
+        !*error_before && delay_ms.is_none() && !*error_after && !*lost_answer
     }
 }
 

@@ -11,15 +11,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use unanimity_sdk::CallError;
 use unanimity_sdk::api::Problem;
 use unanimity_sdk::contract::{
     ATTEMPT_HEADER, BODY_BYTES_MAX, BRANCH_HEADER, TRANSACTION_HEADER, write_problem,
 };
 use unanimity_sdk::guard::GuardState;
+use unanimity_sdk::{CallError, Participant};
 
 use crate::books::Books;
-use crate::faults::{Fault, FaultSpec, Faults, Message};
+use crate::faults::{Fault, FaultSpec, Faults, Message, Struck};
 use crate::listen::LoseAnswer;
 
 /// The most accounts on one page.
@@ -130,7 +130,11 @@ struct App {
 
 type Answer<T> = Result<T, Response>;
 
-pub(crate) fn router(books: Books, faults: Arc<Faults>) -> Router {
+pub(crate) fn router(
+    books: Books,
+    faults: Arc<Faults>,
+    on_streams: Arc<dyn Participant>,
+) -> Router {
     let transactions = unanimity_sdk::router(Arc::clone(&books.participant) as _)
         .layer(from_fn_with_state(Arc::clone(&faults), misbehave));
     Router::new()
@@ -143,16 +147,7 @@ pub(crate) fn router(books: Books, faults: Arc<Faults>) -> Router {
         .route("/livez", get(|| async { "alive\n" }))
         .with_state(App { books, faults })
         .nest("/transactions", transactions)
-}
-
-/// The faults that strike one message and can be seen from outside. Those inside the local
-/// transaction are the service's.
-#[derive(Clone, Copy, Default)]
-struct Struck {
-    error_before: bool,
-    delay_ms: Option<u64>,
-    error_after: bool,
-    lost_answer: bool,
+        .merge(unanimity_sdk::stream::router(on_streams))
 }
 
 /// Draws the faults of a message; one without proper headers is left to be refused.
@@ -164,16 +159,7 @@ fn draw(faults: &Faults, request: &Request) -> Option<Struck> {
         operation: request.uri().path().rsplit('/').next()?,
         attempt: text(ATTEMPT_HEADER)?.parse().ok()?,
     };
-    let strikes = |fault| faults.strikes(fault, &message);
-    if strikes(Fault::ErrorBefore) {
-        return Some(Struck { error_before: true, ..Struck::default() });
-    }
-    Some(Struck {
-        error_before: false,
-        delay_ms: strikes(Fault::Delay).then(|| faults.spec().delay_ms()),
-        error_after: strikes(Fault::ErrorAfter),
-        lost_answer: strikes(Fault::LostAnswer),
-    })
+    Some(Struck::draw(faults, &message))
 }
 
 async fn misbehave(State(faults): State<Arc<Faults>>, request: Request, next: Next) -> Response {

@@ -1,7 +1,8 @@
 //! Decides what the bank does with money in a database server, as `service` does in SQLite: the
 //! same reservations, the same movements, the same reasons. Many branches run here at the same
-//! time, so what an account can bear is decided by the statement that changes it. Where the database
-//! prepares the branch itself, there is nothing to reserve: the change waits for the decision.
+//! time, so what an account can bear is decided by the statement that changes it. Where the
+//! database prepares the branch itself, there is nothing to reserve: the change waits for the
+//! decision.
 //!
 //! The statements are left to `postgres` and `mariadb`.
 

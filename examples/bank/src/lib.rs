@@ -1,7 +1,8 @@
 //! An account service that takes part in transactions, and the example of how to build one: what
 //! the bank does is in `service`, in `keyed` where it locks accounts rather than reserving from
-//! them, and in `ledger` where its accounts lie in a database server; how it misbehaves on demand is in `faults`, what it tells over HTTP in `http`. This file
-//! decides how it is configured, started and stopped.
+//! them, and in `ledger` where its accounts lie in a database server; how it misbehaves on demand
+//! is in `faults`, what it tells over HTTP in `http`. This file decides how it is configured,
+//! started and stopped.
 //!
 //! It has no access control, so it listens on loopback addresses only.
 
@@ -13,6 +14,7 @@ mod keyed;
 mod ledger;
 mod listen;
 mod service;
+mod stream;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -25,8 +27,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use unanimity_sdk::inquiry::{Inquiry, InquiryOptions};
 use unanimity_sdk::mariadb::MariaDbParticipant;
 use unanimity_sdk::postgres::PostgresParticipant;
+use unanimity_sdk::prune::{self, PruneOptions, Pruner};
 use unanimity_sdk::resource::{Concurrency, ResourceOptions, WaitOrder};
 use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
+use unanimity_sdk::stream::DialOptions;
 use unanimity_sdk::xa::mariadb::MariaDbXaParticipant;
 use unanimity_sdk::xa::postgres::PostgresXaParticipant;
 use unanimity_sdk::{
@@ -41,6 +45,8 @@ pub use http::{AccountPage, AccountView, BranchLine, FaultsView, Total};
 pub use journal::JournalLine;
 pub use keyed::KeyedAccounts;
 pub use service::{AMOUNT_MAX_CENTS, AccountService, BALANCE_MAX_CENTS, Payload};
+
+use self::stream::{Misbehaving, keep_dialing};
 
 /// How many branches may wait for locked accounts: as many as can be connected.
 const WAITERS_MAX: usize = 1_024;
@@ -115,9 +121,16 @@ pub struct BankArguments {
     /// The coordinator's token, if it has one.
     #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Dials the coordinator and takes part over a stream, as `stream:bank-NAME`.
+    #[arg(long, requires = "coordinator")]
+    pub dial: bool,
     /// How long a branch may stay in doubt before the coordinator is asked, in milliseconds.
     #[arg(long, default_value_t = 30_000)]
     pub in_doubt_after_ms: u64,
+    /// Forgets branches whose transaction the coordinator says is over, so many milliseconds after
+    /// their last change; without it, none. Needs --coordinator.
+    #[arg(long)]
+    pub guard_retention_ms: Option<u64>,
     /// Faults by probability, such as `vote_no=0.02,error_before=0.05,delay=0.01:6000,crash=0.001`.
     #[arg(long, default_value = "")]
     pub faults: FaultSpec,
@@ -144,7 +157,9 @@ impl BankArguments {
             wait_max_ms: 1_000,
             coordinator: None,
             token: None,
+            dial: false,
             in_doubt_after_ms: 30_000,
+            guard_retention_ms: None,
             faults: FaultSpec::default(),
             seed: 1,
         }
@@ -159,6 +174,8 @@ pub struct Bank {
     books: Books,
     faults: Arc<Faults>,
     inquiry: Option<Inquiry>,
+    pruner: Option<Pruner>,
+    dial: Option<DialOptions>,
 }
 
 impl Bank {
@@ -177,7 +194,13 @@ impl Bank {
             .await
             .with_context(|| format!("cannot listen on {address}"))?;
         let inquiry = inquire(&arguments, &books.participant)?;
-        Ok(Self { name: arguments.name, listener, books, faults, inquiry })
+        let pruner = prune(&arguments, &books)?;
+        let dial = arguments.coordinator.as_deref().filter(|_| arguments.dial);
+        let dial = dial.map(|coordinator| DialOptions {
+            token: arguments.token.clone(),
+            ..DialOptions::new(coordinator, &format!("bank-{}", arguments.name))
+        });
+        Ok(Self { name: arguments.name, listener, books, faults, inquiry, pruner, dial })
     }
 
     /// Where it listens.
@@ -196,9 +219,15 @@ impl Bank {
 
     /// Serves until `stop` is ready, and then until the requests under way are answered.
     pub async fn run_until(self, stop: impl Future<Output = ()>) {
-        let router = http::router(self.books, self.faults);
+        let participant = Arc::clone(&self.books.participant);
+        let on_streams = Arc::new(Misbehaving::new(participant, Arc::clone(&self.faults)));
+        let mut dialing = tokio::task::JoinSet::new();
+        if let Some(dial) = self.dial {
+            dialing.spawn(keep_dialing(dial, Arc::clone(&on_streams)));
+        }
+        let router = http::router(self.books, self.faults, on_streams);
         listen::serve(self.listener, router, stop).await;
-        drop(self.inquiry);
+        drop((self.inquiry, self.pruner));
     }
 }
 
@@ -342,4 +371,14 @@ fn inquire(
     };
     let participant = Arc::clone(participant);
     Ok(Some(inquiry::spawn(participant, client, options)))
+}
+
+fn prune(arguments: &BankArguments, books: &Books) -> anyhow::Result<Option<Pruner>> {
+    let Some(guard_retention_ms) = arguments.guard_retention_ms else { return Ok(None) };
+    let Some(coordinator) = &arguments.coordinator else {
+        bail!("nothing is forgotten without a coordinator that says what is over");
+    };
+    let client = Client::new(coordinator, arguments.token.as_deref())?;
+    let options = PruneOptions { guard_retention_ms, ..PruneOptions::default() };
+    Ok(Some(prune::spawn(books.guard(), client, options)))
 }

@@ -10,10 +10,14 @@ use crate::Failure;
 /// Text by path from the root, with `/` in between.
 pub type Files = BTreeMap<String, String>;
 
+/// What the name of a file ends in that a generator has written: its style is not ours.
+const GENERATED: &str = "/generated.rs";
+
 /// Reads every tracked or untracked and not ignored file; what is not UTF-8 is not text.
 pub fn read(root: &Path) -> Result<Files, Failure> {
     let mut files = Files::new();
-    for path in listed(root).map_or_else(|| walked(root), Ok)? {
+    let paths = listed(root).map_or_else(|| walked(root), Ok)?;
+    for path in paths.into_iter().filter(|path| !path.ends_with(GENERATED)) {
         // Listed and gone: deleted in the working tree, or by somebody at this moment.
         let Ok(bytes) = std::fs::read(root.join(&path)) else { continue };
         if let Ok(text) = String::from_utf8(bytes) {

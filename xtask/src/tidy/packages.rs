@@ -10,7 +10,7 @@ use super::files::Files;
 /// `server` reaches everything that its two arrows (manager, sdk) lead to, and the bank, which its
 /// demo runs. `bank` is an example of what a user writes: it sees the sdk alone. `sdk` and
 /// `bank` start databases in their tests only.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("unanimity-core", &[]),
     ("unanimity-journal", &[]),
     ("unanimity", &["unanimity-core", "unanimity-journal"]),
@@ -32,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("unanimity-bank", &["unanimity-sdk", "unanimity-databases"]),
     ("unanimity-databases", &[]),
     ("xtask", &[]),
+    ("xtask-proto", &[]),
 ];
 
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";

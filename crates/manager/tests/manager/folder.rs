@@ -125,3 +125,70 @@ async fn a_history_that_cannot_be_written_ends_the_shard_and_a_restart_makes_up_
     let shown: Vec<_> = page.transactions.iter().map(|(view, _)| short(view)).collect();
     assert_eq!(shown, ["commit all_yes ended"]);
 }
+
+/// What the tables of version 1 were, with one row.
+const HISTORY_1: &str = r#"
+    CREATE TABLE transactions (id TEXT PRIMARY KEY, begun_at_ms INTEGER NOT NULL,
+        decided_at_ms INTEGER, ended_at_ms INTEGER NOT NULL, outcome TEXT NOT NULL,
+        reason TEXT NOT NULL, reason_detail TEXT, fingerprint BLOB NOT NULL,
+        document TEXT NOT NULL, timeline TEXT NOT NULL) STRICT;
+    CREATE INDEX transactions_by_begin ON transactions (begun_at_ms DESC, id DESC);
+    CREATE TABLE participants (participant TEXT NOT NULL, begun_at_ms INTEGER NOT NULL,
+        transaction_id TEXT NOT NULL,
+        PRIMARY KEY (participant, begun_at_ms, transaction_id)) WITHOUT ROWID, STRICT;
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
+    INSERT INTO transactions VALUES ('old', 5, 6, 7, 'commit', 'all_yes', NULL, zeroblob(16),
+        '{"id":"old","stage":"ended","outcome":"commit","completed":true,
+          "reason":{"code":"all_yes"},"overdue":false,"begun_at_ms":5,"decided_at_ms":6,
+          "ended_at_ms":7,"branches":[{"name":"b","participant":"a","kind":"two_phase",
+          "vote":"yes","state":"done","attempt":0,"parked":false}]}',
+        '{"id":"old","dropped":0,
+          "events":[{"at_ms":5,"event":"begun"},{"at_ms":7,"event":"ended"}]}');
+    INSERT INTO participants VALUES ('a', 5, 'old');
+    PRAGMA user_version = 1;
+"#;
+
+#[tokio::test]
+async fn a_history_of_version_1_is_taken_over_whole() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    std::fs::create_dir_all(&folder.0).unwrap();
+    let path = folder.0.join("history.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(HISTORY_1).unwrap();
+    for _ in 0..2 {
+        let manager = start(folder.config(), &fake);
+        begin(&manager, "new", &["b"], Wait::Completed).await;
+        let filter = Filter { participant: Some("a".to_owned()), ..Filter::default() };
+        let page = manager.list(filter, 10).await.unwrap();
+        let shown: Vec<_> = page.transactions.iter().map(|(view, _)| short(view)).collect();
+        assert_eq!(shown, ["commit all_yes ended"]);
+        let all = manager.list(Filter::default(), 10).await.unwrap().transactions;
+        assert_eq!(all.iter().map(|(view, _)| &*view.id).collect::<Vec<_>>(), ["new", "old"]);
+        let events = manager.timeline(&id("old")).await.unwrap().unwrap().events;
+        assert_eq!(events.iter().map(|event| event.at_ms).collect::<Vec<_>>(), [5, 7]);
+        manager.stop(PATIENCE).await;
+    }
+}
+
+#[tokio::test]
+async fn a_participant_of_many_batches_is_found_as_one_of_few_is() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    let manager = start(folder.config(), &fake);
+    begin(&manager, "T", &["a"], Wait::Completed).await;
+    begin(&manager, "U", &["b", "a"], Wait::Completed).await;
+    begin(&manager, "V", &["b"], Wait::Completed).await;
+    manager.stop(PATIENCE).await;
+    let found = async |rows: i64| {
+        let history = rusqlite::Connection::open(folder.0.join("history.db")).unwrap();
+        let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+            INSERT OR IGNORE INTO participants SELECT 'a', 1000 + i, 1000 + i FROM n";
+        history.execute(sql, [rows]).unwrap();
+        drop(history);
+        let manager = start(folder.config(), &fake);
+        let filter = Filter { participant: Some("a".to_owned()), ..Filter::default() };
+        let page = manager.list(filter, 10).await.unwrap();
+        manager.stop(PATIENCE).await;
+        page.transactions.into_iter().map(|(view, _)| view.id).collect::<Vec<_>>()
+    };
+    assert_eq!(found(1).await, ["U", "T"]);
+    assert_eq!(found(2_000).await, ["U", "T"]);
+}

@@ -14,5 +14,6 @@ mod folder;
 mod gated;
 mod listing;
 mod local;
+mod overload;
 mod recovering;
 mod stragglers;

@@ -12,7 +12,12 @@ use crate::fake::{Fake, Wire, begin, ended, id, plan, short, soon};
 use crate::gated::Gated;
 
 fn start(gated: &Gated, fake: &Arc<Fake>) -> TransactionManager {
-    let bounds = Bounds { truncate_batches_min: 4, straggler_batches: 16, ..Bounds::default() };
+    let bounds = Bounds {
+        truncate_batches_min: 4,
+        straggler_batches: 16,
+        gather: Duration::ZERO,
+        ..Bounds::default()
+    };
     let wire = Arc::new(Wire(Arc::clone(fake)));
     TransactionManager::start_with(ManagerConfig::default(), wire, gated.internals(bounds)).unwrap()
 }

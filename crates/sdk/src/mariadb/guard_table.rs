@@ -198,3 +198,31 @@ fn state(number: u8) -> std::result::Result<GuardState, ServiceError> {
 fn transaction_id(text: &str) -> std::result::Result<TransactionId, ServiceError> {
     Ok(TransactionId::new(text).map_err(|error| error.to_string())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn published() -> String {
+        words(include_str!("../../../../docs/guard-table.md"))
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_is_published() {
+        let sql = words(CREATE);
+        let table = sql.split(';').find(|one| one.contains("CREATE TABLE")).unwrap();
+        let (_, table) = table.split_once("CREATE TABLE").unwrap();
+        assert!(published().contains(&format!("CREATE TABLE{table}")), "{table}");
+    }
+
+    #[test]
+    fn what_is_published_is_what_is_run() {
+        for sql in [LOCK, WRITE] {
+            assert!(published().contains(&words(sql)), "{sql}");
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! Decides what a service with a MariaDB or MySQL database implements, and which of its functions an
-//! operation calls. That each is called at most once is the guard's business.
+//! Decides what a service with a MariaDB or MySQL database implements, and which of its functions
+//! an operation calls. That each is called at most once is the guard's business.
 
 use unanimity_core::Operation;
 use unanimity_core::guard::Work;

@@ -35,7 +35,8 @@ pub(super) const CREATE: &str = "
         END IF;
     END $create$;";
 
-pub(crate) const CLAIM: &str = "INSERT INTO unanimity_guard (transaction_id, branch, state, note, at_ms) \
+pub(crate) const CLAIM: &str = "INSERT INTO unanimity_guard \
+     (transaction_id, branch, state, note, at_ms) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
 pub(crate) const LOCK: &str = "SELECT state, note FROM unanimity_guard \
      WHERE transaction_id = $1 AND branch = $2 FOR UPDATE";
@@ -167,5 +168,33 @@ fn full(error: tokio_postgres::Error) -> ServiceError {
     match error.source() {
         Some(cause) => format!("{error}: {cause}").into(),
         None => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn published() -> String {
+        words(include_str!("../../../../docs/guard-table.md"))
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_is_published() {
+        let sql = words(CREATE);
+        let table = sql.split(';').find(|one| one.contains("CREATE TABLE")).unwrap();
+        let (_, table) = table.split_once("CREATE TABLE").unwrap();
+        assert!(published().contains(&format!("CREATE TABLE{table}")), "{table}");
+    }
+
+    #[test]
+    fn what_is_published_is_what_is_run() {
+        for sql in [CLAIM, LOCK, WRITE] {
+            assert!(published().contains(&words(sql)), "{sql}");
+        }
     }
 }

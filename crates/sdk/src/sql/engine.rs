@@ -11,8 +11,9 @@
 //! 3. A no leaves nothing of the service's work. Where a store rolls the whole local transaction
 //!    back for it, the no is remembered in another one, which is judged anew: in between somebody
 //!    else may have settled the branch.
-//! 4. A connection that is lost while the commit is under way leaves the outcome unknown: the next claim finds the row, or not. The call itself makes the
-//!    next claim, once: after a restart of the server every idle connection is such a one.
+//! 4. A connection that is lost while the commit is under way leaves the outcome unknown: the next
+//!    claim finds the row, or not. The call itself makes the next claim, once: after a restart of
+//!    the server every idle connection is such a one.
 //! 5. A call runs on a task of its own: a caller that goes away does not leave it half done.
 
 use std::sync::Arc;

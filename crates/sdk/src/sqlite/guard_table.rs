@@ -144,3 +144,24 @@ fn transaction_id(row: &Row<'_>, column: usize) -> rusqlite::Result<TransactionI
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn published() -> String {
+        words(include_str!("../../../../docs/guard-table.md"))
+    }
+
+    #[test]
+    fn the_table_is_the_one_that_is_published() {
+        let sql = words(CREATE);
+        let table = sql.split(';').find(|one| one.contains("CREATE TABLE")).unwrap();
+        let (_, table) = table.split_once("CREATE TABLE").unwrap();
+        assert!(published().contains(&format!("CREATE TABLE{table}")), "{table}");
+    }
+}

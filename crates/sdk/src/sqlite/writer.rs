@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use unanimity_core::guard::{Reply, Verdict, Work, judge, settle};
 use unanimity_core::{Mutations, Operation};
 
 use super::{OpenError, SqliteOptions, SqliteService, guard_table};
 use crate::moment::Moment;
-use crate::participant::{CallError, Request, now_ms};
+use crate::participant::{CallError, OwedAnswer, Request, now_ms};
 use crate::service::{BranchContext, ServiceResult, isolated};
 use crate::tally::{Tally, count};
 
@@ -33,7 +33,7 @@ pub(super) type Answer = Result<Reply, CallError>;
 /// One call on its way to the writer.
 pub(super) struct Job {
     pub(super) request: Request,
-    pub(super) answer: oneshot::Sender<Answer>,
+    pub(super) owed: OwedAnswer,
 }
 
 pub(super) struct Writer<S> {
@@ -100,8 +100,7 @@ impl<S: SqliteService> Writer<S> {
             };
             self.calls_since_checkpoint += group.len();
             for (job, answer) in group.into_iter().zip(answers) {
-                // dropped: a caller that has gone away asks again, and the guard answers as before.
-                let _ = job.answer.send(answer);
+                job.owed.settle(answer);
             }
             self.checkpoint_if_due();
         }

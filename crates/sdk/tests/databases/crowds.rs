@@ -76,7 +76,7 @@ fn as_text(make: Make, sql: &str) -> String {
 /// Each call goes to every process at once. What is asked decides what is answered, by whomever.
 async fn one_of_the_crowd(processes: &[Arc<dyn unanimity_sdk::Doubting>], number: u32) {
     let transaction = format!("t-{}", number * 7919 % 1000);
-    let no = number % 4 == 0;
+    let no = number.is_multiple_of(4);
     let vote = if no { "no" } else { "yes" };
     let phase_two = if no || number % 4 == 1 { Operation::Rollback } else { Operation::Commit };
     for (operation, payload) in [(Operation::Prepare, vote), (phase_two, "")] {

@@ -14,7 +14,7 @@ use crate::place::{Place, start};
 use crate::service::{Diary, Opened, open_xa};
 use crate::support::{id, request, text};
 
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
 const BRANCHES: usize = 24;
 
 /// A branch, and which of its two calls was answered.

@@ -8,6 +8,7 @@ mod crowds;
 #[path = "../sdk/house.rs"]
 mod house;
 mod kills;
+mod local_work;
 mod place;
 mod prune;
 mod service;

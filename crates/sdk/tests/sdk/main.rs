@@ -14,4 +14,6 @@ mod local_work;
 mod phase_one;
 mod resource;
 mod resource_runs;
+#[cfg(feature = "stream")]
+mod stream;
 mod support;

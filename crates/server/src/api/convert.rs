@@ -8,7 +8,8 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use unanimity::core::{BranchPlan, EnlistRefusal, Options, Plan, PlanError, TransactionId};
 use unanimity::{
-    BeginError, CommitError, EnlistError, EnlistRequest, ResolveError, Unavailable, Wait,
+    BeginError, BeginRequest, CommitError, EnlistError, EnlistRequest, ResolveError,
+    TransactionManager, Unavailable, Wait,
 };
 use unanimity_sdk::INITIATOR_BRANCH;
 use unanimity_sdk::api::{
@@ -24,8 +25,39 @@ const KEY_HEADER: &str = "idempotency-key";
 /// The branch that a request's `notice` becomes.
 const NOTICE_BRANCH: &str = "notice";
 
+/// A request to begin, checked.
+pub(super) struct Planned {
+    pub(super) id: TransactionId,
+    pub(super) begin: BeginRequest,
+    /// What the answer waits for.
+    pub(super) wait: Wait,
+}
+
+/// Checks a request to begin, whichever way it came.
+pub(super) fn planned(
+    shared: &Shared,
+    request: &TransactionRequest,
+    headers: &HeaderMap,
+) -> Result<Planned, Problem> {
+    let chosen = chosen_id(request, headers)?;
+    let plan = plan(shared, request)?;
+    // An interactive one is begun when it is open: the request to commit waits for its outcome.
+    let wait = match request.interactive {
+        true => Wait::Accepted,
+        false => wait(request.wait),
+    };
+    let fresh = chosen.is_none();
+    let id = chosen.unwrap_or_else(TransactionManager::generate_id);
+    let begin = if fresh {
+        BeginRequest::fresh(id.clone(), plan, wait)
+    } else {
+        BeginRequest::with_id(id.clone(), plan, wait).asking(asked_options(request))
+    };
+    Ok(Planned { id, begin, wait })
+}
+
 /// The plan that a request asks for.
-pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
+fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
     let branches = with_its_own(request);
     if branches.len() > shared.limits.branches_max {
         let (found, most) = (branches.len(), shared.limits.branches_max);
@@ -141,7 +173,7 @@ pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRe
 
 /// The options that a request names, whatever the configuration says about the others: what makes
 /// two requests the same.
-pub(super) fn asked_options(request: &TransactionRequest) -> Options {
+fn asked_options(request: &TransactionRequest) -> Options {
     options(&Options::default(), request)
 }
 
@@ -164,7 +196,7 @@ fn options(defaults: &Options, request: &TransactionRequest) -> Options {
 }
 
 /// The id that a request chooses, by name or by its idempotency key.
-pub(super) fn chosen_id(
+fn chosen_id(
     request: &TransactionRequest,
     headers: &HeaderMap,
 ) -> Result<Option<TransactionId>, Problem> {
@@ -249,14 +281,24 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
             let field = if request.id.is_some() { "id" } else { "Idempotency-Key" };
             Problem::new(code::ID_REUSED, error.to_string()).with_field(field)
         }
+        BeginError::SetAside(_) => Problem::new(code::SET_ASIDE, error.to_string()),
         BeginError::AtCapacity => {
             Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1)
+        }
+        BeginError::Overloaded => overloaded(),
+        BeginError::ParticipantBusy(_) => {
+            Problem::new(code::PARTICIPANT_BUSY, error.to_string()).with_retry_after_s(1)
         }
         BeginError::DiskNearlyFull => {
             Problem::new(code::DISK_NEARLY_FULL, error.to_string()).with_retry_after_s(5)
         }
         BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
     }
+}
+
+/// More is begun than can be carried out.
+pub(super) fn overloaded() -> Problem {
+    Problem::new(code::OVERLOADED, BeginError::Overloaded.to_string()).with_retry_after_s(1)
 }
 
 /// A refusal by its code; the table of codes has all of them.
@@ -286,7 +328,7 @@ pub(super) fn problem_of_commit(error: CommitError) -> Problem {
             let detail = format!("transaction {} is rolled back: {reason}", view.id);
             Problem::new(code::ALREADY_DECIDED, detail)
         }
-        CommitError::Unknown | CommitError::Whole => {
+        CommitError::Unknown | CommitError::Whole | CommitError::SetAside => {
             problem_of_code(error.code(), error.to_string())
         }
     }

@@ -4,6 +4,7 @@
 mod convert;
 mod databases;
 mod extract;
+mod grpc;
 mod interactive;
 mod openapi;
 mod service;
@@ -19,12 +20,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
 use unanimity::TransactionManager;
 use unanimity::core::Options;
 
 use crate::config::Secret;
 use crate::databases::Databases;
 use crate::problem::{Problem, code};
+use crate::streams::Desk;
 
 /// The longest that an answer is held back, in seconds; after that it tells the state as it is.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -69,8 +72,9 @@ impl Api {
         Self { shared: Arc::new(Shared { manager, databases, defaults, limits, token, metrics }) }
     }
 
-    /// Its routes.
-    pub fn router(self) -> Router {
+    /// Its routes, and the one where participants dial in. Streams of initiators end when
+    /// `stopping` turns true.
+    pub fn router(self, desk: Desk, stopping: watch::Receiver<bool>) -> Router {
         let guarded = Router::new()
             .route("/v1/transactions", post(transactions::begin).get(transactions::list))
             .route("/v1/transactions/{id}", get(transactions::show))
@@ -84,6 +88,8 @@ impl Api {
             .route("/v1/transactions/{id}/branches/{branch}/resolve", post(interactive::resolve))
             .route("/v1/databases/in-doubt", get(databases::in_doubt))
             .route("/metrics", get(service::metrics))
+            .route_service("/unanimity.v1.Participants/{*method}", desk.server())
+            .route_service("/unanimity.v1.Transactions/{*method}", grpc::server(&self, stopping))
             .route_layer(middleware::from_fn_with_state(self.clone(), authorize));
         Router::new()
             .merge(guarded)
@@ -103,6 +109,10 @@ impl Api {
 async fn authorize(State(api): State<Api>, request: Request, next: Next) -> Response {
     match &api.shared.token {
         Some(token) if !carries(request.headers(), token) => {
+            if grpc::asks(request.headers()) {
+                let text = "send the coordinator's token as authorization: Bearer TOKEN";
+                return grpc::refuse(Problem::new(code::UNAUTHORIZED, text));
+            }
             let detail = "send the coordinator's token as Authorization: Bearer TOKEN";
             let mut response = Problem::new(code::UNAUTHORIZED, detail).into_response();
             let challenge = header::HeaderValue::from_static("Bearer");

@@ -1,49 +1,86 @@
-//! `unanimity bench`: how many transactions a second this machine commits over HTTP, beside what
-//! bare round trips through the same client and server libraries reach in the same run.
-//!
-//! Everything runs on this machine as processes of their own: this load generator, a coordinator
-//! with its journal and history on disk, and two participants that vote yes and keep nothing. The
-//! load is a closed loop: each of N initiators begins its next transaction when it has the outcome
-//! of the last. A transaction with two branches is five round trips (one from the initiator, two
-//! prepares, two commits), so the ceiling is a fifth of the bare round trips.
-//!
-//! What transfers cost that get in each other's way is measured in `contention`.
+//! `unanimity bench`: what transactions cost on this machine, beside what limits them there in the
+//! same run. Each scenario is a file of its own; so are how load is put on (`measure`), what a line
+//! holds (`row`) and how lines are shown. This file decides which scenarios there are, in which
+//! order they run, and where their figures go.
 
+mod ceilings;
+mod compare;
 mod contention;
 mod databases;
+mod deployment;
+mod embedded;
+mod growth;
+mod http;
+mod latency;
+mod measure;
+mod overload;
+mod page;
+mod row;
+mod svg;
+mod table;
+mod usage;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
-use axum::routing::post;
-use serde_json::{Value, json};
-use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest};
-use unanimity_sdk::{
-    BranchContext, Client, ClientOptions, MemoryParticipant, MemoryService, ServiceResult, Vote,
-};
 
 use super::Ended;
-use crate::demo::fleet::Process;
-use crate::demo::percentile_ms;
-use crate::draw::{FAINT, HEADING, paint};
-use crate::inbound::{self, InboundLimits};
+use compare::changes;
+use deployment::Own;
+pub(crate) use deployment::{ParticipantArguments, participant};
+use measure::{Load, Window};
+use row::{Report, Row};
 
-/// Round trips in one transaction of two branches.
-const ROUND_TRIPS: f64 = 5.0;
+/// A scenario by its name on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// The manager within this process, over participants that agree at once.
+    Embedded,
+    /// Load client, coordinator and two participants as processes, over HTTP/1.1.
+    Http,
+    /// One transaction at a time, and what of its time is not the machine's.
+    Latency,
+    /// From 2 to 64 branches.
+    Wide,
+    /// Each kind of branch, and each way to end.
+    Styles,
+    /// Three times as many transactions as can be committed.
+    Overload,
+    /// What a participant that is slow, silent or dead costs transactions over others.
+    Beside,
+    /// What a transaction costs beside a million live ones, and with a million in the history.
+    Growth,
+    /// Transfers that get in each other's way (the same as `--contention`).
+    Contention,
+    /// All but contention.
+    All,
+}
 
 /// What `bench` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct BenchArguments {
+    /// What to measure; `http` if left out.
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
     /// How long each measurement runs, in seconds.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// How many initiators at once, one measurement each: 1, 16 and 128 if left out. With
-    /// `--contention` or `--databases` only the first counts, and it is 64 if left out.
+    /// How many initiators at once, one measurement each. With `--contention` or `--databases`
+    /// only the first counts, and it is 64 if left out.
     #[arg(long, value_delimiter = ',')]
     concurrency: Vec<usize>,
+    /// Let so many transactions begin a second, whatever the answers do, instead of one when the
+    /// last one's outcome is there; one measurement each.
+    #[arg(long, value_delimiter = ',', conflicts_with = "concurrency")]
+    rate: Vec<f64>,
+    /// How many shards the coordinator has.
+    #[arg(long, default_value_t = 1)]
+    shards: u16,
+    /// Leave the ceilings out.
+    #[arg(long)]
+    no_ceilings: bool,
     /// Measure transfers that get in each other's way instead: by locking accounts (the older wait,
     /// or the younger), optimistically, and by reservation.
     #[arg(long)]
@@ -61,246 +98,189 @@ pub(crate) struct BenchArguments {
     /// The shares in percent of transfers between hot accounts, with `--contention`: one run each.
     #[arg(long, value_delimiter = ',', default_value = "0,20,50,80,95")]
     hot_percent: Vec<u64>,
+    /// Measure this coordinator, with transactions over the participants that --participant names,
+    /// instead of processes started here. Only for `http`.
+    #[arg(long, value_name = "URL", requires = "participant")]
+    coordinator: Option<String>,
+    /// A participant of your own, once for each branch. It is asked to prepare and to commit.
+    #[arg(long, value_name = "URL", requires = "coordinator")]
+    participant: Vec<String>,
+    /// What every branch is given, with --coordinator: JSON that your participants understand.
+    #[arg(long, value_name = "JSON", requires = "coordinator")]
+    payload: Option<String>,
+    /// The token of your coordinator, if it has one set.
+    #[arg(long, env = "UNANIMITY_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A smoke test: less than a second for each line, and fewer lines. It fails if anything was
+    /// lost; its figures mean nothing.
+    #[arg(long)]
+    short: bool,
+    /// Let *growth* go to ten million in the history.
+    #[arg(long, conflicts_with = "short")]
+    long: bool,
+    #[command(flatten)]
+    case: growth::Case,
+    /// Where the files of the coordinators go; a folder for temporary files if left out.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Compare with the report in this file, if there is one, and put this run's there.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Write a page with charts into this file.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// End with the table in Markdown.
+    #[arg(long)]
+    markdown: bool,
     /// Answer in JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// How many initiators unless the command line says otherwise.
-const INITIATORS: [usize; 3] = [1, 16, 128];
+/// How long a measurement of the smoke test takes.
+const SHORT: Duration = Duration::from_millis(400);
 
-/// What one closed loop measured.
-struct Measured {
-    per_second: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-    failures: usize,
+/// The most transactions that an open loop has under way at once.
+const IN_FLIGHT_MAX: usize = 50_000;
+
+impl BenchArguments {
+    /// The loads to measure, unless the command line names some.
+    fn loads(&self, unless_named: &[usize]) -> Vec<Load> {
+        if !self.rate.is_empty() {
+            let open = |rate: &f64| Load::Open { per_second: *rate, in_flight_max: IN_FLIGHT_MAX };
+            return self.rate.iter().map(open).collect();
+        }
+        let named = if self.concurrency.is_empty() { unless_named } else { &self.concurrency };
+        named.iter().map(|initiators| Load::Closed(*initiators)).collect()
+    }
+
+    /// Whether to let transactions arrive as well, at shares of the rate that was the highest: only
+    /// where the command line leaves the loads open.
+    fn arrivals(&self, peak_per_second: f64) -> Vec<Load> {
+        if self.short || !(self.rate.is_empty() && self.concurrency.is_empty()) {
+            return Vec::new();
+        }
+        let at = |share: f64| Load::Open {
+            per_second: (share * peak_per_second).max(1.0),
+            in_flight_max: IN_FLIGHT_MAX,
+        };
+        [0.25, 0.5, 0.75, 0.9].map(at).to_vec()
+    }
+
+    fn window(&self) -> Window {
+        let counted = Duration::from_secs(self.seconds);
+        Window::of(if self.short { SHORT } else { counted })
+    }
+
+    /// The user's own deployment, if the command line names one.
+    fn own(&self) -> Option<Own> {
+        let (token, participants) = (self.token.clone(), self.participant.clone());
+        let coordinator = self.coordinator.clone()?;
+        Some(Own { coordinator, token, participants })
+    }
+
+    fn wants(&self, scenario: Scenario) -> bool {
+        let named = match self.scenarios.as_slice() {
+            [] => &[Scenario::Http],
+            named => named,
+        };
+        named.contains(&scenario)
+            || (named.contains(&Scenario::All) && scenario != Scenario::Contention)
+    }
 }
 
 /// Runs the bench.
 pub(crate) async fn bench(arguments: BenchArguments) -> Ended {
-    let folder = std::env::temp_dir().join(format!("unanimity-bench-{}", std::process::id()));
+    let parent = arguments.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let folder = parent.join(format!("unanimity-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let ended = if arguments.databases {
         databases::databases(&arguments, &folder).await
-    } else if arguments.contention {
+    } else if arguments.contention || arguments.wants(Scenario::Contention) {
         contention::contention(&arguments, &folder).await
     } else {
-        measure(&arguments, &folder).await
+        scenarios(&arguments, &folder).await
     };
     // dropped: a folder that is gone already needs no removing.
     let _ = std::fs::remove_dir_all(&folder);
     ended
 }
 
-async fn measure(arguments: &BenchArguments, folder: &std::path::Path) -> Ended {
-    let program = std::env::current_exe()?;
-    let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let data = folder.join("data").display().to_string();
-    let serve = text(&["serve", "--data-folder", &data, "--log-level", "warn"]);
-    let mut coordinator = Process::new("coordinator", &program, folder, serve);
-    let idle = || text(&["bench-participant"]);
-    let mut first = Process::new("participant-1", &program, folder, idle());
-    let mut second = Process::new("participant-2", &program, folder, idle());
-    for process in [&mut coordinator, &mut first, &mut second] {
-        process.start().await?;
-    }
-    let idle_kib = resident_kib(&coordinator);
-    if !arguments.json {
-        anstream::println!(
-            "{}",
-            paint(HEADING, "HTTP, two participants, journal and history on disk")
-        );
-        anstream::println!(
-            "{:>11} {:>13} {:>9} {:>9} {:>18} {:>9}",
-            "initiators",
-            "committed/s",
-            "p50 ms",
-            "p99 ms",
-            "ceiling (trips/5)",
-            "ratio"
-        );
-    }
-    let mut rows = Vec::new();
-    let given = &arguments.concurrency;
-    for concurrency in if given.is_empty() { &INITIATORS[..] } else { given } {
-        let row = one_row(arguments, *concurrency, &coordinator, [&first, &second]).await?;
+async fn scenarios(arguments: &BenchArguments, folder: &Path) -> Ended {
+    let mut report = Report::new();
+    let mut show = |row: Row| {
         if !arguments.json {
-            anstream::println!(
-                "{:>11} {:>13.0} {:>9.2} {:>9.2} {:>18.0} {:>8.0}%",
-                concurrency,
-                row["committed_per_second"].as_f64().unwrap_or_default(),
-                row["p50_ms"].as_f64().unwrap_or_default(),
-                row["p99_ms"].as_f64().unwrap_or_default(),
-                row["ceiling_per_second"].as_f64().unwrap_or_default(),
-                row["ratio"].as_f64().unwrap_or_default() * 100.0
-            );
-        }
-        rows.push(row);
-    }
-    let loaded_kib = resident_kib(&coordinator);
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let answer = json!({
-        "rows": rows, "cores": cores, "seconds": arguments.seconds,
-        "coordinator_idle_kib": idle_kib, "coordinator_loaded_kib": loaded_kib,
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    if arguments.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        let note = format!(
-            "{cores} cores for all processes; the coordinator's memory: {:.1} MB idle, {:.1} MB \
-             after \
-             the load; every commit is on disk before it is told",
-            idle_kib as f64 / 1024.0,
-            loaded_kib as f64 / 1024.0
-        );
-        anstream::println!("{}", paint(FAINT, note));
-    }
-    for process in [&mut coordinator, &mut first, &mut second] {
-        process.stop().await?;
-    }
-    let failures = rows.iter().any(|row| row["failures"] != 0);
-    Ok(if failures { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-async fn one_row(
-    arguments: &BenchArguments,
-    concurrency: usize,
-    coordinator: &Process,
-    participants: [&Process; 2],
-) -> anyhow::Result<Value> {
-    let seconds = arguments.seconds;
-    let options = ClientOptions { requests_max: concurrency.max(1), ..ClientOptions::default() };
-    let request = Arc::new(transfer(participants));
-    let echo = Client::with_options(&participants[0].url(), None, options.clone())?;
-    let bare = {
-        let request = Arc::clone(&request);
-        closed_loop(concurrency, seconds, move || {
-            let (echo, request) = (echo.clone(), Arc::clone(&request));
-            async move { echo.post_json::<Value>("/echo", &*request).await.is_ok() }
-        })
-        .await?
-    };
-    let client = Client::with_options(&coordinator.url(), None, options)?;
-    let measured = closed_loop(concurrency, seconds, move || {
-        let (client, request) = (client.clone(), Arc::clone(&request));
-        async move {
-            let begun = client.begin(&request).await;
-            begun.is_ok_and(|begun| begun.outcome == Some(Outcome::Commit))
-        }
-    })
-    .await?;
-    let ceiling = bare.per_second / ROUND_TRIPS;
-    Ok(json!({
-        "initiators": concurrency,
-        "committed_per_second": measured.per_second,
-        "p50_ms": measured.p50_ms,
-        "p99_ms": measured.p99_ms,
-        "failures": measured.failures + bare.failures,
-        "round_trips_per_second": bare.per_second,
-        "round_trip_p50_ms": bare.p50_ms,
-        "ceiling_per_second": ceiling,
-        "ratio": measured.per_second / ceiling,
-    }))
-}
-
-fn transfer(participants: [&Process; 2]) -> TransactionRequest {
-    let branches =
-        ["debit", "credit"].iter().zip(participants).map(|(name, participant)| BranchRequest {
-            name: (*name).to_owned(),
-            participant: format!("{}/transactions", participant.url()),
-            payload: Json::from_value(&json!({ "account": "A-17", "amount": 500 }))
-                .unwrap_or_default(),
-            ..BranchRequest::default()
-        });
-    TransactionRequest { branches: branches.collect(), ..TransactionRequest::default() }
-}
-
-/// So many workers, each beginning its next turn when the last has ended, for so many seconds.
-async fn closed_loop<F, T>(concurrency: usize, seconds: u64, turn: F) -> anyhow::Result<Measured>
-where
-    F: Fn() -> T + Clone + Send + 'static,
-    T: Future<Output = bool> + Send,
-{
-    let failures = Arc::new(AtomicUsize::new(0));
-    let started = Instant::now();
-    let warm = started + Duration::from_millis(500);
-    let end = warm + Duration::from_secs(seconds);
-    let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..concurrency {
-        let (turn, failures) = (turn.clone(), Arc::clone(&failures));
-        workers.spawn(async move {
-            let mut latencies_us = Vec::new();
-            loop {
-                let begun = Instant::now();
-                if begun >= end {
-                    return latencies_us;
-                }
-                if !turn().await {
-                    failures.fetch_add(1, Ordering::Relaxed);
-                } else if begun >= warm {
-                    latencies_us.push(u64::try_from(begun.elapsed().as_micros()).unwrap_or(0));
-                }
+            if report.rows.is_empty() {
+                anstream::println!("{}", table::heading());
             }
-        });
-    }
-    let mut latencies_us: Vec<u64> = Vec::new();
-    while let Some(worker) = workers.join_next().await {
-        latencies_us.extend(worker.context("a worker of the bench")?);
-    }
-    latencies_us.sort_unstable();
-    Ok(Measured {
-        per_second: latencies_us.len() as f64 / seconds as f64,
-        p50_ms: percentile_ms(&latencies_us, 50),
-        p99_ms: percentile_ms(&latencies_us, 99),
-        failures: failures.load(Ordering::Relaxed),
-    })
-}
-
-/// The resident memory of a process, in KiB; 0 where the system does not say.
-fn resident_kib(process: &Process) -> u64 {
-    let status = process.id().map(|id| std::fs::read_to_string(format!("/proc/{id}/status")));
-    let status = status.and_then(Result::ok).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
-}
-
-/// A service that agrees to everything and keeps nothing but the guard.
-struct Agreeable;
-
-impl MemoryService for Agreeable {
-    fn prepare(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<Vote> {
-        Ok(Vote::Yes)
-    }
-
-    fn commit(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
-        Ok(())
-    }
-
-    fn rollback(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
-        Ok(())
-    }
-}
-
-/// What `bench-participant` takes.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct ParticipantArguments {
-    /// Where to listen.
-    #[arg(long)]
-    listen: std::net::SocketAddr,
-}
-
-/// The participant of the bench, and the echo that the ceiling is measured against.
-pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
-    let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
-    anstream::println!("listening on http://{}", listener.local_addr()?);
-    let participant = Arc::new(MemoryParticipant::with_settled_max(Agreeable, 10_000));
-    let router = axum::Router::new()
-        .route("/echo", post(|body: axum::body::Bytes| async { body }))
-        .nest("/transactions", unanimity_sdk::router(participant));
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let shutdown = async move { terminate.recv().await.unwrap_or(()) };
-    inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
+            anstream::println!("{}", table::line(&row));
+        }
+        report.rows.push(row);
+    };
+    run_all(arguments, folder, &mut show).await?;
+    conclude(arguments, &report)?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn run_all(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    if arguments.wants(Scenario::Embedded) {
+        embedded::all(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Http) {
+        http::http(arguments, arguments.own(), folder, show).await?;
+    }
+    if arguments.wants(Scenario::Latency) {
+        show(latency::latency(arguments, folder).await?);
+    }
+    if arguments.wants(Scenario::Wide) {
+        http::wide(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Styles) {
+        http::styles(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Overload) {
+        overload::overload(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Beside) {
+        overload::beside(arguments, folder, show).await?;
+    }
+    if arguments.wants(Scenario::Growth) {
+        growth::growth(arguments, folder, show).await?;
+    }
+    Ok(())
+}
+
+/// Compares, writes what the command line asks for, and says the last word.
+fn conclude(arguments: &BenchArguments, report: &Report) -> anyhow::Result<()> {
+    let before = arguments.save.as_deref().and_then(Report::read);
+    let changes = before.as_ref().map(|before| changes(before, report)).unwrap_or_default();
+    if let Some(path) = &arguments.html {
+        write(path, &page::page(report, &changes))?;
+    }
+    if let Some(path) = &arguments.save {
+        write(path, &format!("{}\n", serde_json::to_string_pretty(report)?))?;
+    }
+    if arguments.json {
+        anstream::println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    anstream::println!("{}", table::closing(report));
+    if let Some(before) = &before {
+        anstream::println!("\n{}", compare::told(before, &changes));
+    }
+    if arguments.markdown {
+        anstream::println!("\n{}", table::markdown(report));
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -5,9 +5,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::Router;
 use clap::{Arg, ArgMatches, Command};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -22,10 +23,13 @@ use crate::config::{self, Config, LogFormat};
 use crate::databases::{self, Databases};
 use crate::inbound;
 use crate::outbound::HttpTransport;
+use crate::streams::{Desk, StreamTransport};
 
 const ABOUT: &str = "Run the coordinator";
 /// How often measurements are folded together.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// How often it is looked whether anything is live still, once told to stop.
+const LIVE_LOOK: Duration = Duration::from_millis(10);
 
 /// The command line of `serve`: a flag for every setting.
 pub(super) fn command() -> Command {
@@ -64,7 +68,8 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let databases = Databases::new(&config.databases);
     databases.check().await.map_err(anyhow::Error::msg)?;
-    let manager = start_manager(&config, &databases)?;
+    let streams = StreamTransport::new(config.streams()?);
+    let manager = start_manager(&config, &databases, &streams)?;
     databases.attach(&manager);
     let limits = ApiLimits {
         body_bytes_max: to_usize(config.limits.body_bytes_max),
@@ -74,7 +79,10 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     let token = config.security.token.clone();
     let api = Api::new(manager.clone(), databases, config.options(), limits, token, metrics);
     announce(&listener)?;
-    let failure = run(listener, api, &config, &manager, signals).await?;
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let router = api.router(streams.desk(), stopping);
+    let hang_up = HangUp { desk: streams.desk(), stop };
+    let failure = run(listener, router, &config, &manager, signals, hang_up).await?;
     match failure {
         None => Ok(ExitCode::SUCCESS),
         Some(message) => {
@@ -92,17 +100,26 @@ async fn keep_up(metrics: PrometheusHandle) {
     }
 }
 
-fn start_manager(config: &Config, databases: &Databases) -> anyhow::Result<TransactionManager> {
+fn start_manager(
+    config: &Config,
+    databases: &Databases,
+    streams: &StreamTransport,
+) -> anyhow::Result<TransactionManager> {
     let manager = ManagerConfig {
         storage: Storage::Folder(config.data.folder.clone()),
         shards: u16::try_from(config.journal.shards).unwrap_or(u16::MAX),
         live_transactions_max: to_usize(config.limits.live_transactions_max),
+        queue_delay_target_ms: config.limits.queue_delay_target_ms,
         disk_reserve_bytes: config.data.disk_reserve_bytes,
+        panics_per_transaction_max: u32::try_from(config.limits.panics_per_transaction_max)
+            .unwrap_or(u32::MAX),
         ..ManagerConfig::default()
     };
-    let carriages = Carriages::over_http(HttpTransport::new(config.outbound()?));
-    let transport = Arc::new(carriages.with(databases::SCHEME, Arc::new(databases.clone())));
-    let started = TransactionManager::start(manager, transport);
+    let carriages = Carriages::over_http(HttpTransport::new(config.outbound()?))
+        .with(databases::SCHEME, Arc::new(databases.clone()))
+        .with("grpc", Arc::new(streams.clone()))
+        .with("stream", Arc::new(streams.clone()));
+    let started = TransactionManager::start(manager, Arc::new(carriages));
     started.map_err(|error| anyhow::anyhow!("{error} (code {})", error.code()))
 }
 
@@ -117,14 +134,16 @@ fn announce(listener: &TcpListener) -> anyhow::Result<()> {
 /// Serves until told to stop; gives back what failed, if something did.
 async fn run(
     listener: TcpListener,
-    api: Api,
+    router: Router,
     config: &Config,
     manager: &TransactionManager,
     signals: (Signal, Signal),
+    hang_up: HangUp,
 ) -> anyhow::Result<Option<String>> {
     let (mut terminate, mut interrupt) = signals;
     let (told, mut failed) = tokio::sync::watch::channel(None);
     let watched = manager.clone();
+    let stop_timeout_ms = config.limits.stop_timeout_ms;
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("told to stop; finishing what is under way"),
@@ -133,12 +152,34 @@ async fn run(
                 told.send_replace(Some(message));
             }
         }
+        hang_up.when_done(watched, stop_timeout_ms);
     };
-    inbound::serve(listener, api.router(), config.inbound(), shutdown).await?;
+    inbound::serve(listener, router, config.inbound(), shutdown).await?;
     let failure = failed.borrow_and_update().clone();
     let patience = if failure.is_some() { 0 } else { config.limits.stop_timeout_ms };
     manager.stop(Duration::from_millis(patience)).await;
     Ok(failure)
+}
+
+/// What ends the streams that clients have opened, which would otherwise stay for ever.
+struct HangUp {
+    desk: Desk,
+    stop: tokio::sync::watch::Sender<bool>,
+}
+
+impl HangUp {
+    /// Initiators begin nothing more from now on. Services that have dialed in are needed until
+    /// what is live has ended, and then keep nobody waiting.
+    fn when_done(self, manager: TransactionManager, stop_timeout_ms: u64) {
+        self.stop.send_replace(true);
+        let deadline = Instant::now() + Duration::from_millis(stop_timeout_ms / 10 * 9);
+        tokio::spawn(async move {
+            while Instant::now() < deadline && manager.has_live().await == Ok(true) {
+                tokio::time::sleep(LIVE_LOOK).await;
+            }
+            self.desk.close();
+        });
+    }
 }
 
 fn start_logging(config: &Config) -> anyhow::Result<()> {

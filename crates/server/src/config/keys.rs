@@ -95,6 +95,12 @@ pub const KEYS: &[Key] = &[
     count("participants", "connections_per_participant_max", (1, 10_000),
         |c| &mut c.participants.connections_per_participant_max,
         "The most connections to one participant, in use and idle together."),
+    count("participants", "calls_per_stream_max", (1, 1_000_000),
+        |c| &mut c.participants.calls_per_stream_max,
+        "The most calls on one participant stream that are sent and not answered."),
+    count("participants", "queue_per_stream_max", (1, 10_000_000),
+        |c| &mut c.participants.queue_per_stream_max,
+        "The most calls that wait for one participant stream; more are not sent, and tried again."),
     time("participants", "connect_timeout_ms", 1, |c| &mut c.participants.connect_timeout_ms,
         "Within this time a participant's name must resolve and a connection stand."),
     count("participants", "breaker_failures", (0, 1_000_000),
@@ -132,6 +138,14 @@ pub const KEYS: &[Key] = &[
     count("limits", "live_transactions_max", (1, 10_000_000),
         |c| &mut c.limits.live_transactions_max,
         "The most transactions that may be live at once; more are refused with 429."),
+    time("limits", "queue_delay_target_ms", 0, |c| &mut c.limits.queue_delay_target_ms,
+        "So long a beginning may wait for its turn, and a call for a connection. When all have \
+        waited longer for four times that, those that have waited twice as long are refused with \
+        429. 0: none is."),
+    count("limits", "panics_per_transaction_max", (1, 1_000),
+        |c| &mut c.limits.panics_per_transaction_max,
+        "A transaction that the program itself broke on so often, over restarts, is set aside \
+        until somebody has it taken up again, and the others go on."),
     count("limits", "body_bytes_max", (1_024, 256 * 1_024 * 1_024),
         |c| &mut c.limits.body_bytes_max,
         "The most bytes of a request's body."),

@@ -19,8 +19,11 @@ pub use self::databases::{Allowed, DatabaseConfig, Dialect};
 pub use self::keys::{KEYS, Key};
 pub use self::read::ConfigError;
 pub use self::secret::Secret;
+use unanimity::ManagerConfig;
+
 use crate::inbound::InboundLimits;
 use crate::outbound::{BreakerConfig, OutboundConfig, Policy};
+use crate::streams::StreamConfig;
 
 /// What every setting's name in the environment begins with.
 pub const ENV_PREFIX: &str = "UNANIMITY_";
@@ -31,6 +34,8 @@ pub const ENV_NOT_SETTINGS: &[&str] = &[
     "UNANIMITY_DATABASE_URL",
     #[cfg(feature = "crash-points")]
     "UNANIMITY_CRASH_AT",
+    #[cfg(feature = "crash-points")]
+    "UNANIMITY_PANIC_AT",
 ];
 /// The shortest token that is accepted, in characters.
 pub const TOKEN_CHARACTERS_MIN: usize = 16;
@@ -93,6 +98,10 @@ pub struct Participants {
     pub allow: Vec<String>,
     /// The most connections to one participant.
     pub connections_per_participant_max: u64,
+    /// The most calls on one stream that are sent and not answered.
+    pub calls_per_stream_max: u64,
+    /// The most calls that wait for one stream.
+    pub queue_per_stream_max: u64,
     /// For resolving a name and connecting, in milliseconds.
     pub connect_timeout_ms: u64,
     /// After so many calls in a row without an answer calls are held back; 0: never.
@@ -136,6 +145,10 @@ pub struct Retry {
 pub struct Limits {
     /// The most live transactions.
     pub live_transactions_max: u64,
+    /// How long a beginning may wait for its turn, and a call for a connection; 0: for ever.
+    pub queue_delay_target_ms: u64,
+    /// So often the program may break on a transaction before it is set aside.
+    pub panics_per_transaction_max: u64,
     /// The most bytes of a request's body.
     pub body_bytes_max: u64,
     /// The most branches of one transaction.
@@ -205,10 +218,12 @@ impl Default for Data {
 
 impl Default for Participants {
     fn default() -> Self {
-        let outbound = OutboundConfig::default();
+        let (outbound, streams) = (OutboundConfig::default(), StreamConfig::default());
         Self {
             allow: vec!["loopback".into()],
             connections_per_participant_max: outbound.connections_per_participant_max as u64,
+            calls_per_stream_max: streams.calls_per_stream_max as u64,
+            queue_per_stream_max: streams.queue_per_stream_max as u64,
             connect_timeout_ms: outbound.connect_timeout_ms,
             breaker_failures: outbound.breaker.failures,
             breaker_probe_ms: outbound.breaker.probe_ms,
@@ -247,6 +262,8 @@ impl Default for Limits {
         let inbound = InboundLimits::default();
         Self {
             live_transactions_max: 100_000,
+            queue_delay_target_ms: 100,
+            panics_per_transaction_max: ManagerConfig::default().panics_per_transaction_max.into(),
             body_bytes_max: 1024 * 1024,
             branches_max: unanimity_core::BRANCHES_MAX as u64,
             json_depth_max: 32,
@@ -326,12 +343,27 @@ impl Config {
                 self.participants.connections_per_participant_max,
             ),
             connect_timeout_ms: self.participants.connect_timeout_ms,
+            queue_delay_target_ms: self.limits.queue_delay_target_ms,
             breaker: BreakerConfig {
                 failures: self.participants.breaker_failures,
                 probe_ms: self.participants.breaker_probe_ms,
                 drain_per_second: self.participants.breaker_drain_per_second,
             },
             ..OutboundConfig::default()
+        })
+    }
+
+    /// How participants are called over streams.
+    ///
+    /// # Errors
+    /// As [`Config::outbound`].
+    pub fn streams(&self) -> Result<StreamConfig, ConfigError> {
+        Ok(StreamConfig {
+            policy: self.outbound()?.policy,
+            connect_timeout_ms: self.participants.connect_timeout_ms,
+            calls_per_stream_max: to_usize(self.participants.calls_per_stream_max),
+            queue_per_stream_max: to_usize(self.participants.queue_per_stream_max),
+            ..StreamConfig::default()
         })
     }
 

@@ -173,6 +173,7 @@ pub struct Fleet {
     pub processes: [Process; 3],
     /// Where their files are.
     pub folder: PathBuf,
+    carriage: Carriage,
 }
 
 /// How a fleet is set up.
@@ -194,6 +195,20 @@ pub struct FleetOptions {
     pub coordinator_flags: Vec<String>,
     /// Further flags for both banks.
     pub bank_flags: Vec<String>,
+    /// How the banks are called.
+    pub carriage: Carriage,
+}
+
+/// How participants are called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Carriage {
+    /// Over HTTP.
+    #[default]
+    Http,
+    /// Over streams that the coordinator opens.
+    Grpc,
+    /// Over streams that the banks open.
+    Stream,
 }
 
 impl Fleet {
@@ -231,13 +246,15 @@ impl Fleet {
                 seed.to_string(),
             ];
             arguments.extend(options.bank_flags.iter().cloned());
+            arguments.extend((options.carriage == Carriage::Stream).then(|| text("--dial")));
             Process::new(process, &options.program, folder, arguments)
         };
         let mut bank_a = bank("A", "bank-a", options.seed);
         let mut bank_b = bank("B", "bank-b", options.seed.wrapping_add(1));
         bank_a.start().await?;
         bank_b.start().await?;
-        Ok(Self { processes: [coordinator, bank_a, bank_b], folder: folder.clone() })
+        let (processes, folder) = ([coordinator, bank_a, bank_b], folder.clone());
+        Ok(Self { processes, folder, carriage: options.carriage })
     }
 
     /// A client for the coordinator.
@@ -262,8 +279,12 @@ impl Fleet {
     /// Where the banks take part in transactions.
     #[must_use]
     pub fn participants(&self) -> [String; 2] {
-        let at = |process: &Process| format!("{}/transactions", process.url());
-        [at(&self.processes[1]), at(&self.processes[2])]
+        let at = |process: &Process, name: &str| match self.carriage {
+            Carriage::Http => format!("{}/transactions", process.url()),
+            Carriage::Grpc => format!("grpc://127.0.0.1:{}/bank-{name}", process.port),
+            Carriage::Stream => format!("stream:bank-{name}"),
+        };
+        [at(&self.processes[1], "A"), at(&self.processes[2], "B")]
     }
 
     /// Stops all three, participants last, so that what is under way can be finished.

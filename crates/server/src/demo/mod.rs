@@ -29,7 +29,7 @@ use unanimity_sdk::{Client, TransactionId};
 
 use self::chaos::{ChaosOptions, Killed};
 use self::explained::Explained;
-use self::fleet::{Fleet, FleetOptions};
+use self::fleet::{Carriage, Fleet, FleetOptions};
 use self::load::{Acknowledged, LoadOptions, Progress};
 use self::orders::Orders;
 use self::verdict::Verdict;
@@ -96,6 +96,10 @@ pub struct DemoArguments {
     /// How the banks keep transfers out of each other's way.
     #[arg(long, value_enum, default_value_t)]
     pub accounts_by: AccountsBy,
+    /// How the banks are called: over HTTP, over streams that the coordinator opens (grpc), or over
+    /// streams that the banks open (stream).
+    #[arg(long, value_enum, default_value_t)]
+    pub carriage: Carriage,
     /// Repeats a run's transfers, faults and kills; drawn if left out.
     #[arg(long)]
     pub seed: Option<u64>,
@@ -212,6 +216,7 @@ pub fn fleet_options(
             "--accounts-by".to_owned(),
             arguments.accounts_by.to_string(),
         ],
+        carriage: arguments.carriage,
     })
 }
 

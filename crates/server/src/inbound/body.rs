@@ -52,7 +52,8 @@ const REST_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub(super) struct TimedBody {
     /// Always there until this is dropped.
     inner: Option<Incoming>,
-    deadline: Instant,
+    /// None: it may go on for ever.
+    deadline: Option<Instant>,
     /// Made only when the body has to be waited for, which most need not.
     timer: Option<Pin<Box<Sleep>>>,
     takes_rest: bool,
@@ -61,7 +62,7 @@ pub(super) struct TimedBody {
 impl TimedBody {
     /// `takes_rest`: whether the client would be broken off by an answer before its body's end. Not
     /// on HTTP/2, where a stream ends alone, and not where the client waits to be asked for it.
-    pub(super) const fn new(inner: Incoming, deadline: Instant, takes_rest: bool) -> Self {
+    pub(super) const fn new(inner: Incoming, deadline: Option<Instant>, takes_rest: bool) -> Self {
         Self { inner: Some(inner), deadline, timer: None, takes_rest }
     }
 }
@@ -104,11 +105,13 @@ impl hyper::body::Body for TimedBody {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         if let Poll::Ready(frame) = Pin::new(inner).poll_frame(context) {
             // Also for a client that always has one more byte.
-            if self.timer.is_some() && Instant::now() >= deadline && frame.is_some() {
+            let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if self.timer.is_some() && late && frame.is_some() {
                 return Poll::Ready(Some(Err(BodyTimeout.into())));
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
+        let Some(deadline) = deadline else { return Poll::Pending };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         timer.as_mut().poll(context).map(|()| Some(Err(BodyTimeout.into())))
     }

@@ -11,6 +11,7 @@
 mod breaker;
 mod breakers;
 mod connect;
+mod offers;
 pub mod policy;
 mod pool;
 pub mod references;
@@ -38,11 +39,13 @@ use unanimity_sdk::contract::{Response, clean, judge};
 
 pub use self::breaker::BreakerConfig;
 use self::breakers::{Breakers, Clock};
-use self::connect::Connector;
+pub(crate) use self::connect::Connector;
+pub use self::offers::Offers;
 pub use self::policy::Policy;
 use self::pool::{Connection, Origin, Pool};
 pub use self::target::AddressError;
 use self::target::Target;
+pub(crate) use self::target::check as check_address;
 
 /// The most bytes of an answer's headers.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
@@ -60,6 +63,9 @@ pub struct OutboundConfig {
     pub participants_max: usize,
     /// Within this many milliseconds a name must have resolved and a connection stand.
     pub connect_timeout_ms: u64,
+    /// So many milliseconds a call may wait for a connection; when all wait longer, for four times
+    /// that, the participant counts as busy. 0: it never does.
+    pub queue_delay_target_ms: u64,
     /// After this many milliseconds without a call a connection is closed. Short, because many
     /// servers close theirs after 5 s, and a call that crosses with the closing is lost.
     pub idle_timeout_ms: u64,
@@ -76,6 +82,7 @@ impl Default for OutboundConfig {
             connections_per_participant_max: 64,
             participants_max: 4_096,
             connect_timeout_ms: 2_000,
+            queue_delay_target_ms: 100,
             idle_timeout_ms: 4_000,
             answer_bytes_max: 64 * 1024,
             breaker: BreakerConfig::default(),
@@ -90,6 +97,7 @@ pub struct HttpTransport {
     pool: Arc<Pool>,
     breakers: Arc<Breakers>,
     connector: HttpsConnector<Connector>,
+    offers: Arc<Offers>,
     sweeper: OnceLock<()>,
 }
 
@@ -111,9 +119,17 @@ impl HttpTransport {
             config.participants_max,
             config.connections_per_participant_max,
             Duration::from_millis(config.idle_timeout_ms),
+            Duration::from_millis(config.queue_delay_target_ms),
         ));
         let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
-        Self { config, pool, breakers, connector, sweeper: OnceLock::new() }
+        let (offers, sweeper) = (Arc::default(), OnceLock::new());
+        Self { config, pool, breakers, connector, offers, sweeper }
+    }
+
+    /// The streams that participants have offered in their answers.
+    #[must_use]
+    pub fn offers(&self) -> Arc<Offers> {
+        Arc::clone(&self.offers)
     }
 
     /// Says whether a participant's address may be called, as far as that can be known without
@@ -125,6 +141,13 @@ impl HttpTransport {
     /// does not allow.
     pub fn check(&self, participant: &str) -> Result<(), AddressError> {
         target::check(participant, &self.config.policy)
+    }
+
+    /// Whether calls to a participant have waited too long for a connection, for too long.
+    #[must_use]
+    pub fn is_busy(&self, participant: &str) -> bool {
+        self.pool.has_waiting()
+            && Target::parse(participant).is_ok_and(|target| self.pool.is_busy(&target.origin))
     }
 
     /// What keeps calls from a participant now, in words; `None` if nothing does.
@@ -163,7 +186,7 @@ impl HttpTransport {
             let most = self.config.participants_max;
             unsent(format!("{most} participants are being called already"))
         })?;
-        let permit = timeout_at(deadline, origin.permits.acquire()).await.map_err(|_| {
+        let permit = timeout_at(deadline, self.pool.permit(&origin)).await.map_err(|_| {
             let (most, limit) = (self.config.connections_per_participant_max, call.timeout_ms);
             unsent(format!("none of the {most} connections to it became free within {limit} ms"))
         })?;
@@ -182,6 +205,7 @@ impl HttpTransport {
             }
         };
         let answer = judge(call.operation, Response::new(status, &headers, &body));
+        self.offers.note(&call.participant, &headers, self.config.participants_max);
         match &answer {
             Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
             Answer::Unknown(_)
@@ -300,7 +324,7 @@ impl From<String> for Failure {
 
 /// What the participant is given. Before the decision a result that lacks a field is a no; after
 /// it nothing can be refused any more, and the field is null.
-fn payload(call: &Call) -> Result<Option<Bytes>, String> {
+pub(crate) fn payload(call: &Call) -> Result<Option<Bytes>, String> {
     let Some(payload) = &call.payload else { return Ok(None) };
     if call.results.is_empty() {
         return Ok(Some(Bytes::from_owner(Arc::clone(payload))));

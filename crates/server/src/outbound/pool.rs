@@ -7,15 +7,17 @@
 //! allowed.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http1::SendRequest;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use unanimity::QueueDelay;
 
 /// A connection that speaks HTTP/1.1. Dropping it closes it, whatever it was doing.
 #[derive(Debug)]
@@ -40,7 +42,11 @@ impl Drop for Connection {
 /// One participant's origin: its permits and its idle connections, the most recently used last.
 #[derive(Debug)]
 pub(crate) struct Origin {
-    pub(crate) permits: Semaphore,
+    permits: Semaphore,
+    /// How long calls wait for a permit.
+    delay: QueueDelay,
+    /// How many are waiting.
+    waiting: AtomicUsize,
     idle: Mutex<Vec<(Instant, Connection)>>,
 }
 
@@ -78,6 +84,33 @@ pub(crate) struct Pool {
     origins_max: usize,
     connections_per_origin_max: usize,
     idle_timeout: Duration,
+    queue_delay_target: Duration,
+    /// How many calls wait for a permit, at all origins.
+    waiting: AtomicUsize,
+}
+
+/// One call that waits for a permit: in both counts for as long as it does, and noted when it has
+/// one or has given up.
+struct Waiting<'a> {
+    pool: &'a Pool,
+    origin: &'a Origin,
+    came_at: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(pool: &'a Pool, origin: &'a Origin) -> Self {
+        pool.waiting.fetch_add(1, Ordering::Relaxed);
+        origin.waiting.fetch_add(1, Ordering::Relaxed);
+        Self { pool, origin, came_at: Instant::now() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.pool.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.origin.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.origin.delay.note(self.came_at.elapsed(), Instant::now().into_std());
+    }
 }
 
 impl Pool {
@@ -85,8 +118,40 @@ impl Pool {
         origins_max: usize,
         connections_per_origin_max: usize,
         idle_timeout: Duration,
+        queue_delay_target: Duration,
     ) -> Self {
-        Self { origins: Mutex::default(), origins_max, connections_per_origin_max, idle_timeout }
+        Self {
+            origins: Mutex::default(),
+            origins_max,
+            connections_per_origin_max,
+            idle_timeout,
+            queue_delay_target,
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// Waits for a permit of an origin. Nothing closes the permits, so it comes sooner or later.
+    pub(crate) async fn permit<'a>(&self, origin: &'a Origin) -> Option<SemaphorePermit<'a>> {
+        if let Ok(permit) = origin.permits.try_acquire() {
+            origin.delay.note(Duration::ZERO, Instant::now().into_std());
+            return Some(permit);
+        }
+        let _waiting = Waiting::begin(self, origin);
+        origin.permits.acquire().await.ok()
+    }
+
+    /// Whether any call waits for a permit: where none does, no origin is busy.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether calls to this origin have waited too long, for too long.
+    pub(crate) fn is_busy(&self, name: &str) -> bool {
+        let origin = lock(&self.origins).get(name).cloned();
+        origin.is_some_and(|origin| {
+            let waiting = origin.waiting.load(Ordering::Relaxed);
+            origin.delay.refuses_next(waiting, Instant::now().into_std())
+        })
     }
 
     /// The origin of that name; `None` if as many origins as are allowed are all being called.
@@ -102,7 +167,9 @@ impl Pool {
             return None;
         }
         let permits = Semaphore::new(self.connections_per_origin_max);
-        let origin = Arc::new(Origin { permits, idle: Mutex::default() });
+        let delay = QueueDelay::new(self.queue_delay_target);
+        let (waiting, idle) = (AtomicUsize::new(0), Mutex::default());
+        let origin = Arc::new(Origin { permits, delay, waiting, idle });
         origins.insert(name.to_owned(), Arc::clone(&origin));
         Some(origin)
     }
@@ -145,4 +212,44 @@ fn make_room(origins: &mut HashMap<String, Arc<Origin>>) {
 /// Nothing here leaves half a change behind, so a panic elsewhere does not spoil what is locked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longer than anything takes; only a test that fails waits for it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const TARGET: Duration = Duration::from_millis(1);
+
+    fn pool() -> Arc<Pool> {
+        Arc::new(Pool::new(8, 1, PATIENCE, TARGET))
+    }
+
+    /// One call after the other waits here until it has waited for too long, and goes.
+    async fn wait_in_vain(pool: &Pool, origin: &Origin) {
+        let waits = pool.permit(origin);
+        assert!(tokio::time::timeout(3 * TARGET, waits).await.is_err(), "nobody gives one back");
+    }
+
+    /// The clock is the runtime's own: it stands still while anything can run.
+    #[tokio::test(start_paused = true)]
+    async fn where_calls_wait_too_long_an_origin_is_busy_until_they_do_not() {
+        let pool = pool();
+        let (slow, other) = (pool.origin("slow").unwrap(), pool.origin("other").unwrap());
+        let held = pool.permit(&slow).await.unwrap();
+        let busy = async {
+            let _stand: Vec<Waiting<'_>> = (0..200).map(|_| Waiting::begin(&pool, &slow)).collect();
+            while !pool.is_busy("slow") {
+                wait_in_vain(&pool, &slow).await;
+            }
+            assert!(pool.has_waiting() && !pool.is_busy("other") && !pool.is_busy("unknown"));
+        };
+        tokio::time::timeout(PATIENCE, busy).await.unwrap();
+        assert!(!pool.is_busy("slow"), "nobody waits any more, so somebody may come");
+        drop(held);
+        drop(pool.permit(&slow).await.unwrap());
+        drop(pool.permit(&other).await.unwrap());
+        assert!(!pool.has_waiting() && !pool.is_busy("slow"));
+    }
 }

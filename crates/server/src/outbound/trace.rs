@@ -23,13 +23,18 @@ pub fn trace_id(transaction: &str) -> Uuid {
     }
 }
 
-/// The value of a call's `traceparent` header.
-pub(crate) fn traceparent(call: &Call) -> String {
-    let trace = trace_id(call.transaction.as_str());
-    let (high, low) = trace.as_u64_pair();
+/// A call's trace id, in two halves, and its parent id.
+pub(crate) fn parts(call: &Call) -> [u64; 3] {
+    let (high, low) = trace_id(call.transaction.as_str()).as_u64_pair();
     let place =
         u64::from(call.branch) << 40 | (call.operation as u64) << 32 | u64::from(call.attempt);
     // The all-zero parent id is invalid.
     let parent = splitmix64(high ^ splitmix64(low ^ splitmix64(place))).max(1);
-    format!("00-{}-{parent:016x}-01", trace.simple())
+    [high, low, parent]
+}
+
+/// The value of a call's `traceparent` header.
+pub(crate) fn traceparent(call: &Call) -> String {
+    let [high, low, parent] = parts(call);
+    format!("00-{high:016x}{low:016x}-{parent:016x}-01")
 }

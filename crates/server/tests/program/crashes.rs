@@ -88,3 +88,29 @@ async fn kills_at_random_moments_lose_nothing_with_all_kinds_of_branches_mixed()
     assert!(verdict.orders > 30, "too few messages to mean anything");
     assert!(verdict.settled > 5, "too few initiators were silent after their local commit");
 }
+
+/// So many kills in each of the two tests below: what is theirs is the carriage alone.
+fn kills_over_streams() -> usize {
+    if crate::faults::long() { 200 } else { 20 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_at_random_moments_lose_nothing_over_streams_that_banks_open() {
+    let kills = kills_over_streams();
+    let flags = format!(
+        "--transfers 500 --concurrency 32 --kills-min {kills} --pause-min-ms 20 \
+         --pause-max-ms 150 --carriage stream --mixed \
+         --faults error_before=0.02,error_after=0.02,lost_answer=0.02,delay=0.002:1500"
+    );
+    check(&flags, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kills_at_random_moments_lose_nothing_over_streams_that_the_coordinator_opens() {
+    let kills = kills_over_streams();
+    let flags = format!(
+        "--transfers 500 --concurrency 32 --kills-min {kills} --pause-min-ms 20 \
+         --pause-max-ms 150 --carriage grpc"
+    );
+    check(&flags, 20_261_124).await;
+}

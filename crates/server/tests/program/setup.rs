@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use unanimity_sdk::Client;
 use unanimity_sdk::api::TransactionStatus;
-use unanimity_server::demo::fleet::{Fleet, FleetOptions};
+use unanimity_server::demo::fleet::{Carriage, Fleet, FleetOptions};
 
 /// The longest that anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,6 +52,7 @@ pub fn fleet_options(folder: &Folder) -> FleetOptions {
         seed: 1,
         coordinator_flags: flags.split(' ').map(str::to_owned).collect(),
         bank_flags: Vec::new(),
+        carriage: Carriage::Http,
     }
 }
 

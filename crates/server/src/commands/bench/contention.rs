@@ -23,10 +23,10 @@ use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest, Trans
 use unanimity_sdk::resource::Conflict;
 use unanimity_sdk::{Client, ClientOptions, now_ms};
 
-use super::{BenchArguments, percentile_ms};
+use super::BenchArguments;
 use crate::commands::Ended;
-use crate::demo::fleet::{Fleet, FleetOptions};
-use crate::demo::{money, settle};
+use crate::demo::fleet::{Carriage, Fleet, FleetOptions};
+use crate::demo::{money, percentile_ms, settle};
 use crate::draw::{FAINT, HEADING, paint};
 
 /// The ways, by the words of the bank's command line. With `locking` the older wait, with
@@ -202,6 +202,7 @@ async fn one_run(
         seed: 1,
         coordinator_flags: flags("--log-level warn"),
         bank_flags: flags(&format!("--accounts-by {way}")),
+        carriage: Carriage::Http,
     };
     let mut fleet = Fleet::start(&options).await?;
     let banks = fleet.banks()?;

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -19,7 +20,9 @@ use unanimity_databases::{Database, DatabaseOptions, Make};
 use unanimity_sdk::api::{BranchRequest, Json, Outcome, TransactionRequest};
 use unanimity_sdk::{Client, ClientOptions};
 
-use super::{BenchArguments, Measured, closed_loop};
+use super::BenchArguments;
+use super::measure::{Load, Measured, Turn, Window, measure};
+use super::usage::Usage;
 use crate::commands::Ended;
 use crate::demo::fleet::Process;
 use crate::draw::{FAINT, HEADING, paint};
@@ -71,9 +74,9 @@ fn row(way: &str, measured: &Measured, floor: &Measured) -> Value {
     json!({
         "way": way,
         "committed_per_second": measured.per_second,
-        "p50_ms": measured.p50_ms,
-        "p99_ms": measured.p99_ms,
-        "failures": measured.failures,
+        "p50_ms": measured.latency.p50_ms,
+        "p99_ms": measured.latency.p99_ms,
+        "failures": measured.failed,
         "of_floor": measured.per_second / floor.per_second,
     })
 }
@@ -145,6 +148,20 @@ async fn money(server: &Database) -> anyhow::Result<i64> {
         sum += row.get::<_, i64>(0);
     }
     Ok(sum)
+}
+
+/// So many initiators, each beginning its next transfer when the last is done.
+async fn closed_loop<F, T>(initiators: usize, seconds: u64, turn: F) -> anyhow::Result<Measured>
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = bool> + Send + 'static,
+{
+    let window = Window::of(Duration::from_secs(seconds));
+    let turn = move || {
+        let turned = turn();
+        async move { if turned.await { Turn::Done } else { Turn::Failed } }
+    };
+    measure(Load::Closed(initiators), window, async || Usage::default(), turn).await
 }
 
 /// A pair of accounts and an amount, another one each time.

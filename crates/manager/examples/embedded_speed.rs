@@ -1,0 +1,113 @@
+//! How fast the manager is by itself: transactions of two branches whose participants answer at
+//! once, in one process, with journal and history in a folder. For profiling; the bench of the
+//! program compares the same with its ceilings.
+//!
+//! `cargo run --release -p unanimity --example embedded_speed -- [CONCURRENCY] [SECONDS] [SHARDS]`
+
+use std::future::ready;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
+use unanimity::{
+    BeginRequest, CallFuture, ManagerConfig, Owed, Storage, TransactionManager, Transport, Wait,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn answer(operation: Operation) -> Answer {
+    match operation {
+        Operation::Prepare | Operation::Execute => Answer::Yes(None),
+        _ => Answer::Acknowledged, // Phase two.
+    }
+}
+
+/// Participants that do nothing, at once.
+struct AtOnce;
+
+impl Transport for AtOnce {
+    fn call(&self, call: Call) -> CallFuture<'_> {
+        Box::pin(ready(answer(call.operation)))
+    }
+
+    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        owed.settle(answer(call.operation));
+        None
+    }
+
+    fn check(&self, _: &str) -> Result<(), (&'static str, String)> {
+        Ok(())
+    }
+}
+
+fn plan() -> Plan {
+    let branch = |name: &str| BranchPlan::new(name, "in-process", Kind::TwoPhase);
+    Plan {
+        open: false,
+        branches: vec![branch("debit"), branch("credit")],
+        options: Options::default(),
+    }
+}
+
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / 100.0
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let argument = |at: usize, default: u64| {
+        std::env::args().nth(at).and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let (concurrency, seconds, shards) = (argument(1, 1_024), argument(2, 5), argument(3, 1));
+    let memory = std::env::args().nth(4).is_some();
+    let folder = PathBuf::from(format!("target/embedded-speed-{}", std::process::id()));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let committed = Arc::new(AtomicU64::new(0));
+    let (rate, cpu) = runtime
+        .block_on(async {
+            let storage = if memory { Storage::Memory } else { Storage::Folder(folder.clone()) };
+            let config =
+                ManagerConfig { storage, shards: shards as u16, ..ManagerConfig::default() };
+            let manager = TransactionManager::start(config, Arc::new(AtOnce))?;
+            let end = Instant::now() + Duration::from_secs(seconds);
+            let (start, cpu) = (Instant::now(), cpu_seconds());
+            let mut tasks = Vec::new();
+            for _ in 0..concurrency {
+                let (manager, committed) = (manager.clone(), Arc::clone(&committed));
+                tasks.push(tokio::spawn(async move {
+                    while Instant::now() < end {
+                        let begun =
+                            manager.begin_and_tell(BeginRequest::new(plan(), Wait::Outcome)).await;
+                        match begun {
+                            Ok(begun) if begun.committed() => {
+                                committed.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok(_) => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
+                    Ok(())
+                }));
+            }
+            for task in tasks {
+                task.await??;
+            }
+            let taken = start.elapsed().as_secs_f64();
+            let count = committed.load(Ordering::Relaxed) as f64;
+            let cpu = (cpu_seconds() - cpu) * 1e6 / count;
+            manager.stop(Duration::from_secs(20)).await;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((count / taken, cpu))
+        })
+        .map_err(|error| error.to_string())?;
+    println!("{rate:.0} committed/s, {cpu:.2} CPU us each, {shards} shards, {concurrency} at once");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! What is measured over the network: a coordinator and participants, either processes that are
+//! started here, with journal and history on disk, or the user's own, at the URLs that the command
+//! line names. It decides what their usage is and whether anything was lost; what load is put on
+//! them is the scenarios'.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use axum::extract::Path as UrlPath;
+use axum::http::StatusCode;
+use axum::routing::post;
+use unanimity_sdk::api::{Outcome, TransactionRequest};
+use unanimity_sdk::{
+    BranchContext, Client, ClientError, ClientOptions, MemoryParticipant, MemoryService,
+    ServiceResult, Vote,
+};
+
+use super::measure::{Load, Measured, Turn, Window, measure};
+use super::usage::Usage;
+use crate::commands::Ended;
+use crate::demo::fleet::Process;
+use crate::demo::settle;
+use crate::inbound::{self, InboundLimits};
+
+/// The most connections of the load client in an open loop.
+const OPEN_REQUESTS_MAX: usize = 4_000;
+
+/// A coordinator and participants.
+pub(super) struct Deployment {
+    /// The coordinator first; none if all of it is the user's.
+    processes: Vec<Process>,
+    data: PathBuf,
+    url: String,
+    token: Option<String>,
+    /// The participants' URLs without a path; the user's own with theirs.
+    pub(super) participants: Vec<String>,
+    /// The coordinator's memory before any load.
+    pub(super) idle_kib: Option<u64>,
+    /// How many transactions ended so far, by what was seen of them.
+    ended: u64,
+}
+
+/// The coordinator and the participants that a user names.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    pub(super) coordinator: String,
+    pub(super) token: Option<String>,
+    pub(super) participants: Vec<String>,
+}
+
+impl Deployment {
+    /// Starts processes, with their files in `folder`.
+    pub(super) async fn start(
+        folder: &Path,
+        participants: usize,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let program = std::env::current_exe()?;
+        let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let data = folder.join("data");
+        let at = data.display().to_string();
+        let mut serve = text(&["serve", "--data-folder", &at, "--log-level", "error"]);
+        serve.extend(text(flags));
+        let mut coordinator = Process::new("coordinator", &program, folder, serve);
+        coordinator.start().await?;
+        let idle_kib = coordinator.id().map(|id| Usage::of(id).resident_kib);
+        let url = coordinator.url();
+        let (mut processes, mut urls) = (vec![coordinator], Vec::new());
+        for _ in 0..participants {
+            let arguments = text(&["bench-participant"]);
+            let mut process = Process::new("participant", &program, folder, arguments);
+            process.start().await?;
+            urls.push(process.url());
+            processes.push(process);
+        }
+        Ok(Self { processes, data, url, token: None, participants: urls, idle_kib, ended: 0 })
+    }
+
+    /// Takes the user's own, of which only what the API tells is known.
+    pub(super) fn own(own: Own) -> Self {
+        let Own { coordinator: url, token, participants } = own;
+        let (processes, data) = (Vec::new(), PathBuf::new());
+        Self { processes, data, url, token, participants, idle_kib: None, ended: 0 }
+    }
+
+    /// Whether it was started here.
+    pub(super) const fn is_ours(&self) -> bool {
+        !self.processes.is_empty()
+    }
+
+    /// A client with room for so many requests at once.
+    pub(super) fn client(&self, requests_max: usize) -> anyhow::Result<Client> {
+        let options = ClientOptions { requests_max, ..ClientOptions::default() };
+        Ok(Client::with_options(&self.url, self.token.as_deref(), options)?)
+    }
+
+    /// Begins this transaction again and again, and expects this outcome each time.
+    pub(super) async fn commit(
+        &mut self,
+        load: Load,
+        window: Window,
+        request: &Arc<TransactionRequest>,
+        expected: Outcome,
+    ) -> anyhow::Result<Measured> {
+        let client = self.client(requests_max(load))?;
+        let usage = async || self.usage(&client).await;
+        let turn = turn(&client, request, Some(expected));
+        let measured = measure(load, window, usage, turn).await?;
+        self.note(&measured)?;
+        Ok(measured)
+    }
+
+    /// The same, to be committed, while as many others begin what may come to anything.
+    pub(super) async fn commit_beside(
+        &mut self,
+        load: Load,
+        window: Window,
+        request: &Arc<TransactionRequest>,
+        others: &Arc<TransactionRequest>,
+    ) -> anyhow::Result<Measured> {
+        let client = self.client(requests_max(load))?;
+        let beside = self.client(requests_max(load))?;
+        let usage = async || self.usage(&client).await;
+        let none = async || Usage::default();
+        let measured = measure(load, window, usage, turn(&client, request, Some(Outcome::Commit)));
+        let others = measure(load, window, none, turn(&beside, others, None));
+        let (measured, others) = tokio::try_join!(measured, others)?;
+        self.note(&others)?;
+        self.note(&measured)?;
+        Ok(measured)
+    }
+
+    fn note(&mut self, measured: &Measured) -> anyhow::Result<()> {
+        self.ended += measured.done_in_all;
+        if measured.failed > 0 {
+            let (failed, done) = (measured.failed, measured.done_in_all);
+            bail!("{failed} transactions had another outcome or none; {done} were as they should");
+        }
+        Ok(())
+    }
+
+    /// Kills a participant.
+    pub(super) async fn kill(&mut self, participant: usize) -> anyhow::Result<()> {
+        match self.processes.get_mut(participant + 1) {
+            Some(process) => process.kill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts a participant again that was killed: what is owed to it can be done then.
+    pub(super) async fn revive(&mut self, participant: usize) -> anyhow::Result<()> {
+        match self.processes.get_mut(participant + 1) {
+            Some(process) => process.start().await,
+            None => Ok(()),
+        }
+    }
+
+    /// What all processes and this one have used, with the coordinator's memory.
+    async fn usage(&self, client: &Client) -> Usage {
+        let all = self.processes.iter().filter_map(Process::id).map(Usage::of);
+        let used = all.fold(Usage::own(), |sum, one| sum + one);
+        let coordinator = self.processes.first().and_then(Process::id).map(Usage::of);
+        let resident_kib = coordinator.unwrap_or_default().resident_kib;
+        Usage { resident_kib, appends: appends(client).await, ..used }
+    }
+
+    /// Waits until everything has ended, stops what was started here, and compares the history with
+    /// what was seen: nothing may be missing and nothing too much.
+    pub(super) async fn finish(mut self) -> anyhow::Result<()> {
+        let client = self.client(1)?;
+        settle(&client).await?;
+        if !self.is_ours() {
+            return Ok(());
+        }
+        for process in &mut self.processes {
+            process.stop().await?;
+        }
+        let (ended, in_history) = (self.ended, unanimity::count_history(&self.data)?);
+        if in_history != ended {
+            bail!("{ended} transactions have ended, but {in_history} are in the history");
+        }
+        Ok(())
+    }
+}
+
+fn requests_max(load: Load) -> usize {
+    match load {
+        Load::Closed(initiators) => initiators.max(1),
+        Load::Open { .. } => OPEN_REQUESTS_MAX,
+    }
+}
+
+/// The coordinator's own count of appends to its journal.
+async fn appends(client: &Client) -> u64 {
+    let metrics = client.get_text("/metrics").await.unwrap_or_default();
+    let name = "unanimity_journal_batch_records_count ";
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Begins a transaction, and expects this outcome, or any.
+fn turn(
+    client: &Client,
+    request: &Arc<TransactionRequest>,
+    expected: Option<Outcome>,
+) -> impl Fn() -> Pin<Box<dyn Future<Output = Turn> + Send>> + Clone + Send + Sync + 'static {
+    let (client, request) = (client.clone(), Arc::clone(request));
+    move || {
+        let (client, request) = (client.clone(), Arc::clone(&request));
+        Box::pin(async move {
+            judged(client.begin(&request).await.map(|begun| begun.outcome), expected)
+        })
+    }
+}
+
+fn judged(begun: Result<Option<Outcome>, ClientError>, expected: Option<Outcome>) -> Turn {
+    match begun {
+        Ok(Some(outcome)) if expected.is_none_or(|expected| outcome == expected) => Turn::Done,
+        Err(ClientError::Refused { status: 429 | 503, .. }) => Turn::Refused,
+        Ok(_) | Err(_) => Turn::Failed,
+    }
+}
+
+/// Does as the payload says, and keeps nothing but the guard.
+struct Obedient;
+
+/// Has it vote no.
+pub(super) const SAY_NO: &str = "say no";
+/// Has it find nothing to commit.
+pub(super) const READ_ONLY: &str = "only read";
+
+impl MemoryService for Obedient {
+    fn prepare(&self, _branch: &BranchContext, payload: &[u8]) -> ServiceResult<Vote> {
+        let says = |word: &str| payload.windows(word.len()).any(|part| part == word.as_bytes());
+        Ok(if says(SAY_NO) {
+            Vote::No("the bench wants a no".to_owned())
+        } else if says(READ_ONLY) {
+            Vote::ReadOnly
+        } else {
+            Vote::Yes
+        })
+    }
+
+    fn commit(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
+        Ok(())
+    }
+
+    fn rollback(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
+        Ok(())
+    }
+
+    fn execute(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<Vote> {
+        Ok(Vote::Yes)
+    }
+
+    fn compensate(&self, _branch: &BranchContext, _payload: &[u8]) -> ServiceResult<()> {
+        Ok(())
+    }
+}
+
+/// What `bench-participant` takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ParticipantArguments {
+    /// Where to listen.
+    #[arg(long)]
+    listen: std::net::SocketAddr,
+}
+
+/// The participant of the bench, and the echo that the ceiling is measured against.
+pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
+    let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
+    anstream::println!("listening on http://{}", listener.local_addr()?);
+    let participant = Arc::new(MemoryParticipant::with_settled_max(Obedient, 10_000));
+    let router = axum::Router::new()
+        .route("/echo", post(|body: axum::body::Bytes| async { body }))
+        .route("/silent/{operation}", post(silent))
+        .route("/slow/{milliseconds}/{operation}", post(slow))
+        .nest("/transactions", unanimity_sdk::router(participant));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let shutdown = async move { terminate.recv().await.unwrap_or(()) };
+    inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Never answers a prepare, and acknowledges everything else.
+async fn silent(UrlPath(operation): UrlPath<String>) -> StatusCode {
+    if operation == "prepare" {
+        std::future::pending::<()>().await;
+    }
+    StatusCode::NO_CONTENT
+}
+
+/// Agrees to everything, after a while.
+async fn slow(UrlPath((milliseconds, operation)): UrlPath<(u64, String)>) -> StatusCode {
+    tokio::time::sleep(Duration::from_millis(milliseconds.min(60_000))).await;
+    if operation == "prepare" { StatusCode::OK } else { StatusCode::NO_CONTENT }
+}

@@ -1,0 +1,324 @@
+//! How load is put on and what is read off it: a closed loop (so many initiators, each beginning
+//! its next turn when it has the answer of the last) and an open one (turns begin at a stated rate,
+//! whatever the answers do). What a turn is, and what its figures mean, is the scenarios'.
+//!
+//! In an open loop a latency counts from the moment at which the turn was due, not from the one at
+//! which it was begun: a server that stalls, or a load client that cannot keep up, must not make
+//! the worst figures vanish (coordinated omission).
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+use unanimity::core::splitmix64;
+
+use super::usage::Usage;
+
+/// What one turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It did what it should.
+    Done,
+    /// The coordinator was too busy and said so: the turn is begun anew after a pause.
+    Refused,
+    /// Anything else.
+    Failed,
+}
+
+/// How load is put on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Load {
+    /// So many initiators.
+    Closed(usize),
+    /// So many turns a second, of which at most so many are under way at once.
+    Open { per_second: f64, in_flight_max: usize },
+}
+
+/// How long a measurement takes: first to warm up, then to count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) warm_up: Duration,
+    pub(super) counted: Duration,
+}
+
+impl Window {
+    /// Counts for so long, after half a second or less.
+    pub(super) fn of(counted: Duration) -> Self {
+        Self { warm_up: (counted / 4).min(Duration::from_millis(500)), counted }
+    }
+}
+
+/// Latencies in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Latency {
+    pub(super) p50_ms: f64,
+    pub(super) p99_ms: f64,
+    pub(super) p999_ms: f64,
+    pub(super) max_ms: f64,
+}
+
+/// What came of a measurement.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured {
+    /// Turns done within the window, a second.
+    pub(super) per_second: f64,
+    /// Turns done within the window.
+    pub(super) done: u64,
+    /// Turns done at all, warm-up and end included.
+    pub(super) done_in_all: u64,
+    /// Turns refused within the window.
+    pub(super) refused: u64,
+    /// Turns that failed, at any time.
+    pub(super) failed: u64,
+    /// Of those done within the window.
+    pub(super) latency: Latency,
+    /// What was used within the window.
+    pub(super) usage: Usage,
+}
+
+/// How long an initiator that was refused waits before it begins anew.
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+
+/// What the workers write into.
+struct Tally {
+    from: Instant,
+    until: Instant,
+    latencies_us: Mutex<Vec<u32>>,
+    done_in_all: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    fn new(window: Window) -> Self {
+        let from = Instant::now() + window.warm_up;
+        let zero = || AtomicU64::new(0);
+        let (done_in_all, refused, failed) = (zero(), zero(), zero());
+        let latencies_us = Mutex::new(Vec::new());
+        Self { from, until: from + window.counted, latencies_us, done_in_all, refused, failed }
+    }
+
+    fn counts(&self, now: Instant) -> bool {
+        now >= self.from && now < self.until
+    }
+
+    /// Notes a turn; gives its latency if it counts.
+    fn note(&self, turn: Turn, since: Instant) -> Option<u32> {
+        let now = Instant::now();
+        let counts = self.counts(now);
+        match turn {
+            Turn::Done => {
+                self.done_in_all.fetch_add(1, Ordering::Relaxed);
+                let took_us = now.saturating_duration_since(since).as_micros();
+                return counts.then(|| u32::try_from(took_us).unwrap_or(u32::MAX));
+            }
+            Turn::Refused if counts => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
+            Turn::Refused => {}
+            Turn::Failed => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+        }
+        None
+    }
+
+    fn add(&self, latencies_us: &[u32]) {
+        let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend_from_slice(latencies_us);
+    }
+}
+
+/// Puts load on for the time of the window, and reads `usage` at both of its ends.
+pub(super) async fn measure<F, T>(
+    load: Load,
+    window: Window,
+    usage: impl AsyncFn() -> Usage,
+    turn: F,
+) -> anyhow::Result<Measured>
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = Turn> + Send + 'static,
+{
+    let tally = Arc::new(Tally::new(window));
+    let workers = match load {
+        Load::Closed(initiators) => closed(initiators, &tally, &turn),
+        Load::Open { per_second, in_flight_max } => {
+            let (tally, turn) = (Arc::clone(&tally), turn.clone());
+            let mut workers = tokio::task::JoinSet::new();
+            workers.spawn(async move { open(per_second, in_flight_max, &tally, &turn).await });
+            workers
+        }
+    };
+    tokio::time::sleep_until(tally.from).await;
+    let before = usage().await;
+    tokio::time::sleep_until(tally.until).await;
+    let used = usage().await.since(before);
+    joined(workers).await?;
+    Ok(result(&tally, window, used))
+}
+
+async fn joined(mut workers: tokio::task::JoinSet<()>) -> anyhow::Result<()> {
+    while let Some(worker) = workers.join_next().await {
+        worker.context("a worker of the bench")?;
+    }
+    Ok(())
+}
+
+fn closed<F, T>(initiators: usize, tally: &Arc<Tally>, turn: &F) -> tokio::task::JoinSet<()>
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = Turn> + Send + 'static,
+{
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..initiators {
+        let (turn, tally) = (turn.clone(), Arc::clone(tally));
+        workers.spawn(async move {
+            let mut latencies_us = Vec::new();
+            let mut since = Instant::now();
+            while Instant::now() < tally.until {
+                let came_to = turn().await;
+                latencies_us.extend(tally.note(came_to, since));
+                if came_to == Turn::Refused {
+                    // Its latency goes on counting from the first try.
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                } else {
+                    since = Instant::now();
+                }
+            }
+            tally.add(&latencies_us);
+        });
+    }
+    workers
+}
+
+/// Begins turns when they are due, with the gaps of a Poisson process, which is how independent
+/// initiators come.
+async fn open<F, T>(per_second: f64, in_flight_max: usize, tally: &Arc<Tally>, turn: &F)
+where
+    F: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = Turn> + Send + 'static,
+{
+    let room = Arc::new(tokio::sync::Semaphore::new(in_flight_max));
+    let (mut due, mut state) = (Instant::now(), 1);
+    while due < tally.until {
+        state = splitmix64(state);
+        // 53 bits: what a float holds exactly. Never 0, of which there is no logarithm.
+        let drawn = ((state >> 11) + 1) as f64 / (1_u64 << 53) as f64;
+        due += Duration::from_secs_f64(-drawn.ln() / per_second);
+        if due > Instant::now() {
+            tokio::time::sleep_until(due).await;
+        }
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let (turn, tally) = (turn.clone(), Arc::clone(tally));
+        tokio::spawn(async move {
+            let came_to = turn().await;
+            if let Some(latency_us) = tally.note(came_to, due) {
+                tally.add(&[latency_us]);
+            }
+            drop(permit);
+        });
+    }
+    // All permits are back when every turn has ended.
+    let all = u32::try_from(in_flight_max).unwrap_or(u32::MAX);
+    drop(room.acquire_many(all).await);
+}
+
+fn result(tally: &Tally, window: Window, usage: Usage) -> Measured {
+    let latencies_us = tally.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
+    let done = latencies_us.len() as u64;
+    Measured {
+        per_second: done as f64 / window.counted.as_secs_f64(),
+        done,
+        done_in_all: tally.done_in_all.load(Ordering::Relaxed),
+        refused: tally.refused.load(Ordering::Relaxed),
+        failed: tally.failed.load(Ordering::Relaxed),
+        latency: Latency::of(&latencies_us),
+        usage,
+    }
+}
+
+impl Latency {
+    fn of(latencies_us: &[u32]) -> Self {
+        // Three digits are kept: a thousandth of a figure is less than one run differs from the
+        // next.
+        let Ok(mut histogram) = Histogram::<u64>::new(3) else { return Self::default() };
+        for latency_us in latencies_us {
+            // dropped: a histogram that cannot grow; it grows up to any u32.
+            let _ = histogram.record(u64::from(*latency_us));
+        }
+        let at_ms = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
+        Self {
+            p50_ms: at_ms(0.5),
+            p99_ms: at_ms(0.99),
+            p999_ms: at_ms(0.999),
+            max_ms: histogram.max() as f64 / 1_000.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Window =
+        Window { warm_up: Duration::from_millis(10), counted: Duration::from_millis(100) };
+
+    /// So much of the virtual time.
+    async fn passes(ms: u64) {
+        let never = std::future::pending::<()>();
+        tokio::time::timeout(Duration::from_millis(ms), never).await.unwrap_err();
+    }
+
+    /// One server that does one thing at a time, a millisecond each, and stands still once.
+    async fn stalled(load: Load) -> Measured {
+        let server = Arc::new(tokio::sync::Mutex::new(0_u64));
+        let turn = move || {
+            let server = Arc::clone(&server);
+            async move {
+                let mut served = server.lock().await;
+                *served += 1;
+                let takes_ms = if *served == 20 { 40 } else { 1 };
+                passes(takes_ms).await;
+                Turn::Done
+            }
+        };
+        measure(load, SHORT, async || Usage::default(), turn).await.unwrap()
+    }
+
+    /// The clock of these tests is the runtime's own: it stands still while anything can run.
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_shows_in_every_turn_that_was_due_meanwhile() {
+        let open = stalled(Load::Open { per_second: 500.0, in_flight_max: 1_000 }).await.latency;
+        // Twenty were due while it stood still: they waited for up to 40 ms.
+        assert!(open.max_ms >= 39.0 && open.p99_ms >= 35.0 && open.p50_ms >= 2.0, "{open:?}");
+        // To one initiator it is one latency among many.
+        let closed = stalled(Load::Closed(1)).await.latency;
+        assert!(closed.max_ms >= 39.0 && closed.p50_ms <= 2.0, "{closed:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_refused_or_failed_is_not_done() {
+        let turns = Arc::new(AtomicU64::new(0));
+        let turn = move || {
+            let number = turns.fetch_add(1, Ordering::Relaxed);
+            async move {
+                passes(1).await;
+                [Turn::Done, Turn::Refused, Turn::Failed][(number % 3) as usize]
+            }
+        };
+        let usage = async || Usage::default();
+        let measured = measure(Load::Closed(2), SHORT, usage, turn).await.unwrap();
+        assert!(measured.done > 0 && measured.refused > 0 && measured.failed > 0, "{measured:?}");
+        assert!(measured.done < measured.done_in_all, "{measured:?}");
+    }
+
+    #[test]
+    fn percentiles_are_those_of_the_sorted_figures() {
+        let latencies_us: Vec<u32> = (1..=1_000).collect();
+        let latency = Latency::of(&latencies_us);
+        let all = [latency.p50_ms, latency.p99_ms, latency.p999_ms, latency.max_ms];
+        assert_eq!(all, [0.5, 0.99, 0.999, 1.0]);
+        assert_eq!(Latency::of(&[]).max_ms, 0.0);
+    }
+}
