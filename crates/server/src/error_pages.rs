@@ -39,7 +39,7 @@ const START_CODES: &[Row] = &[
         "Stop the other one, or choose another folder.",
     ),
     (
-        "database_unusable",
+        "database_refused",
         "A configured database cannot be used",
         "A database refuses the coordinator, or is set up so that it cannot prepare transactions. \
          The coordinator has not started. A database that only does not answer is no reason for \

@@ -2,6 +2,8 @@
 //! alike without asking anybody, because it depends on nothing but the transaction's id and, where
 //! there is one, the time that its initiator gives.
 
+use std::cmp::Ordering;
+
 use unanimity_core::TransactionId;
 
 /// How old a transaction is. The smaller one is the older one.
@@ -17,10 +19,24 @@ use unanimity_core::TransactionId;
 ///
 /// The ids themselves, as texts, decide among equals. So the order is total whatever the ids look
 /// like, and an initiator that chooses ids which sort by time gets the order by time.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Age {
     born_ms: i64,
     transaction: TransactionId,
+}
+
+impl Ord for Age {
+    /// Ids have an order of their own, which is quick and means nothing.
+    fn cmp(&self, other: &Self) -> Ordering {
+        let names = || self.transaction.as_str().cmp(other.transaction.as_str());
+        self.born_ms.cmp(&other.born_ms).then_with(names)
+    }
+}
+
+impl PartialOrd for Age {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl Age {

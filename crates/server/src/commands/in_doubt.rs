@@ -26,7 +26,7 @@ pub(crate) async fn in_doubt(arguments: InDoubtArguments) -> Ended {
             let config = DatabaseConfig::to_look_into(url).map_err(anyhow::Error::msg)?;
             let place = config.place.clone();
             let looked = databases::look_into(&config).await;
-            looked.map_err(|error| anyhow::anyhow!("{place}: {error} (code database_unusable)"))?
+            looked.map_err(|error| anyhow::anyhow!("{place}: {error} (code database_refused)"))?
         }
         None => {
             let client = arguments.client.client()?;

@@ -238,7 +238,7 @@ impl Databases {
                 Err(Unusable::Refused(text)) => {
                     let place = &database.config.place;
                     return Err(format!(
-                        "database {name} ({place}): {text} (code database_unusable)"
+                        "database {name} ({place}): {text} (code database_refused)"
                     ));
                 }
             }

@@ -1,6 +1,6 @@
 //! Money is conserved, wherever the accounts lie: two banks, hundreds of transfers, and a network
-//! that delivers every message once to three times, late and out of order. The coordinator of this test only does what the
-//! protocol demands: it decides on the votes, once, and tells the decision.
+//! that delivers every message once to three times, late and out of order. The coordinator of this
+//! test only does what the protocol demands: it decides on the votes, once, and tells the decision.
 
 use std::collections::BTreeMap;
 

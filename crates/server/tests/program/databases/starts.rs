@@ -22,7 +22,7 @@ async fn a_database_that_refuses_the_coordinator_ends_the_start(make: Make) {
     for url in [wrong, missing] {
         let ended = start_in_vain(&url).await;
         assert!(ended.status > 0 && ended.stdout.is_empty(), "{ended:?}");
-        assert!(ended.stderr.contains("database_unusable"), "{ended:?}");
+        assert!(ended.stderr.contains("database_refused"), "{ended:?}");
         assert!(ended.stderr.contains("database one (") && ended.stderr.contains("127.0.0.1"));
         assert!(!ended.stderr.contains("canary") && !ended.stderr.contains(&password), "{ended:?}");
     }

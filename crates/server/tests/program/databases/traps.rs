@@ -333,7 +333,7 @@ async fn a_server_that_prepares_nothing_is_refused_with_the_setting() {
     let server = own(Make::PostgreSql, options).await;
     let ended = super::world::start_in_vain(&server.url()).await;
     assert!(ended.status > 0 && ended.stdout.is_empty(), "{ended:?}");
-    for part in ["max_prepared_transactions", "postgresql.conf", "database_unusable"] {
+    for part in ["max_prepared_transactions", "postgresql.conf", "database_refused"] {
         assert!(ended.stderr.contains(part), "no {part} in {}", ended.stderr);
     }
 }
