@@ -121,7 +121,7 @@ impl Database {
             Server::Postgres(postgres) => postgres.check().await,
             Server::Mariadb(mariadb) => mariadb.check().await,
         };
-        self.checked.get_or_try_init(check).await.map(|()| ())
+        self.checked.get_or_try_init(check).await.copied()
     }
 
     /// Everything that is prepared there.
