@@ -2,7 +2,9 @@
 //!
 //! **A participant** is a [`SqliteService`] (its own tables in a SQLite file) behind a
 //! [`SqliteParticipant`] (the guard, in the same file and the same local transaction) behind a
-//! [`router`] (the operations over HTTP). After a restart an [`inquiry`] asks the coordinator
+//! [`router`] (the operations over HTTP). With the features `postgres` and `mariadb` the tables lie
+//! in such a database (modules of these names), or the database itself prepares the branches
+//! ([`xa`]). After a restart an [`inquiry`] asks the coordinator
 //! what became of the branches still in doubt. A service without a database uses
 //! [`MemoryParticipant`]; one with a database of another make implements [`Participant`] over the
 //! pure rules in [`guard`]. One whose data are keys with values, and that wants no two transactions
@@ -16,6 +18,12 @@
 //! ```no_run
 #![doc = include_str!("../examples/participant.rs")]
 //! ```
+
+// What all stores share is used in part by a service that takes one of them.
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "postgres", feature = "mariadb")),
+    allow(dead_code)
+)]
 
 mod answer;
 pub mod api;

@@ -174,6 +174,17 @@ async fn a_serialization_failure_is_a_no_with_its_reason() {
     assert!(no.contains("could not serialize access"), "{no}");
 }
 
+/// PostgreSQL would take the prepare for a rollback and say nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_the_service_overlooks_is_never_a_yes() {
+    let place = Place::new(Make::PostgreSql).await;
+    let participant = open(&place).await;
+    let answers = play(&*participant, "t", "prepare:swallow prepare commit").await;
+    assert!(answers.starts_with("failed(the service went on after an error"), "{answers}");
+    assert!(answers.ends_with(" yes ack"), "{answers}");
+    assert_eq!(place.diary("t").await, "prepare");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_room_for_prepared_transactions_is_refused_with_the_setting() {
     let server = tokio::task::spawn_blocking(|| {

@@ -113,10 +113,16 @@ pub(super) async fn show(
         Some(patience) => manager.wait_for(&id, Wait::Completed, patience).await,
     };
     let shown = found(shown.map_err(problem_of_unavailable)?, &id)?;
-    if shown.set_aside.as_ref().is_some_and(|why| !why.read) {
-        return Err(not_read(&id));
-    }
-    Ok(Json(shown))
+    if_read(shown, &id).map(Json)
+}
+
+/// A transaction as it is shown to those who go by what they are told.
+pub(super) fn if_read(
+    shown: TransactionView,
+    id: &TransactionId,
+) -> Result<TransactionView, Problem> {
+    let unread = shown.set_aside.as_ref().is_some_and(|why| !why.read);
+    if unread { Err(not_read(id)) } else { Ok(shown) }
 }
 
 /// Nothing is said of a transaction whose records could not be read: it may have an outcome, which

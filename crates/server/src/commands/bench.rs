@@ -9,6 +9,7 @@ mod contention;
 mod databases;
 mod deployment;
 mod embedded;
+mod frames;
 mod growth;
 mod http;
 mod latency;
@@ -16,6 +17,7 @@ mod measure;
 mod overload;
 mod page;
 mod row;
+mod stream;
 mod svg;
 mod table;
 mod usage;
@@ -40,6 +42,8 @@ pub(crate) enum Scenario {
     Embedded,
     /// Load client, coordinator and two participants as processes, over HTTP/1.1.
     Http,
+    /// The same over the participants' streams and the initiators' stream.
+    Stream,
     /// One transaction at a time, and what of its time is not the machine's.
     Latency,
     /// From 2 to 64 branches.
@@ -232,6 +236,9 @@ async fn run_all(
     }
     if arguments.wants(Scenario::Http) {
         http::http(arguments, arguments.own(), folder, show).await?;
+    }
+    if arguments.wants(Scenario::Stream) {
+        stream::stream(arguments, folder, show).await?;
     }
     if arguments.wants(Scenario::Latency) {
         show(latency::latency(arguments, folder).await?);

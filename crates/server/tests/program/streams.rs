@@ -445,7 +445,7 @@ async fn a_peer_that_is_gone_without_a_word_is_found_out_and_dialed_again() {
 }
 
 #[tokio::test]
-async fn an_offered_stream_is_taken_and_http_is_used_if_it_cannot_be() {
+async fn a_stream_that_a_participant_offers_over_http_is_used_while_it_can_be() {
     let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
     let (over_stream, over_http) = (shop(), shop());
     let served = Served::start(over_stream.clone(), 0).await;
