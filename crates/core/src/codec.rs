@@ -14,12 +14,14 @@ use crate::{
 };
 
 mod digested;
+mod head;
 mod observation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use digested::digested_bytes;
+pub use head::{RecordHead, decode_head};
 
 /// The version that is written; also the newest that is understood.
 pub const RECORD_VERSION: u8 = 2;

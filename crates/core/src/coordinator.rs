@@ -2,6 +2,7 @@
 //! what happened into records and effects; how records reach a disk and effects a participant is
 //! the driver's.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -66,6 +67,7 @@ impl std::error::Error for ApplyError {}
 pub struct Coordinator {
     pub(crate) config: CoordinatorConfig,
     pub(crate) transactions: Live,
+    pub(crate) aside: BTreeSet<TransactionId>,
     pub(crate) schedule: Schedule,
 }
 
@@ -73,7 +75,8 @@ impl Coordinator {
     /// A coordinator that knows of nothing.
     #[must_use]
     pub fn new(config: CoordinatorConfig) -> Self {
-        Self { config, transactions: Live::default(), schedule: Schedule::default() }
+        let (transactions, aside) = (Live::default(), BTreeSet::new());
+        Self { config, transactions, aside, schedule: Schedule::default() }
     }
 
     /// A live transaction.
@@ -158,6 +161,9 @@ impl Coordinator {
     /// backwards between two calls.
     pub fn handle(&mut self, now: Millis, event: Event) -> Step {
         let mut step = Step::default();
+        if self.keeps_out(&event) {
+            return step;
+        }
         match event {
             Event::Begin { transaction, fingerprint, plan } => {
                 self.begin(now, transaction, fingerprint, plan, &mut step);
@@ -193,7 +199,7 @@ impl Coordinator {
         step: &mut Step,
     ) {
         let refusal = if let Some(existing) = self.transactions.get(&id) {
-            Some(Refusal::Exists { same: existing.fingerprint == fingerprint })
+            Some(Refusal::of_existing(existing, fingerprint))
         } else if self.transactions.len() >= self.config.live_transactions_max {
             Some(Refusal::AtCapacity)
         } else {

@@ -163,8 +163,21 @@ pub enum Refusal {
         /// Same fingerprint: the caller may be given the existing transaction.
         same: bool,
     },
+    /// A transaction of this id is set aside and could not be read: whether the request is the same
+    /// is not known.
+    SetAside,
     /// As many transactions are live as the configuration allows; try later.
     AtCapacity,
+}
+
+impl Refusal {
+    /// Why an id cannot begin that a live transaction has.
+    pub(crate) fn of_existing(existing: &Transaction, fingerprint: u128) -> Self {
+        match &existing.set_aside {
+            Some(why) if !why.read => Self::SetAside,
+            _ => Self::Exists { same: existing.fingerprint == fingerprint },
+        }
+    }
 }
 
 /// What one event leads to: records to make durable, and effects that may leave only after them.

@@ -75,11 +75,24 @@ impl Homes {
         low_water
     }
 
-    /// Some of those that keep the oldest batch from being forgotten and are not being written anew
-    /// already.
-    pub(crate) fn stragglers(&self, most: usize) -> Vec<TransactionId> {
-        let Some((_, ids)) = self.by_batch.first_key_value() else { return Vec::new() };
-        ids.iter().filter(|id| !self.moving.contains(*id)).take(most).cloned().collect()
+    /// Those that keep the oldest batch from being forgotten.
+    pub(crate) fn oldest(&self) -> impl Iterator<Item = &TransactionId> {
+        self.by_batch.first_key_value().into_iter().flat_map(|(_, ids)| ids)
+    }
+
+    /// How many are at home.
+    pub(crate) fn count(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Some of those that are at home in a batch up to this one, the oldest first; none while
+    /// others are being written anew.
+    pub(crate) fn stragglers(&self, most: usize, up_to: u64) -> Vec<TransactionId> {
+        if !self.moving.is_empty() {
+            return Vec::new();
+        }
+        let old = self.by_batch.range(..=up_to).flat_map(|(_, ids)| ids);
+        old.take(most).cloned().collect()
     }
 }
 
@@ -97,7 +110,9 @@ mod tests {
         assert_eq!(homes.low_water(9), 9);
         homes.settle(&id("a"), 3);
         homes.settle(&id("b"), 5);
-        assert_eq!((homes.low_water(9), homes.stragglers(8)), (3, vec![id("a")]));
+        assert_eq!((homes.low_water(9), homes.stragglers(8, 4)), (3, vec![id("a")]));
+        assert_eq!(homes.stragglers(8, 5), [id("a"), id("b")]);
+        assert_eq!(homes.stragglers(1, 5), [id("a")]);
         homes.settle(&id("a"), 8);
         assert_eq!(homes.low_water(9), 5);
         homes.leave(&id("b"));
@@ -112,15 +127,15 @@ mod tests {
         homes.settle(&id("a"), 3);
         homes.settle(&id("b"), 3);
         homes.move_to(&id("a"), 9);
-        assert_eq!((homes.low_water(9), homes.stragglers(8)), (3, vec![id("b")]));
+        assert_eq!((homes.low_water(9), homes.stragglers(8, 9)), (3, vec![]));
         homes.move_to(&id("b"), 10);
         homes.durable(8);
-        assert_eq!((homes.low_water(9), homes.stragglers(8)), (3, vec![]));
+        assert_eq!((homes.low_water(9), homes.stragglers(8, 9)), (3, vec![]));
         homes.durable(9);
-        assert_eq!((homes.low_water(10), homes.stragglers(8)), (3, vec![]));
+        assert_eq!((homes.low_water(10), homes.stragglers(8, 9)), (3, vec![]));
         homes.leave(&id("b"));
         homes.durable(10);
-        assert_eq!((homes.low_water(11), homes.stragglers(8)), (9, vec![id("a")]));
+        assert_eq!((homes.low_water(11), homes.stragglers(8, 9)), (9, vec![id("a")]));
         assert!(!homes.knows(&id("b")));
     }
 }

@@ -29,6 +29,8 @@ pub enum CloseRefusal {
     Unknown,
     /// It was begun whole: it commits by itself.
     Whole,
+    /// It is set aside: nothing reaches it.
+    SetAside,
 }
 
 impl Coordinator {
@@ -81,7 +83,11 @@ impl Coordinator {
     /// [`CloseRefusal`]; nothing has changed.
     pub fn check_close(&self, id: &TransactionId) -> Result<(), CloseRefusal> {
         let transaction = self.get(id).ok_or(CloseRefusal::Unknown)?;
-        if transaction.open { Ok(()) } else { Err(CloseRefusal::Whole) }
+        match transaction.stage() {
+            Stage::SetAside => Err(CloseRefusal::SetAside),
+            _ if transaction.open => Ok(()),
+            _ => Err(CloseRefusal::Whole), // Wherever it stands.
+        }
     }
 
     /// The initiator vouches for the work that it did itself; everybody else is asked.

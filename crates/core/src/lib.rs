@@ -41,13 +41,17 @@ mod replay;
 mod resolution;
 mod safety;
 mod schedule;
+mod set_aside;
 mod stage;
 mod timeline;
 mod timers;
 mod transaction;
 mod wire;
 
-pub use codec::{DecodeError, RECORD_VERSION, decode_record, digested_bytes, encode_record};
+pub use codec::{
+    DecodeError, RECORD_VERSION, RecordHead, decode_head, decode_record, digested_bytes,
+    encode_record,
+};
 pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
@@ -65,6 +69,7 @@ pub use record::{Fact, Record};
 pub use replay::{Replay, ReplayError, Replayed};
 pub use resolution::{Heuristic, Resolution, ResolveRefusal};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
+pub use set_aside::{Doing, SetAside};
 pub use stage::Stage;
 pub use timeline::{Observation, Timeline, What};
 pub use transaction::{Ballot, Branch, Progress, Transaction};

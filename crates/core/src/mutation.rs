@@ -70,11 +70,19 @@ pub enum Mutation {
     ExecutingNotRecorded,
     /// The guard repeats the no of an execute for ever.
     RefusedExecuteRepeated,
+    /// An event reaches a transaction that is set aside.
+    SetAsideHandled,
+    /// Nobody keeps the records of a transaction that could not be read.
+    UnreadNotAtHome,
+    /// A transaction that could not be read is not known.
+    UnreadForgotten,
+    /// A transaction that could not be read is written anew.
+    UnreadWrittenAnew,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 36] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -107,6 +115,10 @@ impl Mutation {
         Self::RetryNotArmed,
         Self::ExecutingNotRecorded,
         Self::RefusedExecuteRepeated,
+        Self::SetAsideHandled,
+        Self::UnreadNotAtHome,
+        Self::UnreadForgotten,
+        Self::UnreadWrittenAnew,
     ];
 }
 

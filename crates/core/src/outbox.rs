@@ -16,7 +16,7 @@ use crate::{
 
 /// A batch that has grown to this many bytes is closed and the next one begun.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How many stragglers are written anew in one go.
+/// How many stragglers are written anew in one go, unless very many are live.
 const STRAGGLERS_MAX: usize = 256;
 
 /// When the journal is asked to forget, in batches.
@@ -255,27 +255,50 @@ impl<R> Outbox<R> {
     /// Writes transactions anew that have been live for so long that the journal grows behind
     /// them. Nothing ever leaves because of it.
     pub fn write_stragglers(&mut self, now: Millis, coordinator: &mut Coordinator) {
+        for id in self.stragglers(coordinator) {
+            self.write_anew(now, coordinator, &id);
+        }
+    }
+
+    /// Whose turn it is to be written anew.
+    ///
+    /// Those of many batches are gathered into one, so that this comes to an end also when nothing
+    /// else is written: were each batch's moved by itself, as many batches as before would hold
+    /// them afterwards, and the oldest would be too old again.
+    #[must_use]
+    pub fn stragglers(&self, coordinator: &Coordinator) -> Vec<TransactionId> {
         let low_water = self.homes.low_water(self.next_position);
-        if self.next_position - low_water < self.bounds.straggler_batches {
+        let batches_max = self.bounds.straggler_batches;
+        let stays = |id: &TransactionId| coordinator.stays(id);
+        if self.next_position - low_water < batches_max || self.homes.oldest().any(stays) {
+            return Vec::new(); // Nothing could be forgotten by it, or need be.
+        }
+        let share = usize::try_from(batches_max / 4).unwrap_or(usize::MAX).max(1);
+        let most = STRAGGLERS_MAX.max(self.homes.count() / share);
+        self.homes.stragglers(most, self.next_position - batches_max / 2)
+    }
+
+    /// Writes one of them anew, unless there is work enough for the disk: then it has its turn
+    /// later.
+    pub fn write_anew(&mut self, now: Millis, coordinator: &mut Coordinator, id: &TransactionId) {
+        if self.gathered.len() > 1 {
             return;
         }
-        for id in self.homes.stragglers(STRAGGLERS_MAX) {
-            if self.gathered.len() > 1 {
-                return; // There is work enough for the disk; the rest has its turn later.
-            }
-            let Some(step) = coordinator.rewrite(now, &id) else { continue };
-            // A snapshot has no effects: what is held back is an empty list.
-            if let Some(Out::Effects(effects)) = self.take(step) {
-                assert!(effects.is_empty(), "writing anew tells nobody anything");
-            }
+        let Some(step) = coordinator.rewrite(now, id) else { return };
+        // A snapshot has no effects: what is held back is an empty list.
+        if let Some(Out::Effects(effects)) = self.take(step) {
+            assert!(effects.is_empty(), "writing anew tells nobody anything");
         }
     }
 }
 
 impl Coordinator {
     /// Writes everything that is known of a live transaction anew, so that the batches which hold
-    /// its older records can be forgotten. `None` if it is not live.
+    /// its older records can be forgotten. `None` if it is not live, or cannot be.
     pub fn rewrite(&mut self, now: Millis, id: &TransactionId) -> Option<Step> {
+        if self.stays(id) {
+            return None;
+        }
         let transaction = self.transactions.get_mut(id)?;
         let timeline = &mut transaction.timeline;
         timeline.saved.append(&mut timeline.unsaved);
@@ -286,5 +309,49 @@ impl Coordinator {
         let fact = Fact::Snapshot(Box::new(snapshot));
         let record = Record { transaction: id.clone(), at: now, fact, observations: Vec::new() };
         Some(Step { records: vec![record], effects: Vec::new() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BranchPlan, CoordinatorConfig, Doing, Event, Kind, Options, Plan, SetAside};
+
+    /// A journal that keeps few batches, and many transactions that stay: when nothing else
+    /// happens, writing them anew comes to an end.
+    #[test]
+    fn many_that_stay_are_written_anew_a_few_times_and_not_for_ever() {
+        let mut coordinator = Coordinator::new(CoordinatorConfig::default());
+        let bounds = OutboxBounds { truncate_batches_min: 1, straggler_batches: 4 };
+        let mut outbox = Outbox::<()>::new((1, 1), [], bounds, Mutations::default());
+        for number in 0..20 {
+            let branches =
+                ["a", "b"].map(|name| BranchPlan::new(name, "http://127.0.0.1:1/", Kind::TwoPhase));
+            let plan = Plan { open: false, branches: branches.into(), options: Options::default() };
+            let transaction = TransactionId::new(&format!("t{number}")).unwrap();
+            let event = Event::Begin { transaction, fingerprint: 7, plan };
+            outbox.take(coordinator.handle(1, event));
+            let batch = outbox.next_append().unwrap();
+            outbox.receipt(Durable::up_to(batch.position));
+        }
+        let mut batches = 0;
+        loop {
+            outbox.write_stragglers(1, &mut coordinator);
+            let Some(batch) = outbox.next_append() else { break };
+            outbox.receipt(Durable::up_to(batch.position));
+            batches += 1;
+            assert!(batches < 20, "it never ends");
+        }
+        let kept = outbox.forgettable().unwrap();
+        assert!(20 + batches - kept < 4, "{batches} batches, kept from {kept}");
+        let (doing, message) = (Doing::WritingAnew, "oh".into());
+        let why = SetAside { doing, panics: 3, message, at: 0, read: true };
+        coordinator.set_aside(&TransactionId::new("t19").unwrap(), 0, why);
+        for _ in 0..9 {
+            outbox.take(coordinator.rewrite(1, &TransactionId::new("t4").unwrap()).unwrap());
+            let batch = outbox.next_append().unwrap();
+            outbox.receipt(Durable::up_to(batch.position));
+        }
+        assert_eq!(outbox.stragglers(&coordinator), [], "nothing could be forgotten by it");
     }
 }

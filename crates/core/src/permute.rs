@@ -28,7 +28,8 @@ impl Coordinator {
         for transaction in self.transactions.values() {
             transactions.insert(permuted_transaction(transaction, order));
         }
-        Self { config: self.config.clone(), transactions, schedule }
+        let (config, aside) = (self.config.clone(), self.aside.clone());
+        Self { config, transactions, aside, schedule }
     }
 }
 

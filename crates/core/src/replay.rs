@@ -4,7 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::{Coordinator, Fact, Millis, Record, Transaction, TransactionId, decode_record};
+use crate::{
+    Coordinator, Fact, Millis, Mutation, Record, Transaction, TransactionId, decode_head,
+    decode_record,
+};
 
 /// What a shard's journal held.
 #[derive(Clone, Debug)]
@@ -14,6 +17,9 @@ pub struct Replayed {
     pub coordinator: Coordinator,
     /// In which batch each live or just ended transaction was last written whole.
     pub homes: BTreeMap<TransactionId, u64>,
+    /// Transactions that were passed over, and when they began: they are live as far as anybody
+    /// knows, and are to be set aside.
+    pub unread: BTreeMap<TransactionId, Millis>,
     /// Ended, but perhaps not in the history yet.
     pub ended: Vec<Arc<Transaction>>,
     /// The latest moment on record: the coordinator's time goes on from there, whatever a clock
@@ -36,6 +42,9 @@ pub struct Replay {
     coordinator: Coordinator,
     homes: BTreeMap<TransactionId, u64>,
     ended: Vec<Arc<Transaction>>,
+    /// Transactions whose records are not to be looked at.
+    passed_over: BTreeSet<TransactionId>,
+    unread: BTreeMap<TransactionId, Millis>,
     /// Transactions whose beginning was forgotten: each must have ended or been written anew.
     orphans: BTreeSet<TransactionId>,
     latest: Millis,
@@ -51,15 +60,50 @@ impl Replay {
             coordinator,
             homes: BTreeMap::new(),
             ended: Vec::new(),
+            passed_over: BTreeSet::new(),
+            unread: BTreeMap::new(),
             orphans: BTreeSet::new(),
             latest: 0,
             problem: None,
         }
     }
 
+    /// These transactions' records are left where they are: the program breaks on them.
+    #[must_use]
+    pub fn passing_over(self, passed_over: BTreeSet<TransactionId>) -> Self {
+        Self { passed_over, ..self }
+    }
+
+    /// Whether a transaction's records are left where they are.
+    #[must_use]
+    pub fn passes_over(&self, id: &TransactionId) -> bool {
+        self.passed_over.contains(id)
+    }
+
+    /// Whether a record is one of those that are not to be looked at. Its home is noted all the
+    /// same, so that the journal keeps it. One that ended and was forgotten may have left records
+    /// without a beginning, and is nobody's any more.
+    fn pass_over(&mut self, position: u64, bytes: &[u8]) -> bool {
+        let Some(head) = decode_head(bytes) else { return false };
+        if !self.passed_over.contains(&head.transaction) {
+            return false;
+        }
+        if head.whole {
+            let forgets = self.coordinator.config.mutations.has(Mutation::UnreadNotAtHome);
+            if !forgets {
+                self.homes.insert(head.transaction.clone(), position);
+            }
+            self.unread.entry(head.transaction).or_insert(head.at);
+        }
+        true
+    }
+
     /// Takes the next record in. After the first that does not fit, nothing more is looked at.
     pub fn take(&mut self, position: u64, bytes: &[u8]) {
         if self.problem.is_some() {
+            return;
+        }
+        if !self.passed_over.is_empty() && self.pass_over(position, bytes) {
             return;
         }
         let applied = decode_record(bytes)
@@ -102,7 +146,7 @@ impl Replay {
             let problem = format!("transaction {orphan} has records but no beginning");
             return Err(ReplayError { position: next_position, problem });
         }
-        let Self { coordinator, homes, ended, latest, .. } = self;
-        Ok(Replayed { coordinator, homes, ended, latest })
+        let Self { coordinator, homes, unread, ended, latest, .. } = self;
+        Ok(Replayed { coordinator, homes, unread, ended, latest })
     }
 }

@@ -63,6 +63,8 @@ pub enum ResolveRefusal {
     Settled,
     /// It contradicts the decision and gives no reason.
     ReasonMissing,
+    /// The transaction is set aside: nothing reaches it.
+    SetAside,
 }
 
 impl Branch {
@@ -131,6 +133,9 @@ impl Coordinator {
         has_reason: bool,
     ) -> Result<(), ResolveRefusal> {
         let transaction = self.get(id).ok_or(ResolveRefusal::Unknown)?;
+        if transaction.set_aside.is_some() {
+            return Err(ResolveRefusal::SetAside);
+        }
         if !transaction.has(Some(branch)) {
             return Err(ResolveRefusal::NoSuchBranch);
         }

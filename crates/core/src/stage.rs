@@ -15,19 +15,22 @@ pub enum Stage {
     Committing,
     /// Decided to roll back, not yet complete.
     RollingBack,
+    /// The program broke on it so often that it is left alone until somebody has it taken up again.
+    SetAside,
     /// Complete.
     Ended,
 }
 
 impl Stage {
     /// Every stage, in the order in which a transaction may pass through them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Open,
         Self::Preparing,
         Self::Executing,
         Self::Settling,
         Self::Committing,
         Self::RollingBack,
+        Self::SetAside,
         Self::Ended,
     ];
 
@@ -41,6 +44,7 @@ impl Stage {
             Self::Settling => "settling",
             Self::Committing => "committing",
             Self::RollingBack => "rolling_back",
+            Self::SetAside => "set_aside",
             Self::Ended => "ended",
         }
     }
@@ -57,7 +61,7 @@ impl Stage {
     pub const fn may_park(self) -> bool {
         match self {
             Self::Settling | Self::Committing | Self::RollingBack => true,
-            Self::Open | Self::Preparing | Self::Executing | Self::Ended => false,
+            Self::Open | Self::Preparing | Self::Executing | Self::SetAside | Self::Ended => false,
         }
     }
 }

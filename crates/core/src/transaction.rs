@@ -7,7 +7,7 @@ use crate::guard::Contradiction;
 use crate::timeline::Timeline;
 use crate::{
     BranchPlan, Decision, Fact, Kind, Millis, Mutation, Operation, Options, Outcome, Plan, Reason,
-    Record, Resolution, Stage, TransactionId, mutation::Mutations,
+    Record, Resolution, SetAside, Stage, TransactionId, mutation::Mutations,
 };
 
 /// Where a branch stands in phase one. Numbers are for storage and are never reused.
@@ -206,6 +206,8 @@ pub struct Transaction {
     pub ended_at: Option<Millis>,
     /// The limit for the whole has passed after the decision.
     pub overdue: bool,
+    /// Why it is set aside, if it is. Not a fact of its own: the driver keeps it.
+    pub set_aside: Option<Box<SetAside>>,
     /// What was seen on the way.
     pub timeline: Timeline,
 }
@@ -226,8 +228,15 @@ impl Transaction {
             decision: None,
             ended_at: None,
             overdue: false,
+            set_aside: None,
             timeline: Timeline::default(),
         }
+    }
+
+    /// The place of one whose records could not be read.
+    pub(crate) fn unread(id: TransactionId, begun_at: Millis) -> Self {
+        let plan = Plan { open: false, branches: Vec::new(), options: Options::default() };
+        Self::new(id, begun_at, 0, plan)
     }
 
     /// Where it stands, for people.
@@ -235,6 +244,7 @@ impl Transaction {
     pub fn stage(&self) -> Stage {
         match &self.decision {
             _ if self.ended_at.is_some() => Stage::Ended,
+            _ if self.set_aside.is_some() => Stage::SetAside,
             Some(decision) if decision.outcome == Outcome::Commit => Stage::Committing,
             Some(_) => Stage::RollingBack,
             None if self.settling.is_some() => Stage::Settling,

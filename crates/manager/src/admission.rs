@@ -14,6 +14,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// A queue with fewer than this is no overload, however slowly it moves: a machine that is busy
+/// with something else must not refuse the few that come. Timeouts see to those.
+const WAITING_MIN: usize = 128;
 /// An interval is so many times the target.
 const INTERVAL_TARGETS: u64 = 4;
 /// Who would wait for so many times the target is refused even in a burst.
@@ -55,11 +58,13 @@ impl QueueDelay {
         }
     }
 
-    /// Somebody leaves the queue now who has waited for so long. Says whether to refuse them.
+    /// Somebody leaves the queue now who has waited for so long, and so many are waiting still.
+    /// Says whether to refuse them.
     #[must_use]
-    pub fn refuses(&self, waited: Duration, now: Instant) -> bool {
+    pub fn refuses(&self, waited: Duration, waiting: usize, now: Instant) -> bool {
         self.note(waited, now);
-        self.target_us > 0 && whole_us(waited) > 2 * self.target_us && self.is_congested(now)
+        let too_long = self.target_us > 0 && whole_us(waited) > 2 * self.target_us;
+        too_long && waiting >= WAITING_MIN && self.is_congested(now)
     }
 
     /// Somebody leaves the queue now who has waited for so long, and is served whatever that was.
@@ -95,7 +100,7 @@ impl QueueDelay {
     /// wait for too long.
     #[must_use]
     pub fn refuses_next(&self, waiting: usize, now: Instant) -> bool {
-        if self.target_us == 0 || waiting == 0 {
+        if self.target_us == 0 || waiting < WAITING_MIN {
             return false;
         }
         let gap_ns = self.gap_ns.load(Ordering::Relaxed);
@@ -131,11 +136,12 @@ mod tests {
 
     const TARGET_MS: u64 = 10;
 
-    /// Lets somebody leave each millisecond of a span; gives the last answer.
+    /// Lets ten leave each millisecond of a span; gives the last answer.
     fn leave(queue: &QueueDelay, from_ms: u64, until_ms: u64, waited_ms: u64) -> bool {
         let (mut refused, waited) = (false, Duration::from_millis(waited_ms));
-        for ms in from_ms..until_ms {
-            refused = queue.refuses(waited, at(queue, ms));
+        for tenth_ms in 10 * from_ms..10 * until_ms {
+            let now = queue.started + Duration::from_micros(100 * tenth_ms);
+            refused = queue.refuses(waited, WAITING_MIN, now);
         }
         refused
     }
@@ -155,6 +161,8 @@ mod tests {
         assert!(leave(&queue, 40, 50, 25), "everybody has waited too long for an interval");
         assert!(!leave(&queue, 50, 51, 15), "between once and twice the target: served");
         assert!(leave(&queue, 51, 52, 25), "and still congested");
+        let waited = Duration::from_millis(25);
+        assert!(!queue.refuses(waited, WAITING_MIN - 1, at(&queue, 52)), "so few are none");
         assert!(!leave(&queue, 52, 53, 9), "somebody has not waited too long");
         assert!(!leave(&queue, 53, 90, 25), "so a new interval begins");
     }
@@ -163,14 +171,25 @@ mod tests {
     fn who_would_wait_too_long_does_not_enter() {
         let queue = queue();
         assert!(leave(&queue, 0, 100, 25));
-        // One leaves each millisecond, so of 15 who wait the last does for 15 ms.
+        // Ten leave each millisecond, so of 150 who wait the last does for 15 ms.
         let refuses = |waiting, ms| queue.refuses_next(waiting, at(&queue, ms));
-        assert!(!refuses(15, 100) && refuses(25, 100), "more than twice the target");
-        assert!(!refuses(25, 200), "what was long ago says nothing of now");
+        assert!(!refuses(150, 100) && refuses(250, 100), "more than twice the target");
+        assert!(!refuses(250, 200), "what was long ago says nothing of now");
         assert!(!leave(&queue, 200, 240, 5));
-        assert!(!refuses(90, 240), "a burst, while nobody has waited too long");
-        assert!(refuses(110, 240), "a burst of more than ten times the target");
+        assert!(!refuses(900, 240), "a burst, while nobody has waited too long");
+        assert!(refuses(1_100, 240), "a burst of more than ten times the target");
         assert!(!refuses(0, 240));
+    }
+
+    #[test]
+    fn few_are_never_too_many() {
+        let queue = queue();
+        for step in 0..100 {
+            let now = at(&queue, 30 * step);
+            assert!(!queue.refuses(Duration::from_secs(9), WAITING_MIN - 1, now));
+            assert!(!queue.refuses_next(WAITING_MIN - 1, now));
+        }
+        assert!(queue.refuses_next(WAITING_MIN, at(&queue, 30 * 99)));
     }
 
     #[test]

@@ -18,13 +18,17 @@ impl Clock {
     /// Starts at the wall clock's time, or at the latest moment on record if the wall clock was set
     /// back behind it meanwhile: what was to happen within a minute happens within a minute.
     pub(crate) fn start_no_earlier(latest: Millis) -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let wall = whole_ms(since_epoch);
+        let wall = Self::wall_ms();
         if wall < latest {
             let behind_ms = latest - wall;
             tracing::warn!(behind_ms, "the wall clock is behind the latest moment on record");
         }
         Self { started: Instant::now(), started_at_ms: wall.max(latest) }
+    }
+
+    /// What the wall clock says, in milliseconds since the Unix epoch: for people to read.
+    pub(crate) fn wall_ms() -> Millis {
+        whole_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
     }
 
     /// Milliseconds since the Unix epoch.

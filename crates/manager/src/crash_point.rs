@@ -42,3 +42,23 @@ pub(crate) fn crash_point(label: &str) {
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub(crate) const fn crash_point(_label: &str) {}
+
+/// Panics if a test asked for it while this is done with this transaction:
+/// `UNANIMITY_PANIC_AT=handling:ID`.
+#[cfg(feature = "crash-points")]
+pub(crate) fn panic_point(doing: &str, id: &unanimity_core::TransactionId) {
+    use std::sync::OnceLock;
+
+    static WANTED: OnceLock<Option<String>> = OnceLock::new();
+    let Some(wanted) = WANTED.get_or_init(|| std::env::var("UNANIMITY_PANIC_AT").ok()) else {
+        return;
+    };
+    if wanted.split_once(':') == Some((doing, id.as_str())) {
+        panic!("a test asked for this while {doing} {id}");
+    }
+}
+
+/// Nothing, in a shipped program.
+#[cfg(not(feature = "crash-points"))]
+#[inline(always)]
+pub(crate) const fn panic_point(_doing: &str, _id: &unanimity_core::TransactionId) {}

@@ -1,10 +1,14 @@
 //! Decides what can go wrong for those who embed the manager, each with a stable code.
 
-use unanimity_core::{EnlistRefusal, IdError, PlanError, ResolveRefusal};
+use unanimity_core::{EnlistRefusal, IdError, PlanError, ResolveRefusal, Stage, TransactionId};
 use unanimity_journal::JournalError;
 
 use crate::history::HistoryError;
 use crate::view::TransactionView;
+
+/// Said of a transaction that nothing reaches.
+const SET_ASIDE: &str = "the transaction is set aside: the coordinator broke on it, and leaves it \
+    alone until somebody has it taken up again";
 
 /// Why the manager could not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,20 @@ pub enum StartError {
         /// What does not fit.
         message: String,
     },
+    /// The program broke on a transaction while it read its records back. It is on record: after
+    /// some more attempts the transaction is set aside.
+    #[error(
+        "reading transaction {transaction} back from the journal of shard {shard} broke an \
+         invariant: {message}"
+    )]
+    Panicked {
+        /// Which shard.
+        shard: u16,
+        /// Which transaction.
+        transaction: TransactionId,
+        /// What the panic says.
+        message: String,
+    },
     /// The history cannot be opened.
     #[error(transparent)]
     History(#[from] HistoryError),
@@ -78,6 +96,7 @@ impl StartError {
             Self::JournalMissing { .. } => "journal_missing",
             Self::Journal(error) => error.code(),
             Self::Records { .. } => "journal_corrupt",
+            Self::Panicked { .. } => "panicked",
             Self::History(_) => "history",
         }
     }
@@ -95,6 +114,9 @@ pub enum BeginError {
     /// The id was used by another request.
     #[error("the id {0} was used before, by a transaction with other content; choose a new one")]
     IdReused(String),
+    /// A transaction of this id is set aside and could not be read.
+    #[error("transaction {0} is set aside: the coordinator broke on it, and leaves it alone")]
+    SetAside(String),
     /// As many transactions are live as the configuration allows.
     #[error("as many transactions are live as the configuration allows; try again later")]
     AtCapacity,
@@ -122,6 +144,25 @@ pub enum BeginError {
     Unavailable(#[from] Unavailable),
 }
 
+impl BeginError {
+    /// The error, counted if it is a request to come again later.
+    pub(crate) fn counted(self) -> Self {
+        let reason = match &self {
+            Self::AtCapacity => "at_capacity",
+            Self::Overloaded => "overloaded",
+            Self::ParticipantBusy(_) => "participant_busy",
+            Self::DiskNearlyFull => "disk_nearly_full",
+            Self::Id(_)
+            | Self::Plan(_)
+            | Self::IdReused(_)
+            | Self::SetAside(_)
+            | Self::Unavailable(_) => return self,
+        };
+        metrics::counter!("unanimity_beginnings_refused_total", "reason" => reason).increment(1);
+        self
+    }
+}
+
 /// Why a branch could not be enlisted.
 #[derive(Debug, thiserror::Error)]
 pub enum EnlistError {
@@ -142,6 +183,7 @@ impl From<EnlistRefusal> for EnlistError {
 fn refusal_text(refusal: &EnlistRefusal) -> String {
     match refusal {
         EnlistRefusal::Unknown => "there is no such live transaction".to_owned(),
+        EnlistRefusal::NotOpen(Stage::SetAside) => SET_ASIDE.to_owned(),
         EnlistRefusal::NotOpen(stage) => {
             format!("the transaction is {}; it takes no branches any more", stage.as_str())
         }
@@ -158,6 +200,7 @@ impl EnlistError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Refused(EnlistRefusal::Unknown) => "transaction_unknown",
+            Self::Refused(EnlistRefusal::NotOpen(Stage::SetAside)) => "set_aside",
             Self::Refused(EnlistRefusal::NotOpen(_)) => "not_open",
             Self::Refused(EnlistRefusal::Conflict) => "branch_conflict",
             Self::Refused(EnlistRefusal::Plan(error)) => error.code,
@@ -187,6 +230,9 @@ pub enum CommitError {
     /// It was begun whole.
     #[error("the transaction was begun whole: it commits by itself when every branch agrees")]
     Whole,
+    /// It is set aside.
+    #[error("{SET_ASIDE}")]
+    SetAside,
     /// It had been rolled back before it was asked to commit.
     #[error("the transaction was rolled back before this request")]
     RolledBack(Box<TransactionView>),
@@ -202,6 +248,7 @@ impl CommitError {
         match self {
             Self::Unknown => "transaction_unknown",
             Self::Whole => "not_interactive",
+            Self::SetAside => "set_aside",
             Self::RolledBack(_) => "already_decided",
             Self::Unavailable(unavailable) => unavailable.code(),
         }
@@ -236,6 +283,7 @@ const fn resolve_text(refusal: ResolveRefusal) -> &'static str {
             "the transaction is undecided, and the coordinator can decide it: roll it back instead"
         }
         ResolveRefusal::Settled => "the branch has nothing left to settle",
+        ResolveRefusal::SetAside => SET_ASIDE,
         ResolveRefusal::ReasonMissing => {
             "this contradicts the decision and makes the outcome mixed: give a reason"
         }
@@ -265,6 +313,7 @@ impl ResolveError {
                 ResolveRefusal::NoSuchBranch => "branch_unknown",
                 ResolveRefusal::Undecided => "undecided",
                 ResolveRefusal::Settled => "branch_settled",
+                ResolveRefusal::SetAside => "set_aside",
                 ResolveRefusal::ReasonMissing => "reason_missing",
             },
             Self::Ended(_) => "branch_settled",

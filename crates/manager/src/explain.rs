@@ -108,16 +108,45 @@ fn summary(transaction: &Transaction, awaited: usize) -> String {
                  yet."
             )
         }
+        (Stage::SetAside, outcome) => set_aside(transaction, outcome),
         (Stage::Ended, Some(Outcome::Commit)) => "Committed, and complete everywhere.".to_owned(),
         (Stage::Ended, _) => "Rolled back, and complete everywhere.".to_owned(),
     };
     format!("{stage}{overdue}")
 }
 
+/// What happened to one that is left alone.
+fn set_aside(transaction: &Transaction, outcome: Option<Outcome>) -> String {
+    let Some(why) = &transaction.set_aside else { return String::new() };
+    let known = match (why.read, outcome) {
+        (false, _) => "what its records say is not known",
+        (true, None) => "it is undecided",
+        (true, Some(Outcome::Commit)) => "it is decided to commit",
+        (true, Some(Outcome::Rollback)) => "it is decided to roll back",
+    };
+    let (doing, times, message) = (why.doing.as_str(), why.panics, &why.message);
+    format!(
+        "Set aside: the coordinator itself broke {times} times while {doing} it, the last time \
+         with {message:?}; {known}."
+    )
+}
+
 /// What happens next by itself: the soonest of a retry, an answer and a deadline.
 fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Millis>) {
     if transaction.stage() == Stage::Ended {
         return ("Nothing: it has ended.".to_owned(), None);
+    }
+    match &transaction.set_aside {
+        Some(why) if why.panics == 0 => {
+            let text = "At the next start its records are read again.";
+            return (text.to_owned(), None);
+        }
+        Some(_) => {
+            let text = "Nothing, and nothing reaches it, until somebody has it taken up again. Its \
+                records are kept. Participants that hold work for it keep holding it.";
+            return (text.to_owned(), None);
+        }
+        None => {}
     }
     let soonest = awaited.iter().filter_map(|one| Some((one.next_at_ms?, one))).min_by_key(|x| x.0);
     let asked = awaited.iter().find(|one| one.in_flight);
@@ -154,6 +183,16 @@ fn next(transaction: &Transaction, awaited: &[Awaited]) -> (String, Option<Milli
 fn choices(transaction: &Transaction, awaited: &[Awaited]) -> Vec<Choice> {
     let id = &transaction.id;
     let mut choices = Vec::new();
+    if transaction.set_aside.is_some() {
+        choices.push(Choice {
+            command: format!("unanimity retry {id}"),
+            effect: "Forgets how often the coordinator broke on it, and takes it up again: after \
+                an upgrade that mends the cause. Without one it breaks again, and the whole \
+                coordinator with it."
+                .to_owned(),
+        });
+        return choices;
+    }
     let undecided = transaction.decision.is_none() && transaction.stage() != Stage::Ended;
     if undecided && transaction.stage() != Stage::Settling {
         choices.push(Choice {
@@ -229,6 +268,7 @@ impl Awaited {
             parked,
             next: match transaction.stage() {
                 Stage::Open => "waits until its initiator asks to commit".to_owned(),
+                Stage::SetAside => "is not asked: the transaction is set aside".to_owned(),
                 _ => next_of(branch, operation, parked),
             },
             next_at_ms: branch.retry_at,

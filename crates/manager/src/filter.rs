@@ -6,7 +6,7 @@ use unanimity_core::Transaction;
 /// What a list is limited to; everything that is `None` limits nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// `preparing`, `executing`, `committing`, `rolling_back` or `ended`.
+    /// `preparing`, `executing`, `committing`, `rolling_back`, `set_aside` or `ended`.
     pub stage: Option<String>,
     /// `commit` or `rollback`.
     pub outcome: Option<String>,

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::mpsc::UnboundedSender;
-use unanimity_core::{Outcome, Reason, Transaction, TransactionId};
+use unanimity_core::{Doing, Outcome, Reason, Transaction, TransactionId};
 
-use crate::crash_point::crash_point;
+use crate::blame::Blame;
+use crate::crash_point::{crash_point, panic_point};
 use crate::filter::{Cursor, Filter};
+use crate::panics;
 use crate::rewrite::rewrite_log;
 use crate::view::{TimelineView, TransactionView, reason_detail};
 use document::Columns;
@@ -128,15 +130,19 @@ pub(crate) enum HistoryPlace {
 
 impl HistoryPlace {
     fn open(&self) -> Result<Connection, HistoryError> {
-        let opened = match self {
+        self.connect().map_err(|source| self.error(source))
+    }
+
+    /// Another connection to it.
+    pub(crate) fn connect(&self) -> rusqlite::Result<Connection> {
+        match self {
             Self::File(path) => Connection::open(path),
             Self::Memory(name) => {
                 let flags = OpenFlags::default() | OpenFlags::SQLITE_OPEN_URI;
                 let uri = format!("file:{name}?mode=memory&cache=shared");
                 Connection::open_with_flags(uri, flags)
             }
-        };
-        opened.map_err(|source| self.error(source))
+        }
     }
 
     pub(crate) fn error(&self, source: rusqlite::Error) -> HistoryError {
@@ -196,9 +202,10 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
     // All or nothing: an upgrade that is cut off begins anew at the next start.
     let upgrade =
         if found == 1 { [FROM_VERSION_1, TABLES, FROM_VERSION_1_ROWS] } else { ["", TABLES, ""] };
-    let [before, tables, after] = upgrade;
+    let ([before, tables, after], panics) = (upgrade, panics::TABLE);
     let sql = format!(
-        "BEGIN IMMEDIATE; {before} {tables} {after} PRAGMA user_version = {HISTORY_VERSION}; COMMIT"
+        "BEGIN IMMEDIATE; {before} {tables} {panics} {after} \
+         PRAGMA user_version = {HISTORY_VERSION}; COMMIT"
     );
     connection.execute_batch(&sql).map_err(error)
 }
@@ -257,11 +264,12 @@ pub(crate) fn write_history(
     mut connection: Connection,
     requests: &mpsc::Receiver<ArchiveRequest>,
     gathering: Duration,
+    blame: &Blame,
 ) {
     while let Ok(first) = requests.recv() {
         let batch = gather(first, requests, gathering);
         crash_point("before_history_write");
-        let written = write_batch(&mut connection, &batch);
+        let written = write_batch(&mut connection, &batch, blame);
         crash_point("after_history_write");
         for mut request in batch {
             let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
@@ -292,7 +300,11 @@ fn gather(
     batch
 }
 
-fn write_batch(connection: &mut Connection, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
+fn write_batch(
+    connection: &mut Connection,
+    batch: &[ArchiveRequest],
+    blame: &Blame,
+) -> rusqlite::Result<()> {
     let storage = connection.transaction()?;
     {
         let next = "SELECT coalesce(max(number), 0) + 1 FROM transactions";
@@ -309,7 +321,10 @@ fn write_batch(connection: &mut Connection, batch: &[ArchiveRequest]) -> rusqlit
         )?;
         for ended in batch.iter().flat_map(|request| &request.transactions) {
             document.clear();
-            document::write(ended, &mut document);
+            blame.on(&ended.id, Doing::Archiving, || {
+                panic_point(Doing::Archiving.as_str(), &ended.id);
+                document::write(ended, &mut document);
+            });
             insert_one(&mut insert, number, ended, &document)?;
             number += 1;
             participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));

@@ -66,6 +66,7 @@ impl TransactionManager {
         self.send(id, Command::Ask(Ask::Commit { id: id.clone(), wait, reply })).await?;
         let (shown, rolled_back) = match replied.await.map_err(|_| self.unavailable())? {
             Committing::Whole => return Err(CommitError::Whole),
+            Committing::SetAside => return Err(CommitError::SetAside),
             Committing::Unknown => (None, false),
             Committing::Awaited(shown) => (Some(shown), false),
             Committing::RolledBack(shown) => (Some(shown), true),

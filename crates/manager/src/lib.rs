@@ -10,6 +10,7 @@
 //! journal under way while the next batch gathers, timers, retries, and bounds on everything.
 
 mod admission;
+mod blame;
 mod clock;
 mod crash_point;
 mod error;
@@ -23,6 +24,7 @@ mod local;
 mod manager;
 mod offline;
 mod operation;
+mod panics;
 mod recovery;
 mod reserve;
 mod rewrite;

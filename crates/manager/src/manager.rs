@@ -15,7 +15,8 @@ use crate::admission::QueueDelay;
 use crate::error::{BeginError, StartError, Unavailable};
 use crate::explain::Explanation;
 use crate::filter::{Cursor, Filter};
-use crate::history::{Ended, HistoryReader};
+use crate::history::{Ended, HistoryPlace, HistoryReader};
+use crate::panics;
 use crate::shard::{BeginCommand, Command};
 use crate::starting::{Internals, ManagerConfig, start};
 use crate::transport::Transport;
@@ -82,6 +83,8 @@ pub enum DecisionReply {
     Rollback,
     /// Not decided: ask again.
     Pending,
+    /// It is set aside, and its records could not be read: it may be decided. Ask again.
+    NotRead,
 }
 
 /// A page of a list.
@@ -110,6 +113,7 @@ pub(crate) struct Running {
     /// How long beginnings wait, by shard.
     pub(crate) delays: Vec<Arc<QueueDelay>>,
     pub(crate) history: Arc<HistoryReader>,
+    pub(crate) place: HistoryPlace,
     pub(crate) transport: Arc<dyn Transport>,
     /// The message of a shard that has failed.
     pub(crate) failed: watch::Receiver<Option<String>>,
@@ -212,7 +216,7 @@ impl TransactionManager {
         let shard = shard_of(&id, self.inner.running.shards.len());
         let (plan, wait) = (request.plan, request.wait);
         if self.is_overloaded(shard) {
-            return Err(BeginError::Overloaded);
+            return Err(BeginError::Overloaded.counted());
         }
         let came_at = Instant::now();
         let command = BeginCommand { id, fingerprint, plan, may_be_used, came_at, wait, reply };
@@ -296,6 +300,9 @@ impl TransactionManager {
     /// If the manager does not work any more.
     pub async fn decision(&self, id: &TransactionId) -> Result<DecisionReply, Unavailable> {
         let outcome = match self.show(id, None).await? {
+            Some(live) if live.set_aside.as_ref().is_some_and(|why| !why.read) => {
+                return Ok(DecisionReply::NotRead);
+            }
             Some(live) => match live.outcome() {
                 None => return Ok(DecisionReply::Pending),
                 Some(outcome) => outcome == Outcome::Commit,
@@ -357,11 +364,23 @@ impl TransactionManager {
         self.get(id).await
     }
 
-    /// Tries a transaction's waiting branches again now.
+    /// Tries a transaction's waiting branches again now. One that is set aside is taken up again,
+    /// as if the program had never broken on it: now, or at the next start if its records could
+    /// not be read (it is shown as set aside still, with no panics counted).
     ///
     /// # Errors
     /// If the manager does not work any more.
     pub async fn retry(&self, id: &TransactionId) -> Result<Option<TransactionView>, Unavailable> {
+        let shown = self.show(id, None).await?;
+        if shown.is_none_or(|shown| shown.set_aside.is_some()) {
+            let (place, set_aside) = (self.inner.running.place.clone(), id.clone());
+            let forget = move || panics::forget(&place, &set_aside).map_err(|e| place.error(e));
+            blocking(forget).await?;
+            let (reply, replied) = oneshot::channel();
+            self.send(id, Command::TakeUp { id: id.clone(), reply }).await?;
+            replied.await.map_err(|_| self.unavailable())?;
+            return self.get(id).await;
+        }
         self.tell(id, Event::RetryRequested { transaction: id.clone() }).await?;
         self.get(id).await
     }
@@ -388,7 +407,9 @@ impl TransactionManager {
     fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
         let transport = &self.inner.running.transport;
         let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
-        busy.map_or(Ok(()), |busy| Err(BeginError::ParticipantBusy(busy.participant.to_string())))
+        busy.map_or(Ok(()), |busy| {
+            Err(BeginError::ParticipantBusy(busy.participant.to_string()).counted())
+        })
     }
 
     /// Whether a beginning would be refused now, whatever it is: for those who would have to read

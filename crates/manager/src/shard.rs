@@ -2,20 +2,21 @@
 //! batches (one append under way while the next gathers), and lets effects out against receipts. It
 //! waits for no participant, no history, and no client.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Durable, Effect, Event, Mutations, Operation, Out, Outbox, OutboxBounds, Plan,
-    Refusal, Replayed, Step, TransactionId,
+    Coordinator, Doing, Durable, Effect, Event, Mutations, Operation, Out, Outbox, OutboxBounds,
+    Plan, Refusal, Replayed, Step, TransactionId,
 };
 use unanimity_journal::JournalError;
 
 use crate::admission::QueueDelay;
+use crate::blame::Blame;
 use crate::clock::Clock;
-use crate::crash_point::crash_point;
+use crate::crash_point::{crash_point, panic_point};
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
 use crate::generate::Spread;
@@ -79,6 +80,11 @@ pub(crate) enum Command {
     },
     /// A request for a live transaction.
     Ask(Ask),
+    /// Take up one that is set aside. That it was is on record no more.
+    TakeUp {
+        id: TransactionId,
+        reply: oneshot::Sender<()>,
+    },
     /// Something for the core; answered when it has been taken in.
     Tell {
         event: Event,
@@ -120,6 +126,8 @@ pub(crate) struct ShardParts {
     pub(crate) recovered: Recovered,
     pub(crate) clock: Clock,
     pub(crate) reserve: Arc<Reserve>,
+    pub(crate) blame: Blame,
+    pub(crate) refused: BTreeSet<TransactionId>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -134,6 +142,9 @@ pub(crate) struct Shard {
     coordinator: Coordinator,
     clock: Clock,
     reserve: Arc<Reserve>,
+    blame: Blame,
+    /// Ids whose beginning the program broke on too often.
+    refused: BTreeSet<TransactionId>,
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
@@ -153,6 +164,8 @@ pub(crate) struct Shard {
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
     ending: HashMap<TransactionId, Shown, Spread>,
+    /// How many of them cannot go into the history.
+    unarchivable: usize,
     to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
@@ -174,11 +187,18 @@ impl Shard {
         };
         let positions = (first_position, next_position);
         let outbox = Outbox::new(positions, &homes, bounds, Mutations::default());
-        let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended)));
+        let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended))).collect();
+        // The program breaks on those that are set aside: they stay where they are.
+        let (unarchivable, to_archive): (Vec<_>, Vec<_>) =
+            ended.into_iter().partition(|ended| ended.set_aside.is_some());
+        let aside = coordinator.aside().count() + unarchivable.len();
+        metrics::gauge!("unanimity_transactions_set_aside").increment(aside as f64);
         Self {
             coordinator,
             clock: parts.clock,
             reserve: parts.reserve,
+            blame: parts.blame,
+            refused: parts.refused,
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
@@ -194,8 +214,9 @@ impl Shard {
             archived_sender,
             outbox,
             watchers: Watchers::default(),
-            ending: ending.collect(),
-            to_archive: ended,
+            ending,
+            unarchivable: unarchivable.len(),
+            to_archive,
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
@@ -210,7 +231,7 @@ impl Shard {
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         loop {
             self.fire_timers();
-            self.outbox.write_stragglers(self.clock.now_ms(), &mut self.coordinator);
+            self.write_stragglers();
             self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
@@ -250,15 +271,39 @@ impl Shard {
     /// Takes up what recovery found, each transaction in a step of its own, so that no batch grows
     /// with their number.
     fn resume(&mut self) {
-        let live: Vec<TransactionId> = self.coordinator.iter().map(|one| one.id.clone()).collect();
+        let live = self.coordinator.iter().filter(|one| one.set_aside.is_none());
+        let live: Vec<TransactionId> = live.map(|one| one.id.clone()).collect();
         for id in live {
-            let step = self.coordinator.resume_transaction(self.clock.now_ms(), &id);
-            self.take(step);
+            self.on(&id, Doing::Handling, |shard| {
+                let step = shard.coordinator.resume_transaction(shard.clock.now_ms(), &id);
+                shard.take(step);
+            });
+        }
+    }
+
+    /// Works on a transaction. If the program breaks on it, it is known on which.
+    fn on<T>(&mut self, id: &TransactionId, doing: Doing, work: impl FnOnce(&mut Self) -> T) -> T {
+        let blame = self.blame.clone();
+        blame.on(id, doing, || {
+            if !self.coordinator.is_set_aside(id) {
+                panic_point(doing.as_str(), id);
+            }
+            work(self)
+        })
+    }
+
+    fn write_stragglers(&mut self) {
+        for id in self.outbox.stragglers(&self.coordinator) {
+            self.on(&id, Doing::WritingAnew, |shard| {
+                let now = shard.clock.now_ms();
+                shard.outbox.write_anew(now, &mut shard.coordinator, &id);
+            });
         }
     }
 
     fn is_idle(&self) -> bool {
-        self.coordinator.is_empty() && self.ending.is_empty() && self.outbox.is_idle()
+        let archived = self.ending.len() == self.unarchivable;
+        self.coordinator.is_at_rest() && archived && self.outbox.is_idle()
     }
 
     fn fire_timers(&mut self) {
@@ -270,8 +315,11 @@ impl Shard {
     }
 
     fn handle(&mut self, event: Event) {
-        let step = self.coordinator.handle(self.clock.now_ms(), event);
-        self.take(step);
+        let id = event.transaction().clone();
+        self.on(&id, Doing::Handling, |shard| {
+            let step = shard.coordinator.handle(shard.clock.now_ms(), event);
+            shard.take(step);
+        });
     }
 
     /// Puts a step's records on their way to the journal, and its effects behind them.
@@ -321,7 +369,8 @@ impl Shard {
                             crash_point("between_commit_calls");
                         }
                     }
-                    self.carry_out(effect);
+                    let id = effect.transaction().clone();
+                    self.on(&id, Doing::Handling, |shard| shard.carry_out(effect));
                 }
             }
         }
@@ -386,6 +435,11 @@ impl Shard {
                 self.reply(Box::new(send));
             }
             Command::Ask(ask) => self.on_ask(ask),
+            Command::TakeUp { id, reply } => {
+                self.take_up(&id);
+                let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
+                self.reply(Box::new(send));
+            }
             Command::Tell { event, reply } => {
                 self.handle(event);
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
@@ -401,7 +455,8 @@ impl Shard {
             return;
         }
         let now = Instant::now();
-        if self.delay.refuses(now.saturating_duration_since(command.came_at), now) {
+        let waited = now.saturating_duration_since(command.came_at);
+        if self.delay.refuses(waited, self.commands.len(), now) {
             command.reply.refuse(BeginError::Overloaded);
             return;
         }
@@ -446,10 +501,27 @@ impl Shard {
             reply.refuse(BeginError::AtCapacity);
             return;
         }
+        if self.refused.contains(&id) {
+            reply.refuse(BeginError::SetAside(id.to_string()));
+            return;
+        }
         if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
             reply.refuse(BeginError::DiskNearlyFull);
             return;
         }
+        self.on(&id.clone(), Doing::Handling, |shard| {
+            shard.begin_new(id, fingerprint, plan, wait, reply);
+        });
+    }
+
+    fn begin_new(
+        &mut self,
+        id: TransactionId,
+        fingerprint: u128,
+        plan: Plan,
+        wait: Wait,
+        reply: BeginAnswer,
+    ) {
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
         let step = self.coordinator.handle(self.clock.now_ms(), event);
         match step.refusal() {
@@ -462,6 +534,7 @@ impl Shard {
                 let same = *same;
                 self.begin_existing(&id, same, wait, reply);
             }
+            Some(Refusal::SetAside) => reply.refuse(BeginError::SetAside(id.to_string())),
             Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
             Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
         }

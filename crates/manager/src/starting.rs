@@ -1,6 +1,7 @@
 //! Decides how a manager is set up and in which order it starts: take the folder, open the history,
 //! read every journal, and only when all of that is sound start a task for each shard.
 
+use std::collections::BTreeSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
@@ -8,10 +9,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use unanimity_core::{Coordinator, CoordinatorConfig, splitmix64};
+use unanimity_core::{Coordinator, CoordinatorConfig, Doing, TransactionId, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
 use crate::admission::QueueDelay;
+use crate::blame::{Blame, Blamed, text_of};
 use crate::clock::Clock;
 use crate::error::{StartError, Unavailable};
 use crate::history::{
@@ -20,6 +22,7 @@ use crate::history::{
 };
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
+use crate::panics::{self, Panics};
 use crate::recovery::{Recovered, recover};
 use crate::reserve::Reserve;
 use crate::shard::{Bounds, Shard, ShardParts, WasUsed};
@@ -55,6 +58,10 @@ pub struct ManagerConfig {
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.
     pub disk_reserve_bytes: u64,
+    /// A transaction that the program broke on this often, over restarts, is set aside: shown, and
+    /// left alone until somebody has it taken up again. In memory nothing survives a panic, and
+    /// nothing is set aside.
+    pub panics_per_transaction_max: u32,
 }
 
 impl Default for ManagerConfig {
@@ -66,6 +73,7 @@ impl Default for ManagerConfig {
             timeline_events_max: 256,
             queue_delay_target_ms: 100,
             disk_reserve_bytes: 64 << 20,
+            panics_per_transaction_max: 3,
         }
     }
 }
@@ -108,7 +116,13 @@ pub(crate) fn start(
         Some(_) if internals.open_engine.is_none() => check_journals(&config)?,
         Some(_) | None => {}
     }
-    let recovered = recover_all(&config, &internals)?;
+    let panics = Panics::read(&writer, config.panics_per_transaction_max.max(1));
+    let panics = panics.map_err(|source| place.error(source))?;
+    let recovered = recover_all(&config, &internals, &panics);
+    let recovered = recovered.inspect_err(|error| note_start(&place, error))?;
+    let known =
+        |id: &TransactionId| recovered.iter().any(|(_, read)| read.replayed.homes.contains_key(id));
+    panics.forget_unknown(&writer, known).map_err(|source| place.error(source))?;
     let latest = recovered.iter().map(|(_, read)| read.replayed.latest).max().unwrap_or(0);
     remember_shards(&writer, config.shards).map_err(|source| place.error(source))?;
     let starting = Starting {
@@ -119,6 +133,9 @@ pub(crate) fn start(
         clock: Clock::start_no_earlier(latest),
         reserve: watch_disk(&config)?,
         queue_delay_target: Duration::from_millis(config.queue_delay_target_ms),
+        blame: Blame::default(),
+        refused: panics.refused(known),
+        place,
         threads: Vec::new(),
     };
     starting.spawn(recovered, writer)
@@ -128,7 +145,11 @@ pub(crate) fn start(
 type Opened = (Box<dyn Engine>, Recovered);
 
 /// Opens and reads every shard's journal before anything is started: a damaged one stops all.
-fn recover_all(config: &ManagerConfig, internals: &Internals) -> Result<Vec<Opened>, StartError> {
+fn recover_all(
+    config: &ManagerConfig,
+    internals: &Internals,
+    panics: &Panics,
+) -> Result<Vec<Opened>, StartError> {
     let per_shard = config.live_transactions_max.div_ceil(usize::from(config.shards));
     let mut recovered = Vec::new();
     for shard in 0..config.shards {
@@ -142,7 +163,7 @@ fn recover_all(config: &ManagerConfig, internals: &Internals) -> Result<Vec<Open
             seed: splitmix64(uuid::Uuid::new_v4().as_u64_pair().0),
             ..CoordinatorConfig::default()
         });
-        let read = recover(engine.as_mut(), shard, coordinator)?;
+        let read = recover(engine.as_mut(), shard, coordinator, panics)?;
         let live = read.replayed.coordinator.len();
         if live > 0 {
             tracing::info!(shard, live, "taking up the transactions that the journal holds");
@@ -171,6 +192,11 @@ struct Starting {
     clock: Clock,
     reserve: Arc<Reserve>,
     queue_delay_target: Duration,
+    blame: Blame,
+    /// Ids whose beginning the program broke on too often.
+    refused: BTreeSet<TransactionId>,
+    /// Where panics are noted.
+    place: HistoryPlace,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -184,20 +210,27 @@ impl Starting {
         let (runners, count) = watch::channel(recovered.len());
         let (failures, runners) = (Arc::new(failures), Arc::new(runners));
         let (archive, requests) = std_mpsc::channel();
-        let gather = self.bounds.gather;
-        self.thread("history", move || write_history(writer, &requests, gather))?;
+        let (gather, blame) = (self.bounds.gather, self.blame.clone());
+        self.thread("history", move || write_history(writer, &requests, gather, &blame))?;
         let (mut shards, mut delays) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(recovered) {
             let (sender, commands) = mpsc::channel(COMMANDS_MAX);
             let delay = Arc::new(QueueDelay::new(self.queue_delay_target));
             delays.push(Arc::clone(&delay));
             let shard = self.shard(number, opened, (commands, delay), archive.clone())?;
-            tokio::spawn(watch_over(number, shard, Arc::clone(&failures), Arc::clone(&runners)));
+            let watcher = Watcher {
+                number,
+                blame: self.blame.clone(),
+                place: self.place.clone(),
+                failures: Arc::clone(&failures),
+                runners: Arc::clone(&runners),
+            };
+            tokio::spawn(watcher.watch_over(shard));
             shards.push(sender);
         }
-        let Self { transport, history, threads, .. } = self;
+        let Self { transport, history, place, threads, .. } = self;
         let threads = Mutex::new(threads);
-        let running = Running { shards, delays, history, transport, failed, count, threads };
+        let running = Running { shards, delays, history, place, transport, failed, count, threads };
         Ok(TransactionManager::from_running(running))
     }
 
@@ -217,6 +250,8 @@ impl Starting {
             recovered,
             clock: self.clock,
             reserve: Arc::clone(&self.reserve),
+            blame: self.blame.clone(),
+            refused: self.refused.clone(),
             transport: Arc::clone(&self.transport),
             was_used: was_used(&self.history),
             commands,
@@ -243,23 +278,65 @@ impl Starting {
     }
 }
 
-/// Runs a shard to its end. A panic of a broken invariant ends it as a failed journal does.
-async fn watch_over(
+/// Runs a shard to its end.
+struct Watcher {
     number: u16,
-    shard: Shard,
+    blame: Blame,
+    place: HistoryPlace,
     failures: Arc<watch::Sender<Option<String>>>,
     runners: Arc<watch::Sender<usize>>,
-) {
-    let message = match tokio::spawn(shard.run()).await {
-        Ok(Ok(())) => None,
-        Ok(Err(message)) => Some(message),
-        Err(error) => Some(format!("a broken invariant: {error}")),
-    };
-    if let Some(message) = message {
-        tracing::error!(shard = number, %message, "the shard has ended");
-        failures.send_replace(Some(message));
+}
+
+impl Watcher {
+    /// A panic of a broken invariant ends the shard as a failed journal does. If it is known on
+    /// which transaction, that is on record before anybody learns of the failure and stops.
+    async fn watch_over(self, shard: Shard) {
+        let message = match tokio::spawn(shard.run()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(message)) => Some(message),
+            Err(error) => Some(match error.try_into_panic() {
+                Ok(panic) => format!("a broken invariant: {}", text_of(panic.as_ref())),
+                Err(error) => format!("its task has ended: {error}"),
+            }),
+        };
+        if let Some(message) = message {
+            let message = match self.blame.take() {
+                None => message,
+                Some(blamed) => {
+                    let place = self.place.clone();
+                    let noted = tokio::task::spawn_blocking(move || note(&place, &blamed)).await;
+                    noted.unwrap_or(message)
+                }
+            };
+            tracing::error!(shard = self.number, %message, "the shard has ended");
+            self.failures.send_replace(Some(message));
+        }
+        self.runners.send_modify(|count| *count -= 1);
     }
-    runners.send_modify(|count| *count -= 1);
+}
+
+/// Puts a panic on record, and says so. In memory there is nothing that would outlive it.
+fn note(place: &HistoryPlace, blamed: &Blamed) -> String {
+    let (id, doing, message) = (&blamed.id, blamed.doing.as_str(), &blamed.message);
+    let broke = format!("{doing} transaction {id} broke an invariant: {message}");
+    if matches!(place, HistoryPlace::Memory(_)) {
+        return broke;
+    }
+    match panics::note(place, blamed, Clock::wall_ms()) {
+        Ok(times) => format!("{broke} (on record {times} times)"),
+        Err(error) => {
+            tracing::error!(transaction = %id, %error, "a panic cannot be put on record");
+            broke
+        }
+    }
+}
+
+/// A start that broke on a transaction puts that on record as well.
+fn note_start(place: &HistoryPlace, error: &StartError) {
+    let StartError::Panicked { transaction, message, .. } = error else { return };
+    let (id, message) = (transaction.clone(), message.clone());
+    let said = note(place, &Blamed { id, doing: Doing::Replaying, message });
+    tracing::error!(message = %said, "the journal cannot be read back");
 }
 
 fn was_used(history: &Arc<HistoryReader>) -> WasUsed {

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 use unanimity_core::{
-    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Resolution, Stage,
-    Transaction, What,
+    Ballot, Branch, Kind, Observation, Operation, Outcome, Progress, Reason, Resolution, SetAside,
+    Stage, Transaction, What,
 };
 
 /// A transaction's state.
@@ -12,7 +12,8 @@ use unanimity_core::{
 pub struct TransactionView {
     /// Its name.
     pub id: String,
-    /// `open`, `preparing`, `executing`, `settling`, `committing`, `rolling_back` or `ended`.
+    /// `open`, `preparing`, `executing`, `settling`, `committing`, `rolling_back`, `set_aside` or
+    /// `ended`.
     pub stage: String,
     /// Whether it was begun to have branches enlisted.
     #[serde(default)]
@@ -32,6 +33,9 @@ pub struct TransactionView {
     pub reason: Option<ReasonView>,
     /// Whether the limit for the whole has passed although the decision is taken.
     pub overdue: bool,
+    /// Why it is set aside, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<SetAsideView>,
     /// When it began, in milliseconds since the Unix epoch.
     pub begun_at_ms: u64,
     /// When it was decided.
@@ -98,6 +102,33 @@ pub struct BranchView {
     pub retry_at_ms: Option<u64>,
     /// What its prepare or execute gave back, if it is JSON.
     pub result: Option<serde_json::Value>,
+}
+
+/// Why a transaction is set aside: the program broke on it, again and again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetAsideView {
+    /// During what it broke: `replaying`, `handling`, `writing_anew` or `archiving`.
+    pub doing: String,
+    /// How often; 0: somebody has asked to take it up again, and the next start will.
+    pub panics: u32,
+    /// What the last panic said.
+    pub message: String,
+    /// When the last one was, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Whether its records could be read. If not, only its name is known.
+    pub read: bool,
+}
+
+impl SetAsideView {
+    fn of(why: &SetAside) -> Self {
+        Self {
+            doing: why.doing.as_str().to_owned(),
+            panics: why.panics,
+            message: why.message.to_string(),
+            at_ms: why.at,
+            read: why.read,
+        }
+    }
 }
 
 /// An operator's word on a branch.
@@ -189,6 +220,7 @@ impl TransactionView {
             completed: transaction.stage() == Stage::Ended,
             reason: decision.map(|decision| ReasonView::of(transaction, &decision.reason)),
             overdue: transaction.overdue,
+            set_aside: transaction.set_aside.as_deref().map(SetAsideView::of),
             begun_at_ms: transaction.begun_at,
             decided_at_ms: decision.map(|decision| decision.at),
             ended_at_ms: transaction.ended_at,

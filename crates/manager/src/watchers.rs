@@ -112,6 +112,7 @@ impl BeginAnswer {
 
     /// It did not begin.
     pub(crate) fn refuse(self, error: BeginError) {
+        let error = error.counted();
         // dropped: a caller that has gone away wants no answer.
         let _ = match self {
             Self::Whole(reply) => reply.send(Err(error)).map_err(drop),
@@ -231,6 +232,8 @@ impl Watchers {
 pub(crate) fn reached(transaction: &Transaction) -> Wait {
     match &transaction.decision {
         _ if transaction.overdue => Wait::Completed,
+        // Nothing moves it: nobody is kept waiting.
+        _ if transaction.set_aside.is_some() => Wait::Completed,
         // The outcome may take long to come, and whoever waits should know that it is not known.
         None if transaction.settling.is_some() => Wait::Outcome,
         None => Wait::Accepted,

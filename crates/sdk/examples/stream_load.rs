@@ -78,15 +78,15 @@ async fn load(
                 latencies_us.push(asked.elapsed().as_micros());
                 match answer {
                     Ok(shown) => committed += usize::from(shown.decided().is_some()),
-                    Err(error) => eprintln!("{error}"),
+                    Err(error) => return Err(error),
                 }
             }
-            (committed, latencies_us)
+            Ok((committed, latencies_us))
         });
     }
     let (mut committed, mut latencies_us) = (0, Vec::new());
     while let Some(joined) = tasks.join_next().await {
-        let (more, took) = joined?;
+        let (more, took) = joined??;
         committed += more;
         latencies_us.extend(took);
     }

@@ -11,7 +11,10 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::set_aside::SetAsideStatus;
 pub use crate::problem::Problem;
+
+mod set_aside;
 
 /// JSON that is passed on as it was written, byte for byte: numbers keep their digits and objects
 /// the order of their members.
@@ -345,6 +348,9 @@ pub struct TransactionStatus {
     pub reason: Option<ReasonStatus>,
     /// Whether its limit for the whole has passed before it was complete.
     pub overdue: bool,
+    /// Why it is set aside, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<SetAsideStatus>,
     /// When it began, in milliseconds since the Unix epoch.
     pub begun_at_ms: u64,
     /// When it was decided, in milliseconds since the Unix epoch.
@@ -372,6 +378,8 @@ pub enum Stage {
     Committing,
     /// Rollback is decided and being told to the participants.
     RollingBack,
+    /// The coordinator broke on it again and again, and leaves it alone.
+    SetAside,
     /// Everything is acknowledged.
     Ended,
 }

@@ -20,6 +20,9 @@ pub const TRANSACTION_HEADER: HeaderName = HeaderName::from_static("unanimity-tr
 pub const BRANCH_HEADER: HeaderName = HeaderName::from_static("unanimity-branch");
 /// Carries the how-manieth time this operation is asked for, from 1.
 pub const ATTEMPT_HEADER: HeaderName = HeaderName::from_static("unanimity-attempt");
+/// In an answer: where the participant serves a stream, which the coordinator then uses for later
+/// calls if it can.
+pub const STREAM_HEADER: HeaderName = HeaderName::from_static("unanimity-stream");
 /// The media type of a payload and of an answer.
 pub const JSON: &str = "application/json";
 /// The media type of a problem document (RFC 9457).

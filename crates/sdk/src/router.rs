@@ -9,12 +9,13 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::post;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use unanimity_core::{Operation, TransactionId, check_id};
 
 use crate::api::Problem;
 use crate::contract::{
-    ATTEMPT_HEADER, BODY_BYTES_MAX, BRANCH_HEADER, TRANSACTION_HEADER, write_answer, write_problem,
+    ATTEMPT_HEADER, BODY_BYTES_MAX, BRANCH_HEADER, STREAM_HEADER, TRANSACTION_HEADER, write_answer,
+    write_problem,
 };
 use crate::participant::{CallError, Participant, Request};
 
@@ -34,6 +35,23 @@ pub fn router(participant: Arc<dyn Participant>) -> Router {
         router = router.route(&format!("/{}", operation.as_str()), post(handler));
     }
     router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(participant)
+}
+
+/// The same, and says in every answer where the participant serves a stream, such as
+/// `grpc://accounts:7102/accounts`: the coordinator then calls it there, if it can.
+///
+/// # Errors
+/// If the address cannot be a header.
+pub fn router_with_stream(
+    participant: Arc<dyn Participant>,
+    stream: &str,
+) -> Result<Router, http::header::InvalidHeaderValue> {
+    let stream = HeaderValue::from_str(stream)?;
+    let offer = move |mut response: Response<Body>| {
+        response.headers_mut().insert(STREAM_HEADER, stream.clone());
+        std::future::ready(response)
+    };
+    Ok(router(participant).layer(axum::middleware::map_response(offer)))
 }
 
 async fn answer(

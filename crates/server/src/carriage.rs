@@ -8,19 +8,20 @@ use std::sync::Arc;
 use unanimity::core::Call;
 use unanimity::{CallFuture, Owed, Transport};
 
-use crate::outbound::HttpTransport;
+use crate::outbound::{HttpTransport, Offers};
 
 /// All carriages of one coordinator: HTTP, and whatever else is added under a scheme of its own.
 pub struct Carriages {
     http: HttpTransport,
+    offers: Arc<Offers>,
     others: BTreeMap<&'static str, Arc<dyn Transport>>,
 }
 
 impl Carriages {
     /// Calls participants over HTTP alone.
     #[must_use]
-    pub const fn over_http(http: HttpTransport) -> Self {
-        Self { http, others: BTreeMap::new() }
+    pub fn over_http(http: HttpTransport) -> Self {
+        Self { offers: http.offers(), http, others: BTreeMap::new() }
     }
 
     /// Gives every address of `scheme` (what stands before the first colon, in lower case) to
@@ -35,6 +36,18 @@ impl Carriages {
         let (scheme, _) = participant.split_once(':')?;
         self.others.get(scheme)
     }
+
+    /// The stream that an HTTP participant has offered, and its carriage, if it is to be used.
+    fn offered(&self, participant: &str) -> Option<(Arc<str>, &Arc<dyn Transport>)> {
+        let stream = self.offers.stream_of(participant)?;
+        let carriage = self.others.get("grpc")?;
+        let usable = carriage.check(&stream).is_ok() && carriage.held_back(&stream).is_none();
+        if usable {
+            return Some((stream, carriage));
+        }
+        self.offers.suspend(participant);
+        None
+    }
 }
 
 impl Transport for Carriages {
@@ -48,7 +61,12 @@ impl Transport for Carriages {
     fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
         match self.other(&call.participant) {
             Some(carriage) => carriage.submit(call, owed),
-            None => Some((call, owed)),
+            None => match self.offered(&call.participant) {
+                Some((stream, carriage)) => {
+                    carriage.submit(Call { participant: stream, ..call }, owed)
+                }
+                None => Some((call, owed)),
+            },
         }
     }
 

@@ -36,6 +36,14 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// The outcome as one word, and why.
 pub(crate) fn outcome(transaction: &TransactionStatus) -> String {
     let word = match (transaction.outcome, transaction.completed) {
+        (outcome, false) if transaction.stage == Stage::SetAside => {
+            let known = match outcome {
+                Some(Outcome::Commit) => ", decided to commit",
+                Some(Outcome::Rollback) => ", decided to roll back",
+                None => "",
+            };
+            paint(BAD, format!("set aside{known}"))
+        }
         (Some(Outcome::Commit), true) => paint(GOOD, "committed"),
         (Some(Outcome::Rollback), true) => paint(BAD, "rolled back"),
         (Some(Outcome::Commit), false) => paint(WAITING, "committing"),
@@ -51,7 +59,10 @@ pub(crate) fn outcome(transaction: &TransactionStatus) -> String {
         let detail = reason.detail.as_ref().map_or(String::new(), |text| format!(": {text}"));
         format!(" ({}{branch}{detail})", reason_in_words(&reason.code))
     });
-    format!("{word}{by_hand}{because}")
+    let broke = transaction.set_aside.as_ref().map_or(String::new(), |why| {
+        format!(" (the coordinator broke on it {} times: {})", why.panics, why.message)
+    });
+    format!("{word}{by_hand}{because}{broke}")
 }
 
 /// A reason's code in words for people who have not read the manual.

@@ -51,6 +51,14 @@ const START_CODES: &[Row] = &[
         "Set `journal.shards` back to the number that the message names.",
     ),
     (
+        "panicked",
+        "The coordinator broke on a transaction",
+        "While it read its journal back, an invariant of the coordinator's own did not hold. It is \
+         on record for which transaction. Nothing was lost.",
+        "Start it again: after `limits.panics_per_transaction_max` attempts that transaction is \
+         set aside, and the others go on. Report what the log says.",
+    ),
+    (
         "journal_missing",
         "The journal is gone",
         "The data folder was used before, and a journal in it is missing or empty. Nothing in it \

@@ -185,6 +185,11 @@ codes! {
         "Settling a branch against the decision makes the outcome mixed, for ever. Nothing was \
         changed."
         "Give the reason, for those who will ask; or correct the word."
+    SET_ASIDE "set_aside" 409 "The transaction is set aside"
+        "The coordinator itself broke on this transaction limits.panics_per_transaction_max times, \
+        and now leaves it alone so that the others can go on. Its records are kept, and nothing \
+        reaches it."
+        "See unanimity explain. After an upgrade that mends the cause: unanimity retry ID."
     AT_CAPACITY "at_capacity" 429 "Too many transactions are live"
         "As many transactions are live as limits.live_transactions_max allows. Nothing was begun."
         "Try again after the seconds that Retry-After names."

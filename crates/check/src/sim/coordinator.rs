@@ -4,17 +4,19 @@
 use std::sync::Arc;
 
 use unanimity_core::{
-    Answer, Effect, Event, Fact, Operation, Out, Outcome, TransactionId, decode_record,
+    Answer, Doing, Effect, Event, Out, Transaction, TransactionId, decode_record,
 };
 use unanimity_journal::{AppendFault, Engine, JournalError};
-use unanimity_judge::{Event as Seen, FactLine, ToldLine};
+use unanimity_judge::{Event as Seen, ToldLine};
 
+use super::lines::fact_line;
 use super::options::FaultKind;
-use super::server::{self, Answered, Ask, Asker, CallKey, Process, Recovered, Say, Shard};
-use super::workload::service_of;
-use super::world::{
-    BackTo, CallOnItsWay, Happening, Simulation, answer_word, branch_line, payload_of,
+use super::poison::breaks;
+use super::server::{
+    self, Answered, Ask, Asker, CallKey, NotRecovered, Process, Recovered, Say, Shard,
 };
+use super::workload::service_of;
+use super::world::{BackTo, CallOnItsWay, Happening, Simulation, answer_word, payload_of};
 
 /// A clock may be set back by at most this, in milliseconds.
 const STEP_MS: u64 = 3_600_000;
@@ -35,8 +37,21 @@ impl Simulation {
             self.clock_stepped_ms = STEP_MS * 2;
         }
         let (generation, mutations) = (self.generations, self.planted.mutations);
-        let found =
-            server::recover(&self.disk, &self.options, mutations, (generation, ahead_ms, self.now));
+        let found = server::recover(
+            &self.disk,
+            &self.poisoned,
+            &self.options,
+            mutations,
+            (generation, ahead_ms, self.now),
+        );
+        let found = match found {
+            Err(NotRecovered::Broke(id)) => {
+                self.broke_at_start(&id);
+                return;
+            }
+            Err(NotRecovered::Refused(problem)) => Err(problem),
+            Ok(recovered) => Ok(recovered),
+        };
         match (found, self.disk.damage.take()) {
             (Ok(_), Some((shard, position, bit))) => {
                 let problem = format!(
@@ -73,9 +88,16 @@ impl Simulation {
         for shard in 0..shards {
             let clock = self.clock(generation);
             let Some(one) = self.shard(generation, shard) else { return };
-            let ids: Vec<TransactionId> =
-                one.coordinator.iter().map(|live| live.id.clone()).collect();
+            let ids: Vec<TransactionId> = one
+                .coordinator
+                .iter()
+                .filter(|live| live.set_aside.is_none())
+                .map(|live| live.id.clone())
+                .collect();
             for id in ids {
+                if self.breaks_now((generation, shard), &id) {
+                    return;
+                }
                 let Some(one) = self.shard(generation, shard) else { return };
                 let step = one.coordinator.resume_transaction(clock, &id);
                 let out = one.take(step);
@@ -228,16 +250,34 @@ impl Simulation {
     /// Looks after everything that a shard does between two events.
     pub(super) fn settle(&mut self, generation: u64, number: usize) {
         let now = self.clock(generation);
+        let poisoned = self.poisoned.clone();
         let Some(shard) = self.shard(generation, number) else { return };
-        let out = shard.fire(now);
+        let (out, broke) = shard.fire(now, &poisoned);
+        let reached = shard.reached.take();
         self.let_out(generation, number, out);
+        if let Some(id) = broke {
+            self.broke(generation, &id, Doing::Handling);
+            return;
+        }
+        if let Some(id) = reached {
+            self.fail("nothing reaches what is set aside", id.to_string());
+        }
         let Some(shard) = self.shard(generation, number) else { return };
-        shard.outbox.write_stragglers(now, &mut shard.coordinator);
+        for id in shard.outbox.stragglers(&shard.coordinator) {
+            if breaks(&poisoned, &shard.coordinator, &id, Doing::WritingAnew) {
+                self.broke(generation, &id, Doing::WritingAnew);
+                return;
+            }
+            shard.outbox.write_anew(now, &mut shard.coordinator, &id);
+        }
         self.start_append(generation, number);
         let Some(shard) = self.shard(generation, number) else { return };
         let done = std::mem::take(&mut shard.to_archive);
         let due = shard.coordinator.next_timer().map(|timer| timer.at);
-        let heights = (shard.coordinator.len() as u64, u64::from(self.options.live_max));
+        // One that could not be read may have ended: it is not counted.
+        let read = |live: &&Transaction| live.set_aside.as_ref().is_none_or(|why| why.read);
+        let live = shard.coordinator.iter().filter(read).count() as u64;
+        let heights = (live, u64::from(self.options.live_max));
         self.situations.height(heights.0);
         if heights.0 > heights.1 {
             let what = "live transactions".into();
@@ -472,9 +512,15 @@ impl Simulation {
             attempt,
             answer: answer_word(&answer).into(),
         };
+        let id = transaction.clone();
         let event = Event::Answer { transaction, branch, operation, attempt, answer };
-        let out = shard.handle(now, event);
         self.see(seen);
+        self.may_be_poison(&id);
+        if self.breaks_now((generation, number), &id) {
+            return;
+        }
+        let Some(shard) = self.shard(generation, number) else { return };
+        let out = shard.handle(now, event);
         self.let_out(generation, number, out);
         self.settle(generation, number);
         self.may_die(generation);
@@ -494,6 +540,9 @@ impl Simulation {
             return;
         }
         let number = server::shard_of(id, newest.shards.len());
+        if self.breaks_on_ask((generation, number), id, &ask) {
+            return;
+        }
         let now = self.clock(generation);
         let mut processes = self.processes.iter_mut();
         let process: Option<&mut Process> = processes.find(|one| one.generation == generation);
@@ -531,38 +580,5 @@ impl Simulation {
             }
         }
         self.later(delay, Happening::CallArrives(call));
-    }
-}
-
-/// A fact as the trace has it.
-fn fact_line(fact: &Fact) -> FactLine {
-    match fact {
-        Fact::Begun { plan, .. } => FactLine::Begun {
-            branches: plan.branches.iter().map(branch_line).collect(),
-            open: plan.open,
-            alone: false,
-        },
-        Fact::Enlisted { branch } => FactLine::Enlisted { branch: branch_line(branch) },
-        Fact::Executing { branches, .. } => FactLine::Executing { branches: branches.clone() },
-        Fact::Decided { outcome, reason, ballots, .. } => FactLine::Decided {
-            outcome: *outcome,
-            reason: reason.code().into(),
-            ballots: ballots.iter().map(|ballot| ballot.as_str().into()).collect(),
-        },
-        Fact::Finished { branch } => FactLine::Finished { branch: *branch },
-        Fact::Resolved { branch, resolution } => {
-            FactLine::Resolved { branch: *branch, outcome: resolution.outcome }
-        }
-        Fact::Ended => FactLine::Ended,
-        Fact::Snapshot(_) => FactLine::Rewritten,
-    }
-}
-
-/// The operation by which a participant in doubt obeys a decision.
-#[must_use]
-pub const fn word(outcome: Outcome) -> Operation {
-    match outcome {
-        Outcome::Commit => Operation::Commit,
-        Outcome::Rollback => Operation::Rollback,
     }
 }

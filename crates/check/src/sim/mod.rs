@@ -5,9 +5,11 @@
 pub mod command;
 pub mod coordinator;
 pub mod initiator;
+pub mod lines;
 pub mod options;
 pub mod participants;
 pub mod planted;
+mod poison;
 pub mod random;
 pub mod run;
 pub mod server;

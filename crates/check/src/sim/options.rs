@@ -44,13 +44,14 @@ pub enum FaultKind {
     InitiatorVanishes,
     InitiatorRollsBack,
     OperatorRetries,
+    TransactionPoisoned,
 }
 
 use FaultKind::*;
 
 impl FaultKind {
     /// Every kind, and how often it happens by default, in a million opportunities.
-    pub const ALL: [(Self, u64); 33] = [
+    pub const ALL: [(Self, u64); 34] = [
         (CallLost, 40_000),
         (CallTwice, 60_000),
         (CallLate, 30_000),
@@ -71,7 +72,7 @@ impl FaultKind {
         (ServiceFails, 30_000),
         (ServiceUnwilling, 60_000),
         (ServiceOldCopy, 20_000),
-        (ServiceForgets, 200),
+        (ServiceForgets, 500),
         (CommitFailsBefore, 15_000),
         (CommitFailsAfter, 15_000),
         (AppendLost, 4_000),
@@ -84,6 +85,7 @@ impl FaultKind {
         (InitiatorVanishes, 12_000),
         (InitiatorRollsBack, 30_000),
         (OperatorRetries, 5_000),
+        (TransactionPoisoned, 6_000),
     ];
 
     /// What it does, in words.
@@ -125,6 +127,7 @@ impl FaultKind {
             InitiatorVanishes => "an initiator dies and never comes back",
             InitiatorRollsBack => "an initiator asks to roll back",
             OperatorRetries => "an operator asks to retry now",
+            TransactionPoisoned => "the program breaks on a transaction until it is upgraded",
         }
     }
 }

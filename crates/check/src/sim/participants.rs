@@ -7,8 +7,8 @@ use unanimity_core::guard::LATE_REASON;
 use unanimity_core::{Answer, Kind, Operation, Outcome, TransactionId};
 use unanimity_judge::Event as Seen;
 
-use super::coordinator::word;
 use super::initiator::{ASK_AGAIN_MS, Next, Stage};
+use super::lines::word;
 use super::options::FaultKind;
 use super::server::{Answered, Ask, Asker, Say};
 use super::service::Handled;

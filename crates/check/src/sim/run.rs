@@ -115,6 +115,7 @@ impl Simulation {
         let bound = self.bound();
         // Contradictions are for people, who need some time to see them.
         self.run_until(self.now + bound / 2);
+        self.operator_takes_up();
         self.operator_settles();
         self.run_until(self.now + bound);
         self.everything_has_ended();
@@ -148,6 +149,7 @@ impl Simulation {
     /// go now.
     fn repair(&mut self, random: &mut Random) {
         self.faults.over = true;
+        self.poisoned.clear();
         self.note("repaired");
         // An older coordinator would end at its next append; it need not have one.
         let running = self.processes.iter().map(|one| one.generation);

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use unanimity_core::{
-    BranchPlan, Call, Coordinator, CoordinatorConfig, Event, Gathered, Heuristic, Mutations,
-    Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay, Stage, Step, Transaction,
-    TransactionId,
+    BranchPlan, Call, CloseRefusal, Coordinator, CoordinatorConfig, Doing, Event, Gathered,
+    Heuristic, Mutations, Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay,
+    ReplayError, Replayed, Stage, Step, Transaction, TransactionId, decode_head,
 };
-use unanimity_journal::{Engine, MemoryEngine};
+use unanimity_journal::{Batch, Engine, JournalError, MemoryEngine};
 
 use super::options::Options;
+use super::poison::{Panics, Poisoned, breaks};
 
 /// Whom an answer goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +120,18 @@ pub struct Shard {
     pub open: BTreeSet<CallKey>,
     /// When it is to be woken for its next timer.
     pub wakes_at: Option<u64>,
+    /// Whose beginning is refused, because the program broke on it.
+    pub refused: BTreeSet<TransactionId>,
+    /// Something that reached what is set aside.
+    pub reached: Option<TransactionId>,
+}
+
+/// Why a journal was not taken up.
+pub enum NotRecovered {
+    /// It is refused.
+    Refused(String),
+    /// The program broke on this transaction.
+    Broke(TransactionId),
 }
 
 /// A running coordinator.
@@ -141,6 +154,8 @@ pub struct Disk {
     pub history: BTreeMap<TransactionId, Arc<Transaction>>,
     /// The bits that were flipped: shard, position, bit.
     pub damage: Option<(u16, u64, usize)>,
+    /// On what the program has broken.
+    pub panics: Panics,
 }
 
 /// A journal that was read.
@@ -165,16 +180,15 @@ pub fn shard_of(id: &TransactionId, shards: usize) -> usize {
 /// Why the journal is refused.
 pub fn recover(
     disk: &Disk,
+    poisoned: &Poisoned,
     options: &Options,
     mutations: Mutations,
     (generation, ahead_ms, now): (u64, u64, u64),
-) -> Result<Recovered, String> {
+) -> Result<Recovered, NotRecovered> {
     let mut shards = Vec::new();
     let mut positions = Vec::new();
     let mut latest = 0;
     for number in 0..options.shards {
-        let mut engine = disk.journal.clone();
-        let bounds = engine.bounds(number).map_err(|error| error.to_string())?;
         let config = CoordinatorConfig {
             live_transactions_max: usize::from(options.live_max),
             observations_max: 16,
@@ -182,19 +196,13 @@ pub fn recover(
             mutations,
             ..CoordinatorConfig::default()
         };
-        let mut replay = Replay::new(Coordinator::new(config));
-        engine
-            .read(number, bounds.first, &mut |batch| {
-                batch.records.iter().for_each(|bytes| replay.take(batch.position, bytes));
-                Ok(())
-            })
-            .map_err(|error| error.to_string())?;
-        let replayed = replay
-            .finish(bounds.next)
-            .map_err(|error| format!("{}: {}", error.position, error.problem))?;
-        engine.harden(number).map_err(|error| error.to_string())?;
+        let mut engine = disk.journal.clone();
+        let bounds = engine.bounds(number).map_err(refused)?;
+        let mut replayed = read(disk, poisoned, (number, &mut engine), Coordinator::new(config))?;
+        let refuses = disk.panics.set_aside(&mut replayed);
+        engine.harden(number).map_err(refused)?;
         // Whoever still believes that this shard is theirs meets a conflict at their next append.
-        engine.append(number, bounds.next, &[]).map_err(|error| error.to_string())?;
+        engine.append(number, bounds.next, &[]).map_err(refused)?;
         latest = latest.max(replayed.latest);
         positions.push(bounds.next);
         let outbox_bounds = OutboxBounds {
@@ -202,14 +210,10 @@ pub fn recover(
             straggler_batches: u64::from(options.keeps_batches) * 2,
         };
         let ending = replayed.ended.iter().map(|one| (one.id.clone(), Arc::clone(one)));
+        let places = (bounds.first, bounds.next + 1);
         shards.push(Shard {
             number,
-            outbox: Outbox::new(
-                (bounds.first, bounds.next + 1),
-                &replayed.homes,
-                outbox_bounds,
-                mutations,
-            ),
+            outbox: Outbox::new(places, &replayed.homes, outbox_bounds, mutations),
             ending: ending.collect(),
             to_archive: replayed.ended,
             coordinator: replayed.coordinator,
@@ -218,12 +222,48 @@ pub fn recover(
             waiting: BTreeMap::new(),
             open: BTreeSet::new(),
             wakes_at: None,
+            refused: refuses,
+            reached: None,
         });
     }
     // Time goes on from the latest moment on record, even if the clock was set back.
     let ahead_ms = ahead_ms.max(latest.saturating_sub(now));
     let process = Process { generation, paused_until: 0, ahead_ms, shards };
     Ok(Recovered { process, positions })
+}
+
+fn refused(error: JournalError) -> NotRecovered {
+    NotRecovered::Refused(error.to_string())
+}
+
+/// Reads one shard's journal, up to a transaction that the program breaks on.
+fn read(
+    disk: &Disk,
+    poisoned: &Poisoned,
+    (number, engine): (u16, &mut MemoryEngine),
+    coordinator: Coordinator,
+) -> Result<Replayed, NotRecovered> {
+    let bounds = engine.bounds(number).map_err(refused)?;
+    let mut replay = Replay::new(coordinator).passing_over(disk.panics.unreadable());
+    let mut broke = None;
+    let take = &mut |batch: Batch| {
+        for bytes in &batch.records {
+            let head = decode_head(bytes).map(|head| head.transaction);
+            let breaks = |id: &TransactionId| {
+                poisoned.get(id) == Some(&Doing::Replaying) && !replay.passes_over(id)
+            };
+            broke = broke.take().or_else(|| head.filter(breaks));
+            replay.take(batch.position, bytes);
+        }
+        Ok(())
+    };
+    engine.read(number, bounds.first, take).map_err(refused)?;
+    if let Some(broke) = broke {
+        return Err(NotRecovered::Broke(broke));
+    }
+    let replayed = replay.finish(bounds.next);
+    let problem = |error: ReplayError| format!("{}: {}", error.position, error.problem);
+    replayed.map_err(problem).map_err(NotRecovered::Refused)
 }
 
 impl Shard {
@@ -237,18 +277,29 @@ impl Shard {
 
     /// Something has happened.
     pub fn handle(&mut self, now: u64, event: Event) -> Vec<Out<Answered>> {
+        let aside = self.coordinator.is_set_aside(event.transaction());
+        let about = aside.then(|| event.transaction().clone());
         let step = self.coordinator.handle(now, event);
+        self.reached = self.reached.take().or(about.filter(|_| !step.is_empty()));
         self.take(step)
     }
 
-    /// Fires what is due.
-    pub fn fire(&mut self, now: u64) -> Vec<Out<Answered>> {
+    /// Fires what is due, up to a transaction that the program breaks on.
+    pub fn fire(
+        &mut self,
+        now: u64,
+        poisoned: &Poisoned,
+    ) -> (Vec<Out<Answered>>, Option<TransactionId>) {
         let mut out = Vec::new();
         while let Some(timer) = self.coordinator.next_timer().filter(|timer| timer.at <= now) {
+            let id = &timer.transaction;
+            if breaks(poisoned, &self.coordinator, id, Doing::Handling) {
+                return (out, Some(id.clone()));
+            }
             let event = Event::Timer(timer.clone());
             out.extend(self.handle(now, event));
         }
-        out
+        (out, None)
     }
 
     fn reply(&mut self, to: Asker, id: &TransactionId, since: u64, say: Say) -> Vec<Out<Answered>> {
@@ -295,8 +346,11 @@ impl Shard {
                 out
             }
             Ask::Commit => {
-                if self.coordinator.check_close(id).is_err() {
-                    let say = self.status(history, id);
+                if let Err(refusal) = self.coordinator.check_close(id) {
+                    let say = match refusal {
+                        CloseRefusal::SetAside => Say::Busy,
+                        CloseRefusal::Unknown | CloseRefusal::Whole => self.status(history, id),
+                    };
                     return self.reply(to, id, since, say);
                 }
                 self.wait(id, Waiting { to, since, for_outcome: true });
@@ -365,6 +419,9 @@ impl Shard {
             let say = self.status(history, id);
             return self.reply(to, id, since, say);
         }
+        if self.refused.contains(id) {
+            return self.reply(to, id, since, Say::Busy);
+        }
         let event = Event::Begin { transaction: id.clone(), fingerprint: 0, plan };
         let step = self.coordinator.handle(now, event);
         let say = match step.refusal() {
@@ -373,7 +430,7 @@ impl Shard {
                 return self.take(step);
             }
             Some(Refusal::Exists { .. }) => Say::Begun,
-            Some(Refusal::AtCapacity) => Say::Busy,
+            Some(Refusal::SetAside | Refusal::AtCapacity) => Say::Busy,
             Some(Refusal::Plan(error)) => Say::Refused(error.code),
         };
         self.reply(to, id, since, say)
@@ -400,6 +457,9 @@ impl Shard {
 /// How a transaction stands.
 #[must_use]
 pub fn said(transaction: &Transaction) -> Say {
+    if transaction.set_aside.as_ref().is_some_and(|why| !why.read) {
+        return Say::Busy; // It may have an outcome that was told.
+    }
     match transaction.outcome() {
         None => Say::Pending,
         Some(outcome) => {

@@ -16,7 +16,7 @@ pub struct Situations {
 }
 
 /// What every run set must meet, and at least how often in 10,000 seeds.
-pub const REQUIRED: [(&str, u64); 43] = [
+pub const REQUIRED: [(&str, u64); 46] = [
     ("commit: all_yes", 1_000),
     ("commit: settled_by_participant", 50),
     ("rollback: voted_no", 1_000),
@@ -31,6 +31,9 @@ pub const REQUIRED: [(&str, u64); 43] = [
     ("recovered: executing", 20),
     ("recovered: committing", 50),
     ("recovered: rolling_back", 50),
+    ("recovered: set_aside", 50),
+    ("set aside unread", 20),
+    ("taken up again", 50),
     ("late refused", 50),
     ("duplicate answered", 1_000),
     ("duplicate commit answered", 100),

@@ -12,6 +12,7 @@ use unanimity_judge::{BranchLine, Event as Seen, Finding, Judge, Line, Sight};
 
 use super::initiator::Initiator;
 use super::options::{FaultKind, Faults, Options};
+use super::poison::{Panics, Poisoned};
 use super::random::Random;
 use super::server::{Answered, Ask, Asker, CallKey, Disk, Process, Say};
 use super::service::Service;
@@ -105,6 +106,8 @@ pub struct Simulation {
     pub(super) clock_stepped_ms: u64,
     /// The branches that a service has lost its memory of.
     pub(super) forgotten: BTreeSet<(TransactionId, u16)>,
+    /// What the program breaks on, until it is upgraded.
+    pub(super) poisoned: Poisoned,
     /// What went wrong inside, if anything did.
     pub(super) broken: Option<Finding>,
 }
@@ -143,7 +146,12 @@ impl Simulation {
             network: Random::new(seed, "network", 0),
             disk_random: Random::new(seed, "disk", 0),
             faults: Faults::new(seed, keep),
-            disk: Disk { journal, history: BTreeMap::new(), damage: None },
+            disk: Disk {
+                journal,
+                history: BTreeMap::new(),
+                damage: None,
+                panics: Panics::default(),
+            },
             processes: Vec::new(),
             generations: 0,
             services: services.collect(),
@@ -156,6 +164,7 @@ impl Simulation {
             events: 0,
             clock_stepped_ms: 0,
             forgotten: BTreeSet::new(),
+            poisoned: Poisoned::new(),
             broken: None,
             options,
         };

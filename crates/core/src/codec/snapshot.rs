@@ -39,6 +39,7 @@ pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
         executing_since: reader.option("executing_since", |reader| reader.number("time"))?,
         decision: reader.option("decision", get_decision)?,
         overdue: reader.flag("overdue")?,
+        set_aside: None,
         timeline: get_timeline(reader)?,
         id: get_id(reader)?,
         ended_at: None,

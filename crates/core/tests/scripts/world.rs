@@ -282,6 +282,7 @@ impl World {
                 Refusal::Exists { same: true } => "refused same".to_owned(),
                 Refusal::Exists { same: false } => "refused other".to_owned(),
                 Refusal::AtCapacity => "refused capacity".to_owned(),
+                Refusal::SetAside => "refused set aside".to_owned(),
             },
             Effect::Call(call) => {
                 let about = (call.operation, call.attempt);

@@ -262,6 +262,7 @@ pub(super) fn read(
         outcome: Some(columns.outcome),
         completed: true,
         reason,
+        set_aside: None,
         overdue: read.overdue,
         begun_at_ms: columns.begun_at_ms,
         decided_at_ms: columns.decided_at_ms,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use unanimity_core::{
-    BranchPlan, CloseRefusal, EnlistRefusal, Event, Outcome, ResolveRefusal, Transaction,
+    BranchPlan, CloseRefusal, Doing, EnlistRefusal, Event, Outcome, ResolveRefusal, Transaction,
     TransactionId,
 };
 
@@ -47,6 +47,8 @@ pub(crate) enum Committing {
     Unknown,
     /// It was begun whole.
     Whole,
+    /// It is set aside.
+    SetAside,
     /// It had been rolled back before this request; so it stands.
     RolledBack(oneshot::Receiver<Option<Shown>>),
     /// The outcome comes here.
@@ -81,9 +83,12 @@ impl Shard {
         let enlisted = self.numbered(&id, branch, (&after, &refers)).and_then(|branch| {
             self.check_room(&id, &branch, branches_max)?;
             let event = Event::Enlist { transaction: id.clone(), branch };
-            let step = self.coordinator.handle(self.clock.now_ms(), event);
-            let refused = step.enlist_refusal().cloned();
-            self.take(step);
+            let refused = self.on(&id, Doing::Handling, |shard| {
+                let step = shard.coordinator.handle(shard.clock.now_ms(), event);
+                let refused = step.enlist_refusal().cloned();
+                shard.take(step);
+                refused
+            });
             match (refused, self.coordinator.get(&id)) {
                 (Some(refusal), _) => Err(refusal.into()),
                 (None, Some(enlisted)) => Ok(Arc::new(enlisted.clone())),
@@ -136,9 +141,21 @@ impl Shard {
         names.iter().map(number).collect()
     }
 
+    /// Takes up a transaction that is set aside, if that is possible before the next start.
+    pub(super) fn take_up(&mut self, id: &TransactionId) {
+        self.refused.remove(id);
+        self.on(id, Doing::Handling, |shard| {
+            let Some(step) = shard.coordinator.take_up(shard.clock.now_ms(), id) else { return };
+            tracing::warn!(transaction = %id, "a transaction that was set aside is taken up again");
+            metrics::gauge!("unanimity_transactions_set_aside").decrement(1.0);
+            shard.take(step);
+        });
+    }
+
     fn commit(&mut self, id: &TransactionId, wait: Wait) -> Committing {
         let rolled_back = match self.coordinator.check_close(id) {
             Err(CloseRefusal::Whole) => return Committing::Whole,
+            Err(CloseRefusal::SetAside) => return Committing::SetAside,
             Err(CloseRefusal::Unknown) => match self.ending.get(id) {
                 Some(ended) if !ended.open => return Committing::Whole,
                 Some(ended) => ended.outcome() == Some(Outcome::Rollback),

@@ -34,6 +34,7 @@ fn status() -> TransactionStatus {
         completed: true,
         reason: None,
         overdue: false,
+        set_aside: None,
         begun_at_ms: 1,
         decided_at_ms: Some(2),
         ended_at_ms: Some(3),

@@ -266,6 +266,7 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
             let field = if request.id.is_some() { "id" } else { "Idempotency-Key" };
             Problem::new(code::ID_REUSED, error.to_string()).with_field(field)
         }
+        BeginError::SetAside(_) => Problem::new(code::SET_ASIDE, error.to_string()),
         BeginError::AtCapacity => {
             Problem::new(code::AT_CAPACITY, error.to_string()).with_retry_after_s(1)
         }
@@ -312,7 +313,7 @@ pub(super) fn problem_of_commit(error: CommitError) -> Problem {
             let detail = format!("transaction {} is rolled back: {reason}", view.id);
             Problem::new(code::ALREADY_DECIDED, detail)
         }
-        CommitError::Unknown | CommitError::Whole => {
+        CommitError::Unknown | CommitError::Whole | CommitError::SetAside => {
             problem_of_code(error.code(), error.to_string())
         }
     }

@@ -23,7 +23,7 @@ use unanimity_sdk::stream::{
 use super::convert::{
     self, Planned, problem_of_begin, problem_of_commit, problem_of_enlist, problem_of_unavailable,
 };
-use super::transactions::found;
+use super::transactions::{found, if_read, not_read};
 use super::{Api, Shared, WAIT_MAX};
 use crate::problem::{Problem, code};
 
@@ -209,7 +209,7 @@ impl Grpc {
             let detail = format!("wait_ms is at most {}", WAIT_MAX.as_millis());
             return Err(Problem::new(code::WAIT_INVALID, detail).with_field("wait"));
         };
-        found(shown.map_err(problem_of_unavailable)?, &id)
+        if_read(found(shown.map_err(problem_of_unavailable)?, &id)?, &id)
     }
 
     async fn enlisted(&self, message: EnlistRequest) -> Result<TransactionView, Problem> {
@@ -277,6 +277,7 @@ impl Transactions for Grpc {
             DecisionReply::Commit => Decision::Commit,
             DecisionReply::Rollback => Decision::Rollback,
             DecisionReply::Pending => Decision::Pending,
+            DecisionReply::NotRead => return Err(status_of(not_read(&id))),
         };
         Ok(Response::new(DecisionAnswer { decision: decision as i32 }))
     }

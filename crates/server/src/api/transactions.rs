@@ -48,6 +48,8 @@ const LIST_PARAMETERS: [&str; 8] = [
         (status = 400, description = "Not acceptable; nothing was begun", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 408, description = "The body came too slowly", body = ProblemDocument),
+        (status = 409, description = "The coordinator broke on it, and leaves it \
+            alone", body = ProblemDocument),
         (status = 413, description = "The body is too large", body = ProblemDocument),
         (status = 415, description = "The body is not JSON", body = ProblemDocument),
         (status = 422, description = "The id or key was used with another \
@@ -94,6 +96,8 @@ pub(super) async fn begin(
         (status = 400, description = "Not acceptable", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 404, description = "Nobody has a record of it", body = ProblemDocument),
+        (status = 409, description = "It is set aside, and could not be \
+            read", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]
@@ -108,7 +112,24 @@ pub(super) async fn show(
         None => manager.get(&id).await,
         Some(patience) => manager.wait_for(&id, Wait::Completed, patience).await,
     };
-    Ok(Json(found(shown.map_err(problem_of_unavailable)?, &id)?))
+    let shown = found(shown.map_err(problem_of_unavailable)?, &id)?;
+    if_read(shown, &id).map(Json)
+}
+
+/// A transaction as it is shown to those who go by what they are told.
+pub(super) fn if_read(
+    shown: TransactionView,
+    id: &TransactionId,
+) -> Result<TransactionView, Problem> {
+    let unread = shown.set_aside.as_ref().is_some_and(|why| !why.read);
+    if unread { Err(not_read(id)) } else { Ok(shown) }
+}
+
+/// Nothing is said of a transaction whose records could not be read: it may have an outcome, which
+/// somebody was told, and "none yet" would take that back.
+pub(super) fn not_read(id: &TransactionId) -> Problem {
+    let detail = format!("transaction {id} is set aside, and what its records say is not known");
+    Problem::new(code::SET_ASIDE, detail).with_retry_after_s(60)
 }
 
 /// Shows a transaction's course: who was asked what, when, and what they said.
@@ -167,6 +188,8 @@ pub(super) async fn explain(
         (status = 200, description = "commit, rollback or pending", body = DecisionAnswer),
         (status = 400, description = "Not acceptable", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
+        (status = 409, description = "It is set aside, and could not be \
+            read", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]
@@ -179,6 +202,7 @@ pub(super) async fn decision(
         DecisionReply::Commit => Decision::Commit,
         DecisionReply::Rollback => Decision::Rollback,
         DecisionReply::Pending => Decision::Pending,
+        DecisionReply::NotRead => return Err(not_read(&id)),
     };
     Ok(Json(DecisionAnswer { decision }))
 }
@@ -228,7 +252,7 @@ struct ListedDescription {
     get, path = "/v1/transactions",
     params(
         ("state" = Option<String>, Query, description = "open, preparing, executing, settling, \
-            committing, rolling_back or ended"),
+            committing, rolling_back, set_aside or ended"),
         ("outcome" = Option<String>, Query, description = "commit or rollback"),
         ("participant" = Option<String>, Query, description = "An exact participant address"),
         ("begun_from_ms" = Option<u64>, Query, description = "Begun at or after, in ms since the \
@@ -291,7 +315,8 @@ fn filter(mut query: Parameters) -> Result<Filter, Problem> {
         (status = 400, description = "Not acceptable", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 404, description = "Nobody has a record of it", body = ProblemDocument),
-        (status = 409, description = "It is decided to commit", body = ProblemDocument),
+        (status = 409, description = "It is decided to commit, or set \
+            aside", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]
@@ -306,6 +331,10 @@ pub(super) async fn rollback(
 pub(super) async fn rolled_back(api: &Api, id: &TransactionId) -> Result<TransactionView, Problem> {
     let asked = api.shared.manager.rollback(id, "asked for over the API").await;
     let transaction = found(asked.map_err(problem_of_unavailable)?, id)?;
+    if transaction.stage == Stage::SetAside.as_str() {
+        let detail = format!("transaction {id} is set aside: nothing reaches it");
+        return Err(Problem::new(code::SET_ASIDE, detail));
+    }
     if transaction.committed() {
         let detail = format!("transaction {id} is decided to commit; a decision never changes");
         return Err(Problem::new(code::ALREADY_DECIDED, detail));
@@ -313,7 +342,7 @@ pub(super) async fn rolled_back(api: &Api, id: &TransactionId) -> Result<Transac
     Ok(transaction)
 }
 
-/// Tries a transaction's waiting branches again now.
+/// Tries a transaction's waiting branches again now; one that is set aside is taken up again.
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/retry", params(("id" = String, Path)),
     responses(

@@ -8,6 +8,7 @@ mod compare;
 mod contention;
 mod deployment;
 mod embedded;
+mod frames;
 mod growth;
 mod http;
 mod latency;
@@ -15,6 +16,7 @@ mod measure;
 mod overload;
 mod page;
 mod row;
+mod stream;
 mod svg;
 mod table;
 mod usage;
@@ -39,6 +41,8 @@ pub(crate) enum Scenario {
     Embedded,
     /// Load client, coordinator and two participants as processes, over HTTP/1.1.
     Http,
+    /// The same over the participants' streams and the initiators' stream.
+    Stream,
     /// One transaction at a time, and what of its time is not the machine's.
     Latency,
     /// From 2 to 64 branches.
@@ -113,6 +117,8 @@ pub(crate) struct BenchArguments {
     /// Let *growth* go to ten million in the history.
     #[arg(long, conflicts_with = "short")]
     long: bool,
+    #[command(flatten)]
+    case: growth::Case,
     /// Where the files of the coordinators go; a folder for temporary files if left out.
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -223,6 +229,9 @@ async fn run_all(
     }
     if arguments.wants(Scenario::Http) {
         http::http(arguments, arguments.own(), folder, show).await?;
+    }
+    if arguments.wants(Scenario::Stream) {
+        stream::stream(arguments, folder, show).await?;
     }
     if arguments.wants(Scenario::Latency) {
         show(latency::latency(arguments, folder).await?);

@@ -99,8 +99,14 @@ fn ago(at_ms: u64) -> String {
     format!("{} ms ago", now_ms().saturating_sub(at_ms))
 }
 
-/// Tries a transaction's waiting branches again now.
+/// Tries a transaction's waiting branches again now, or takes it up again if it is set aside.
 pub(crate) async fn retry(arguments: OneArguments) -> Ended {
+    let client = arguments.client.client()?;
+    let before = client.get(&id(&arguments.id)?, None).await;
+    let before = before.map_err(|error| arguments.client.explain(error))?;
+    if before.set_aside.is_some() && !arguments.client.json {
+        say!("{}", paint(FAINT, "it was set aside; that the coordinator broke on it is forgotten"));
+    }
     act(arguments, "retry").await
 }
 
@@ -131,19 +137,13 @@ type Groups = BTreeMap<(String, String), Vec<String>>;
 pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
     let client = arguments.client.client()?;
     let mut groups = Groups::new();
-    for state in Stage::ALL.into_iter().filter(|stage| stage.may_park()).map(Stage::as_str) {
-        let mut cursor = String::new();
-        loop {
-            let query = format!("state={state}&limit={PAGE}{cursor}");
-            let page: TransactionList =
-                client.list(&query).await.map_err(|error| arguments.client.explain(error))?;
-            for transaction in &page.transactions {
-                group(&mut groups, transaction, arguments.participant.as_deref());
-            }
-            let Some(next) = page.next_cursor else { break };
-            cursor = format!("&cursor={next}");
+    for stage in Stage::ALL.into_iter().filter(|stage| stage.may_park()) {
+        for transaction in all_at(stage, &client, &arguments.client).await? {
+            group(&mut groups, &transaction, arguments.participant.as_deref());
         }
     }
+    // The coordinator breaks on these: they are shown, and never tried again with the others.
+    let aside = all_at(Stage::SetAside, &client, &arguments.client).await?;
     if arguments.retry {
         for transaction in groups.values().flatten() {
             let path = format!("/v1/transactions/{transaction}/retry");
@@ -159,12 +159,19 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
                     "retried": arguments.retry,
                 })
             })
+            .chain(aside.iter().map(
+                |one| serde_json::json!({"set_aside": one.set_aside, "transactions": [one.id]}),
+            ))
             .collect();
         say!("{}", serde_json::to_string_pretty(&rows)?);
         return Ok(ExitCode::SUCCESS);
     }
-    if groups.is_empty() {
+    if groups.is_empty() && aside.is_empty() {
         say!("nothing is parked");
+    }
+    for one in &aside {
+        say!("{}  {}", paint(HEADING, &one.id), outcome(one));
+        say!("  {}", paint(FAINT, format!("see: unanimity explain {}", one.id)));
     }
     for ((participant, error), transactions) in &groups {
         let count = paint(BAD, format!("{} parked", transactions.len()));
@@ -178,6 +185,23 @@ pub(crate) async fn stuck(arguments: StuckArguments) -> Ended {
         say!("  {}", paint(FAINT, done));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every transaction that stands there.
+async fn all_at(
+    stage: Stage,
+    client: &unanimity_sdk::Client,
+    arguments: &ClientArguments,
+) -> anyhow::Result<Vec<TransactionStatus>> {
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let query = format!("state={}&limit={PAGE}{cursor}", stage.as_str());
+        let page: TransactionList =
+            client.list(&query).await.map_err(|error| arguments.explain(error))?;
+        found.extend(page.transactions);
+        let Some(next) = page.next_cursor else { return Ok(found) };
+        cursor = format!("&cursor={next}");
+    }
 }
 
 fn group(groups: &mut Groups, transaction: &TransactionStatus, participant: Option<&str>) {

@@ -10,7 +10,8 @@ use crate::draw;
 /// What `list` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArguments {
-    /// Only those that are open, preparing, executing, settling, committing, rolling_back or ended.
+    /// Only those that are open, preparing, executing, settling, committing, rolling_back,
+    /// set_aside or ended.
     #[arg(long)]
     state: Option<String>,
     /// Only those with the outcome commit or rollback.

@@ -103,6 +103,8 @@ fn start_manager(config: &Config, streams: &StreamTransport) -> anyhow::Result<T
         live_transactions_max: to_usize(config.limits.live_transactions_max),
         queue_delay_target_ms: config.limits.queue_delay_target_ms,
         disk_reserve_bytes: config.data.disk_reserve_bytes,
+        panics_per_transaction_max: u32::try_from(config.limits.panics_per_transaction_max)
+            .unwrap_or(u32::MAX),
         ..ManagerConfig::default()
     };
     let carriages = Carriages::over_http(HttpTransport::new(config.outbound()?))

@@ -142,6 +142,10 @@ pub const KEYS: &[Key] = &[
         "So long a beginning may wait for its turn, and a call for a connection. When all have \
         waited longer for four times that, those that have waited twice as long are refused with \
         429. 0: none is."),
+    count("limits", "panics_per_transaction_max", (1, 1_000),
+        |c| &mut c.limits.panics_per_transaction_max,
+        "A transaction that the program itself broke on so often, over restarts, is set aside \
+        until somebody has it taken up again, and the others go on."),
     count("limits", "body_bytes_max", (1_024, 256 * 1_024 * 1_024),
         |c| &mut c.limits.body_bytes_max,
         "The most bytes of a request's body."),

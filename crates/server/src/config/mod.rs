@@ -16,6 +16,8 @@ use std::sync::LazyLock;
 pub use self::keys::{KEYS, Key};
 pub use self::read::ConfigError;
 pub use self::secret::Secret;
+use unanimity::ManagerConfig;
+
 use crate::inbound::InboundLimits;
 use crate::outbound::{BreakerConfig, OutboundConfig, Policy};
 use crate::streams::StreamConfig;
@@ -28,6 +30,8 @@ pub const ENV_NOT_SETTINGS: &[&str] = &[
     "UNANIMITY_URL",
     #[cfg(feature = "crash-points")]
     "UNANIMITY_CRASH_AT",
+    #[cfg(feature = "crash-points")]
+    "UNANIMITY_PANIC_AT",
 ];
 /// The shortest token that is accepted, in characters.
 pub const TOKEN_CHARACTERS_MIN: usize = 16;
@@ -137,6 +141,8 @@ pub struct Limits {
     pub live_transactions_max: u64,
     /// How long a beginning may wait for its turn, and a call for a connection; 0: for ever.
     pub queue_delay_target_ms: u64,
+    /// So often the program may break on a transaction before it is set aside.
+    pub panics_per_transaction_max: u64,
     /// The most bytes of a request's body.
     pub body_bytes_max: u64,
     /// The most branches of one transaction.
@@ -251,6 +257,7 @@ impl Default for Limits {
         Self {
             live_transactions_max: 100_000,
             queue_delay_target_ms: 100,
+            panics_per_transaction_max: ManagerConfig::default().panics_per_transaction_max.into(),
             body_bytes_max: 1024 * 1024,
             branches_max: unanimity_core::BRANCHES_MAX as u64,
             json_depth_max: 32,

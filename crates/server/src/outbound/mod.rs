@@ -11,6 +11,7 @@
 mod breaker;
 mod breakers;
 mod connect;
+mod offers;
 pub mod policy;
 mod pool;
 pub mod references;
@@ -39,6 +40,7 @@ use unanimity_sdk::contract::{Response, clean, judge};
 pub use self::breaker::BreakerConfig;
 use self::breakers::{Breakers, Clock};
 pub(crate) use self::connect::Connector;
+pub use self::offers::Offers;
 pub use self::policy::Policy;
 use self::pool::{Connection, Origin, Pool};
 pub use self::target::AddressError;
@@ -95,6 +97,7 @@ pub struct HttpTransport {
     pool: Arc<Pool>,
     breakers: Arc<Breakers>,
     connector: HttpsConnector<Connector>,
+    offers: Arc<Offers>,
     sweeper: OnceLock<()>,
 }
 
@@ -119,7 +122,14 @@ impl HttpTransport {
             Duration::from_millis(config.queue_delay_target_ms),
         ));
         let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
-        Self { config, pool, breakers, connector, sweeper: OnceLock::new() }
+        let (offers, sweeper) = (Arc::default(), OnceLock::new());
+        Self { config, pool, breakers, connector, offers, sweeper }
+    }
+
+    /// The streams that participants have offered in their answers.
+    #[must_use]
+    pub fn offers(&self) -> Arc<Offers> {
+        Arc::clone(&self.offers)
     }
 
     /// Says whether a participant's address may be called, as far as that can be known without
@@ -195,6 +205,7 @@ impl HttpTransport {
             }
         };
         let answer = judge(call.operation, Response::new(status, &headers, &body));
+        self.offers.note(&call.participant, &headers, self.config.participants_max);
         match &answer {
             Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
             Answer::Unknown(_)

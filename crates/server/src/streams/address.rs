@@ -5,6 +5,9 @@ use unanimity::core::check_id;
 
 use crate::outbound::{AddressError, Policy, check_address};
 
+/// What the address of a service begins with that opens the stream itself.
+pub(super) const DIALS: &str = "stream:";
+
 /// Who opens the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
@@ -26,7 +29,7 @@ fn invalid(message: impl Into<String>) -> AddressError {
 impl Address {
     /// Takes an address apart.
     pub(super) fn parse(participant: &str) -> Result<Self, AddressError> {
-        if let Some(name) = participant.strip_prefix("stream:") {
+        if let Some(name) = participant.strip_prefix(DIALS) {
             check_id(name).map_err(|error| invalid(format!("has a name that {error}")))?;
             return Ok(Self::Dials(name.to_owned()));
         }

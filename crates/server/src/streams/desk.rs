@@ -12,6 +12,7 @@ use unanimity::core::check_id;
 use unanimity_sdk::stream::participants_server::{Participants, ParticipantsServer};
 use unanimity_sdk::stream::{Answers, Calls, MESSAGE_BYTES_MAX, PARTICIPANT_METADATA};
 
+use super::address::DIALS;
 use super::dialer::receive;
 use super::lane::Lane;
 use super::{Peer, StreamTransport};
@@ -36,12 +37,12 @@ impl Desk {
     /// Ends every stream that a service has opened: what it was asked and has not answered is
     /// asked again by whoever takes over.
     pub fn close(&self) {
-        self.transport.close_all("the coordinator is stopping");
+        self.transport.close_those_that_dialed("the coordinator is stopping");
     }
 
     fn register(&self, name: &str) -> Result<(Arc<Peer>, Arc<Lane>), Status> {
         let config = &self.transport.shared.config;
-        let address: Arc<str> = format!("stream:{name}").into();
+        let address: Arc<str> = format!("{DIALS}{name}").into();
         let peer = self.transport.peer(&address).ok_or_else(|| {
             let most = config.participants_max;
             Status::resource_exhausted(format!("{most} participants have streams already"))

@@ -41,12 +41,12 @@ pub(super) struct Dialing {
 }
 
 impl Dialing {
-    /// Why nobody dials now, if so.
+    /// Why there is no stream, and when it is dialed again.
     pub(super) fn standing(&self, now: Instant) -> Option<String> {
-        let (until, why) = self.pause.as_ref().filter(|(until, _)| *until > now)?;
-        let left_ms = until.duration_since(now).as_millis();
+        let (until, why) = self.pause.as_ref()?;
+        let left_ms = until.saturating_duration_since(now).as_millis();
         let failures = self.failures;
-        Some(format!("{why}; {failures} in a row, dialed again in {left_ms} ms"))
+        Some(format!("{why}; {failures} in a row, dialed again in {left_ms} ms at the earliest"))
     }
 
     fn failed(&mut self, now: Instant, why: String) {
@@ -129,6 +129,7 @@ impl Dial {
         match opened {
             Ok(opened) => {
                 ending.began = Some(Instant::now());
+                tracing::info!(participant = %ending.dial.peer.name, "a stream to it is open");
                 let idle = ending.dial.idle;
                 ending.why = receive(opened.into_inner(), &lane, Some(idle)).await;
             }
@@ -155,6 +156,10 @@ impl Drop for Ending {
             Some(why) => {
                 if stood {
                     state.dialing = Dialing::default();
+                }
+                // Once, and not for each attempt: `held_back` tells the rest.
+                if state.dialing.failures == 0 {
+                    tracing::warn!(participant = %peer.name, why, "no stream to it");
                 }
                 state.dialing.failed(now, why.clone());
             }

@@ -13,6 +13,9 @@ use unanimity::Owed;
 use unanimity::core::Answer;
 use unanimity_sdk::stream::{self, BATCH_BYTES, BATCH_ENTRIES_MAX, Call, Calls};
 
+/// Counts the streams that stand or are being opened.
+const STREAMS: &str = "unanimity_participant_streams";
+
 /// A call that waits to be written.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -67,6 +70,7 @@ enum Standing {
 
 impl Lane {
     pub(super) fn new(limits: LaneLimits) -> Self {
+        metrics::gauge!(STREAMS).increment(1.0);
         let now = Instant::now();
         let state = State {
             queue: VecDeque::new(),
@@ -199,6 +203,12 @@ impl Lane {
     pub(super) fn is_idle_since(&self, moment: Instant) -> bool {
         let state = self.lock();
         state.queue.is_empty() && state.in_flight.used == 0 && state.used < moment
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        metrics::gauge!(STREAMS).decrement(1.0);
     }
 }
 

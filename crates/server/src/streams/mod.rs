@@ -12,6 +12,7 @@ mod dialer;
 mod lane;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use unanimity::core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
 use unanimity::{CallFuture, Owed, Transport};
 use unanimity_sdk::stream;
 
-use self::address::Address;
+use self::address::{Address, DIALS};
 pub use self::desk::Desk;
 use self::dialer::Dialing;
 use self::lane::{Lane, LaneLimits, Waiting};
@@ -80,6 +81,8 @@ struct Shared {
 #[derive(Debug)]
 struct Peer {
     name: Arc<str>,
+    /// Whether its address has been checked: every request names it, and asks.
+    checked: AtomicBool,
     state: Mutex<PeerState>,
 }
 
@@ -137,10 +140,11 @@ impl StreamTransport {
         }
     }
 
-    /// Ends every stream.
-    fn close_all(&self, why: &str) {
+    /// Ends every stream that a service has opened.
+    fn close_those_that_dialed(&self, why: &str) {
         let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
-        let lanes = peers.values().flat_map(|peer| peer.lock().lanes.clone()).collect::<Vec<_>>();
+        let dialed = peers.values().filter(|peer| peer.name.starts_with(DIALS));
+        let lanes: Vec<_> = dialed.flat_map(|peer| peer.lock().lanes.clone()).collect();
         drop(peers);
         lanes.iter().for_each(|lane| lane.close(why));
     }
@@ -162,7 +166,13 @@ impl StreamTransport {
         if peers.len() >= self.shared.config.participants_max && !peers.contains_key(participant) {
             return None;
         }
-        let new = || Arc::new(Peer { name: Arc::clone(participant), state: Mutex::default() });
+        let new = || {
+            Arc::new(Peer {
+                name: Arc::clone(participant),
+                checked: AtomicBool::new(false),
+                state: Mutex::default(),
+            })
+        };
         Some(Arc::clone(peers.entry(Arc::clone(participant)).or_insert_with(new)))
     }
 
@@ -220,8 +230,15 @@ impl Transport for StreamTransport {
     }
 
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)> {
+        let known = self.known(participant);
+        if known.as_ref().is_some_and(|peer| peer.checked.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
         let address = Address::parse(participant);
         let checked = address.and_then(|address| address.check(&self.shared.config.policy));
+        if let (Ok(()), Some(peer)) = (&checked, known) {
+            peer.checked.store(true, Ordering::Relaxed);
+        }
         checked.map_err(|error| (error.code, error.message))
     }
 

@@ -361,6 +361,17 @@ impl Coordinator {
         self.running = Some(serve(&self.arguments, &self.before, &address).await.0);
     }
 
+    /// The same; gives back how it ended if it does not come to listen.
+    pub async fn try_start_again(&mut self) -> Option<Ended> {
+        let address = self.url.trim_start_matches("http://").to_owned();
+        let mut running = spawn(&self.arguments, &self.before, &address);
+        if running.says_where().await.is_none() {
+            return Some(running.ended().await);
+        }
+        self.running = Some(running);
+        None
+    }
+
     /// Changes the configuration of its next starts.
     pub fn add_flags(&mut self, flags: &[&str]) {
         self.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
@@ -383,6 +394,12 @@ impl Coordinator {
 }
 
 async fn serve(arguments: &[String], before: &str, address: &str) -> (Running, String) {
+    let mut running = spawn(arguments, before, address);
+    let url = running.listens().await;
+    (running, url)
+}
+
+fn spawn(arguments: &[String], before: &str, address: &str) -> Running {
     let mut command = if before.is_empty() {
         Command::new(program())
     } else {
@@ -391,9 +408,7 @@ async fn serve(arguments: &[String], before: &str, address: &str) -> (Running, S
         shell
     };
     command.args(arguments).args(["--listen-address", address]);
-    let mut running = Running::spawn(command);
-    let url = running.listens().await;
-    (running, url)
+    Running::spawn(command)
 }
 
 /// Waits so long at most for something that must come by itself.

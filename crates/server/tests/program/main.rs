@@ -8,6 +8,7 @@ mod api;
 mod ask;
 mod bad_input;
 mod battery;
+mod bench;
 mod breaker;
 mod commands;
 mod crashes;

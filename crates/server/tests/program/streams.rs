@@ -1,12 +1,18 @@
 //! Participants on streams, dialed and dialing: the same transactions, the same guard, and what
 //! becomes of calls when a stream breaks.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
+use hyper_util::client::legacy::Client as Connections;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use unanimity_sdk::stream::participants_client::ParticipantsClient;
 use unanimity_sdk::stream::{self, DialOptions, Dialed};
 use unanimity_sdk::{
     Answering, BranchContext, MemoryParticipant, MemoryService, Participant, Request,
@@ -367,6 +373,24 @@ async fn without_the_token_nobody_dials_in() {
     let mut let_in = stream::dial(right, shop()).unwrap();
     let_in.connected().await;
     assert_eq!(refused.map(|dialed| dialed.streams()), [0, 0]);
+    // What they are told.
+    let connections =
+        Connections::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new());
+    let origin = coordinator.url.parse().unwrap();
+    let mut client = ParticipantsClient::with_origin(connections, origin);
+    let status = client.serve(Silent).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+}
+
+/// Answers that never come.
+struct Silent;
+
+impl futures_core::Stream for Silent {
+    type Item = stream::Answers;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<stream::Answers>> {
+        Poll::Pending
+    }
 }
 
 /// Passes bytes on between whoever connects and a port, until it is told to leave the connections
@@ -418,4 +442,30 @@ async fn a_peer_that_is_gone_without_a_word_is_found_out_and_dialed_again() {
     assert_eq!((&shown["outcome"], &shown["completed"]), (&json!("commit"), &json!(true)));
     let events = coordinator.ask.get("/v1/transactions/t/events").await.text();
     assert!(events.contains("the stream"), "{events}");
+}
+
+#[tokio::test]
+async fn a_stream_that_a_participant_offers_over_http_is_used_while_it_can_be() {
+    let coordinator = Coordinator::start(&["--retry-delay-ms", "20"]).await;
+    let (over_stream, over_http) = (shop(), shop());
+    let served = Served::start(over_stream.clone(), 0).await;
+    let router = unanimity_sdk::router_with_stream(over_http.clone(), &served.at("shop")).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    // Two stores, so that it can be seen which one was asked; one after the other, because the
+    // offer comes with the first answer.
+    let worked = |shop: &Shops| shop.service().count("commit_one_phase") / 2;
+    let mut seen = Vec::new();
+    let mut served = Some(served);
+    for id in ["first", "second", "third"] {
+        if id == "third" {
+            served.take().unwrap().kill().await;
+        }
+        let asked = completing(id, std::slice::from_ref(&url));
+        let shown = coordinator.ask.begin(&asked).await.json();
+        assert_eq!(shown["outcome"], "commit", "{shown}");
+        seen.push((worked(&over_http), worked(&over_stream)));
+    }
+    assert_eq!(seen, [(1, 0), (1, 1), (2, 1)]);
 }

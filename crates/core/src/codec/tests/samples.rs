@@ -153,6 +153,7 @@ pub(super) fn undecided() -> Transaction {
         decision: None,
         ended_at: None,
         overdue: false,
+        set_aside: None,
         timeline: Timeline { unsaved: Vec::new(), saved: observations(), dropped: 3 },
         open: false,
         closed_at: Some(1_700_000_000_000),

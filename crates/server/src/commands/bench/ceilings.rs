@@ -17,6 +17,7 @@ use unanimity::core::{
 use unanimity_journal::{Batch, Bounds, Engine, JournalError, Receipt, ShardId, SqliteEngine};
 
 use super::embedded::transfer;
+use super::usage::Usage;
 
 /// What an engine was asked to do, small enough to be kept for millions of transactions.
 #[derive(Clone, Copy, Debug)]
@@ -109,14 +110,21 @@ impl Engine for Recorded {
     }
 }
 
+/// What a ceiling was measured as: transactions a second, and processor time for each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Alike {
+    pub(super) per_second: f64,
+    pub(super) cpu_us: f64,
+}
+
 /// How many transactions a second the journal alone would carry: every append and truncation of the
 /// run again, with as many bytes in as many records, each shard's in a thread of its own.
 pub(super) fn journal_alone(
     recorder: &Recorder,
     transactions: u64,
     folder: &Path,
-) -> anyhow::Result<f64> {
-    let asked = recorder.locked();
+) -> anyhow::Result<Alike> {
+    let (asked, before) = (recorder.locked(), Usage::own());
     let slowest = std::thread::scope(|scope| {
         let threads: Vec<_> = asked
             .iter()
@@ -129,7 +137,9 @@ pub(super) fn journal_alone(
         }
         Ok::<_, anyhow::Error>(slowest)
     })?;
-    Ok(transactions as f64 / slowest.as_secs_f64().max(f64::MIN_POSITIVE))
+    let cpu_us = Usage::own().since(before).cpu_us as f64 / transactions.max(1) as f64;
+    let per_second = transactions as f64 / slowest.as_secs_f64().max(f64::MIN_POSITIVE);
+    Ok(Alike { per_second, cpu_us })
 }
 
 /// The time that the engine took; that of making up the bytes is left out.
@@ -163,17 +173,20 @@ pub(super) fn core_alone(
     shards: usize,
     concurrency: usize,
     for_so_long: Duration,
-) -> anyhow::Result<f64> {
-    let each = concurrency.div_ceil(shards.max(1)).max(1);
+) -> anyhow::Result<Alike> {
+    let (each, before) = (concurrency.div_ceil(shards.max(1)).max(1), Usage::own());
     std::thread::scope(|scope| {
         let loops: Vec<_> = (0..shards)
             .map(|shard| scope.spawn(move || Alone::new(shard, each).run(for_so_long)))
             .collect();
-        let mut per_second = 0.0;
+        let (mut per_second, mut ended) = (0.0, 0);
         for one in loops {
-            per_second += one.join().map_err(|_| anyhow!("the core panicked"))??;
+            let (count, took) = one.join().map_err(|_| anyhow!("the core panicked"))??;
+            per_second += count as f64 / took.as_secs_f64();
+            ended += count;
         }
-        Ok(per_second)
+        let cpu_us = Usage::own().since(before).cpu_us as f64 / ended.max(1) as f64;
+        Ok(Alike { per_second, cpu_us })
     })
 }
 
@@ -204,7 +217,8 @@ impl Alone {
         }
     }
 
-    fn run(mut self, for_so_long: Duration) -> anyhow::Result<f64> {
+    /// How many ended, in what time.
+    fn run(mut self, for_so_long: Duration) -> anyhow::Result<(u64, Duration)> {
         let plan = transfer();
         let started = Instant::now();
         while started.elapsed() < for_so_long {
@@ -224,7 +238,7 @@ impl Alone {
             }
             self.append();
         }
-        Ok(self.ended as f64 / started.elapsed().as_secs_f64())
+        Ok((self.ended, started.elapsed()))
     }
 
     fn append(&mut self) {

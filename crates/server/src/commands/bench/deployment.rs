@@ -14,12 +14,14 @@ use axum::extract::Path as UrlPath;
 use axum::http::StatusCode;
 use axum::routing::post;
 use unanimity_sdk::api::{Outcome, TransactionRequest};
+use unanimity_sdk::stream::{BeginRequest, StreamClient, StreamClientOptions};
 use unanimity_sdk::{
     BranchContext, Client, ClientError, ClientOptions, MemoryParticipant, MemoryService,
-    ServiceResult, Vote,
+    Participant, ServiceResult, Vote,
 };
 
 use super::measure::{Load, Measured, Turn, Window, measure};
+use super::stream::NothingBehind;
 use super::usage::Usage;
 use crate::commands::Ended;
 use crate::demo::fleet::Process;
@@ -131,6 +133,30 @@ impl Deployment {
         let others = measure(load, window, none, turn(&beside, others, None));
         let (measured, others) = tokio::try_join!(measured, others)?;
         self.note(&others)?;
+        self.note(&measured)?;
+        Ok(measured)
+    }
+
+    /// Begins transactions over one stream, and expects that they commit.
+    pub(super) async fn commit_on_stream(
+        &mut self,
+        load: Load,
+        window: Window,
+        request: &TransactionRequest,
+    ) -> anyhow::Result<Measured> {
+        let client = self.client(1)?;
+        let options = StreamClientOptions { requests_max: usize::MAX, ..Default::default() };
+        let on_stream = StreamClient::with_options(&self.url, self.token.as_deref(), options)?;
+        let request = Arc::new(BeginRequest::from(request));
+        let turn = move || {
+            let (on_stream, request) = (on_stream.clone(), Arc::clone(&request));
+            async move {
+                let begun = on_stream.begin((*request).clone()).await;
+                judged(begun.map(|begun| begun.decided()), Some(Outcome::Commit))
+            }
+        };
+        let usage = async || self.usage(&client).await;
+        let measured = measure(load, window, usage, turn).await?;
         self.note(&measured)?;
         Ok(measured)
     }
@@ -269,18 +295,33 @@ pub(crate) struct ParticipantArguments {
     /// Where to listen.
     #[arg(long)]
     listen: std::net::SocketAddr,
+    /// Answer at once, without a guard.
+    #[arg(long)]
+    nothing_behind: bool,
+    /// Send frames back, and be no participant at all.
+    #[arg(long)]
+    frames: bool,
 }
 
 /// The participant of the bench, and the echo that the ceiling is measured against.
 pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
     let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
     anstream::println!("listening on http://{}", listener.local_addr()?);
+    if arguments.frames {
+        super::frames::echo(listener).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let participant = Arc::new(MemoryParticipant::with_settled_max(Obedient, 10_000));
+    let on_streams: Arc<dyn Participant> = match arguments.nothing_behind {
+        true => Arc::new(NothingBehind),
+        false => Arc::clone(&participant) as _,
+    };
     let router = axum::Router::new()
         .route("/echo", post(|body: axum::body::Bytes| async { body }))
         .route("/silent/{operation}", post(silent))
         .route("/slow/{milliseconds}/{operation}", post(slow))
-        .nest("/transactions", unanimity_sdk::router(participant));
+        .nest("/transactions", unanimity_sdk::router(participant))
+        .merge(unanimity_sdk::stream::router(on_streams));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let shutdown = async move { terminate.recv().await.unwrap_or(()) };
     inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;

@@ -15,7 +15,7 @@ use unanimity::{
 };
 
 use super::BenchArguments;
-use super::ceilings::{Recorder, core_alone, journal_alone};
+use super::ceilings::{Alike, Recorder, core_alone, journal_alone};
 use super::measure::{Load, Measured, Turn, Window, measure};
 use super::row::{Ceiling, Row};
 use super::usage::Usage;
@@ -183,8 +183,9 @@ fn ceilings(
     let journal = journal_alone(recorder, transactions, folder)?;
     std::fs::remove_dir_all(folder)?;
     let core = core_alone(usize::from(run.shards), concurrency, run.window.counted / 2)?;
-    Ok(vec![
-        Ceiling { name: "journal alone".to_owned(), per_second: journal },
-        Ceiling { name: "core alone".to_owned(), per_second: core },
-    ])
+    let named = |name: &str, Alike { per_second, cpu_us }| {
+        let name = name.to_owned();
+        Ceiling { name, per_second, cpu_us }
+    };
+    Ok(vec![named("journal alone", journal), named("core alone", core)])
 }

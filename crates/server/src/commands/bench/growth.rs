@@ -15,7 +15,7 @@ use unanimity::{BeginRequest, ManagerConfig, Storage, TransactionManager, Wait};
 use super::BenchArguments;
 use super::embedded::{Agreeing, GONE, STOP_TIMEOUT, commit_in_turn, transfer};
 use super::measure::{Load, Measured, Window, measure};
-use super::row::Row;
+use super::row::{Report, Row};
 use super::usage::Usage;
 
 /// How many initiators, while filling and while measuring.
@@ -25,6 +25,18 @@ const ROOM: u64 = 100_000;
 /// So long nobody tries to reach the participant that is down: longer than the bench runs.
 const RETRY_DELAY_MS: u64 = 24 * 3_600 * 1_000;
 
+/// One case, which the bench gives a process of its own: memory is compared only in a fresh one.
+#[derive(Clone, Copy, Debug, clap::Args)]
+#[group(multiple = false)]
+pub(super) struct Case {
+    /// Measure beside so many live transactions, in this process.
+    #[arg(long, hide = true)]
+    live: Option<u64>,
+    /// Measure with so many in the history, in this process.
+    #[arg(long, hide = true)]
+    history: Option<u64>,
+}
+
 /// Runs it: lines for each number of live transactions, and for a full history.
 pub(super) async fn growth(
     arguments: &BenchArguments,
@@ -32,21 +44,57 @@ pub(super) async fn growth(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let folder = folder.join("growth");
-    let live: &[u64] = if arguments.short { &[500, 1_000] } else { &[10_000, 100_000, 1_000_000] };
-    for live in live {
-        for row in beside_live(arguments, *live, &folder).await.context("growth")? {
-            show(row);
+    match arguments.case {
+        Case { live: Some(live), .. } => {
+            beside_live(arguments, live, &folder)
+                .await
+                .context("growth")?
+                .into_iter()
+                .for_each(show);
+        }
+        Case { history: Some(rows), .. } => {
+            show(beside_history(arguments, rows, &folder).await.context("growth")?);
+        }
+        Case { live: None, history: None } => {
+            for (flag, count) in cases(arguments) {
+                in_a_process(arguments, flag, count, &folder)
+                    .await?
+                    .into_iter()
+                    .for_each(&mut *show);
+            }
         }
     }
-    let rows: &[u64] = match (arguments.short, arguments.long) {
-        (true, _) => &[1_000],
-        (false, false) => &[1_000_000],
-        (false, true) => &[1_000_000, 10_000_000],
-    };
-    for rows in rows {
-        show(beside_history(arguments, *rows, &folder).await.context("growth")?);
-    }
     Ok(())
+}
+
+fn cases(arguments: &BenchArguments) -> Vec<(&'static str, u64)> {
+    if arguments.short {
+        return vec![("--live", 500), ("--history", 1_000)];
+    }
+    let mut cases: Vec<(&str, u64)> = [10_000, 100_000, 1_000_000].map(|n| ("--live", n)).to_vec();
+    cases.push(("--history", 1_000_000));
+    cases.extend(arguments.long.then_some(("--history", 10_000_000)));
+    cases
+}
+
+async fn in_a_process(
+    arguments: &BenchArguments,
+    flag: &str,
+    count: u64,
+    folder: &Path,
+) -> anyhow::Result<Vec<Row>> {
+    std::fs::create_dir_all(folder)?;
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.args(["bench", "growth", "--json", flag, &count.to_string(), "--folder"]).arg(folder);
+    command.args(["--seconds", &arguments.seconds.to_string()]);
+    command.args(["--shards", &arguments.shards.to_string()]);
+    command.args(arguments.short.then_some("--short"));
+    let ended = command.kill_on_drop(true).stderr(std::process::Stdio::inherit()).output().await?;
+    if !ended.status.success() {
+        bail!("growth {flag} {count}: {}", ended.status);
+    }
+    let report: Report = serde_json::from_slice(&ended.stdout).context("growth's report")?;
+    Ok(report.rows)
 }
 
 fn start(

@@ -178,9 +178,8 @@ async fn one_row(
     let request = Arc::new(shape.request.clone());
     let measured = deployment.commit(load, window, &request, shape.expected).await;
     let measured = measured.with_context(|| format!("{scenario}, {}", shape.case))?;
-    let ceiling = shape.round_trips.filter(|_| bare_per_second > 0.0).map(|trips| Ceiling {
-        name: format!("round trips / {trips}"),
-        per_second: bare_per_second / trips as f64,
+    let ceiling = shape.round_trips.filter(|_| bare_per_second > 0.0).map(|trips| {
+        Ceiling::new(format!("round trips / {trips}"), bare_per_second / trips as f64)
     });
     let (case, idle_kib) = (shape.case.clone(), deployment.idle_kib);
     let ceilings = ceiling.into_iter().collect();

@@ -64,7 +64,7 @@ fn named(row: Row) -> Row {
 }
 
 fn beside_peak(row: Row, peak: &Row) -> Row {
-    let ceilings = vec![Ceiling { name: "peak".to_owned(), per_second: peak.per_second }];
+    let ceilings = vec![Ceiling::new("peak", peak.per_second)];
     Row { ceilings, ..named(row) }
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn beside(
 }
 
 fn beside_alone(row: Row, alone: &Row) -> Row {
-    let ceilings = vec![Ceiling { name: "alone".to_owned(), per_second: alone.per_second }];
+    let ceilings = vec![Ceiling::new("alone", alone.per_second)];
     Row { ceilings, ..row }
 }
 

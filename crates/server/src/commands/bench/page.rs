@@ -4,6 +4,7 @@
 use super::compare::Change;
 use super::row::{Report, Row};
 use super::svg::{Bar, Lines, Series, bars, escape, lines, short};
+use super::table::remarks;
 
 const STYLE: &str = include_str!("page.css");
 
@@ -172,7 +173,7 @@ fn table(rows: &[Row]) -> String {
         "bytes",
         "syncs",
         "MB",
-        "nearest ceiling",
+        "of its ceilings, and what else",
     ];
     let head: String = heads.iter().map(|head| format!("<th>{head}</th>")).collect();
     let body: String = rows.iter().map(table_row).collect();
@@ -186,9 +187,6 @@ fn table(rows: &[Row]) -> String {
 
 fn table_row(row: &Row) -> String {
     let latency = &row.latency;
-    let nearest = row.nearest().map_or(String::new(), |(nearest, ratio)| {
-        format!("{:.0} % of {}", ratio * 100.0, escape(&nearest.name))
-    });
     let texts = [escape(&row.scenario), escape(&row.case), row.load()];
     let figures = [
         format!("{:.0}", row.per_second),
@@ -200,12 +198,11 @@ fn table_row(row: &Row) -> String {
         format!("{:.0}", row.written_bytes),
         format!("{:.3}", row.syncs),
         format!("{:.1}", row.resident_kib as f64 / 1_024.0),
-        nearest,
     ];
     let texts: String = texts.iter().map(|text| format!("<td>{text}</td>")).collect();
     let figures: String =
         figures.iter().map(|figure| format!("<td class=\"n\">{figure}</td>")).collect();
-    format!("<tr>{texts}{figures}</tr>")
+    format!("<tr>{texts}{figures}<td>{}</td></tr>", escape(&remarks(row)))
 }
 
 fn compared(changes: &[Change]) -> String {

@@ -13,6 +13,17 @@ pub(super) struct Ceiling {
     pub(super) name: String,
     /// In transactions a second.
     pub(super) per_second: f64,
+    /// Its processor time for each transaction, where it was measured: of this machine's figures
+    /// the one that what else it does disturbs least.
+    #[serde(default)]
+    pub(super) cpu_us: f64,
+}
+
+impl Ceiling {
+    /// One of which only the rate is known.
+    pub(super) fn new(name: impl Into<String>, per_second: f64) -> Self {
+        Self { name: name.into(), per_second, cpu_us: 0.0 }
+    }
 }
 
 /// What one transaction alone waits for, and how much of its time is beyond that.

@@ -46,13 +46,17 @@ pub(super) fn line(row: &Row) -> String {
     )
 }
 
-fn remarks(row: &Row) -> String {
+/// What has no column of its own.
+pub(super) fn remarks(row: &Row) -> String {
     let mut remarks: Vec<String> = Vec::new();
     if let Some((nearest, ratio)) = row.nearest() {
         remarks.push(format!("{:.0} % of {}", ratio * 100.0, nearest.name));
     }
-    let ceilings = row.ceilings.iter();
-    remarks.extend(ceilings.map(|one| format!("{} {:.0}/s", one.name, one.per_second)));
+    let ceilings = row.ceilings.iter().map(|one| match one.cpu_us > 0.0 {
+        true => format!("{} {:.0}/s at {:.1} us", one.name, one.per_second, one.cpu_us),
+        false => format!("{} {:.0}/s", one.name, one.per_second),
+    });
+    remarks.extend(ceilings);
     if let Some(beyond) = row.beyond {
         remarks.push(format!(
             "{:.2} x (2 round trips of {:.3} ms + 2 syncs of {:.3} ms)",
@@ -90,15 +94,13 @@ pub(super) fn closing(report: &Report) -> String {
 /// All lines as a table in Markdown.
 pub(super) fn markdown(report: &Report) -> String {
     let head = "| scenario | case | load | committed/s | p50 ms | p99 ms | p99.9 ms | CPU us | \
-                bytes | syncs | of the nearest ceiling |";
+                bytes | syncs | of its ceilings |";
     let rule = "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |";
     let line = |row: &Row| {
         let latency = &row.latency;
-        let nearest = row.nearest().map_or(String::new(), |(nearest, ratio)| {
-            format!("{:.0} % ({} {:.0}/s)", ratio * 100.0, nearest.name, nearest.per_second)
-        });
+        let remarks = remarks(row);
         format!(
-            "| {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {:.3} | {nearest} |",
+            "| {} | {} | {} | {:.0} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {:.3} | {remarks} |",
             row.scenario,
             row.case,
             row.load(),

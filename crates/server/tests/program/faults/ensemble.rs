@@ -52,6 +52,11 @@ const FLAGS: [&str; 8] = [
 
 impl Ensemble {
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, &[]).await
+    }
+
+    /// The same, with flags for the banks too.
+    pub async fn start_with(flags: &[&str], bank_flags: &[&str]) -> Self {
         let folder = Folder::new();
         let data = folder.path().join("data");
         let mut coordinator = Node::coordinator(&data, &[&FLAGS, flags].concat());
@@ -67,7 +72,7 @@ impl Ensemble {
             let balance = BALANCE_CENTS.to_string();
             let files = ["bank", "--name", letter, "--database", database.to_str().unwrap()];
             let whom = ["--balance", &balance, "--coordinator", &url];
-            let mut bank = Node::new(name, &[&files[..], &whom, &flags].concat());
+            let mut bank = Node::new(name, &[&files[..], &whom, &flags, bank_flags].concat());
             bank.set("TOKIO_WORKER_THREADS", "1");
             bank
         };

@@ -5,11 +5,14 @@
 mod clock;
 mod disk;
 mod ensemble;
+mod images;
 mod kills;
 mod network;
 mod node;
 mod owners;
 mod pauses;
+mod poison;
+mod recording;
 mod room;
 mod strace;
 mod styles;

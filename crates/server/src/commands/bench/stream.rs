@@ -1,0 +1,150 @@
+//! The scenario *stream*: as `http`, but the initiator begins its transactions over one stream, and
+//! the coordinator calls the participants over streams. Its ceilings, each with the five messages
+//! there and back that a transaction of two branches takes: the same calls through the same gRPC
+//! library to a participant with nothing behind it, and frames over a plain TCP connection.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use unanimity::Transport;
+use unanimity::core::guard::Reply;
+use unanimity::core::{Answer, Call, Operation, TransactionId};
+use unanimity_sdk::{Answering, OwedAnswer, Participant, Request};
+
+use super::BenchArguments;
+use super::deployment::Deployment;
+use super::frames::Frames;
+use super::http::two_branches;
+use super::measure::{Load, Turn, Window, measure};
+use super::row::{Ceiling, Row};
+use super::usage::Usage;
+use crate::demo::fleet::Process;
+use crate::streams::{StreamConfig, StreamTransport};
+
+/// Messages there and back in one transaction of two branches.
+const ROUND_TRIPS: f64 = 5.0;
+
+/// Runs it: a line for each load.
+pub(super) async fn stream(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    let folder = folder.join("stream");
+    let shards = arguments.shards.to_string();
+    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let mut request = two_branches(&deployment.participants);
+    for branch in &mut request.branches {
+        branch.participant = branch.participant.replace("http://", "grpc://");
+    }
+    let loads: &[usize] = if arguments.short { &[64] } else { &[1, 128, 1_024, 4_096] };
+    let (window, mut peak): (Window, f64) = (arguments.window(), 0.0);
+    let mut loads = arguments.loads(loads);
+    let mut closed = true;
+    while !loads.is_empty() {
+        for load in loads.drain(..) {
+            let measured = deployment.commit_on_stream(load, window, &request).await?;
+            let row = Row::new("stream", load, &measured);
+            peak = peak.max(row.per_second);
+            let (case, idle_kib) = ("2 branches".to_owned(), deployment.idle_kib);
+            let ceilings = match load {
+                Load::Closed(at_once) if !arguments.no_ceilings => {
+                    ceilings(at_once, window, &folder).await?
+                }
+                Load::Closed(_) | Load::Open { .. } => Vec::new(),
+            };
+            show(Row { case, idle_kib, ceilings, ..row });
+        }
+        if std::mem::take(&mut closed) {
+            loads = arguments.arrivals(peak);
+        }
+    }
+    deployment.finish().await.context("stream")?;
+    std::fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+async fn ceilings(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<Vec<Ceiling>> {
+    let grpc = Ceiling::new("gRPC echo / 5", grpc_echo(at_once, window, folder).await?);
+    let tcp = Ceiling::new("framed TCP / 5", tcp_echo(at_once, window, folder).await?);
+    Ok(vec![grpc, tcp])
+}
+
+async fn start(kind: &str, folder: &Path) -> anyhow::Result<Process> {
+    let program = std::env::current_exe()?;
+    let arguments = vec!["bench-participant".to_owned(), kind.to_owned()];
+    let mut process = Process::new("echo", &program, folder, arguments);
+    process.start().await?;
+    Ok(process)
+}
+
+/// Calls to a participant that keeps nothing, through the coordinator's own carriage; a fifth of
+/// what came back a second.
+async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<f64> {
+    let mut process = start("--nothing-behind", folder).await?;
+    let transport = StreamTransport::new(StreamConfig::default());
+    let participant: Arc<str> = process.url().replace("http://", "grpc://").as_str().into();
+    let call = Arc::new(prepare(&format!("{participant}/nothing"))?);
+    let turn = move || {
+        let (transport, call) = (transport.clone(), Arc::clone(&call));
+        async move {
+            let yes = matches!(transport.call((*call).clone()).await, Answer::Yes(_));
+            if yes { Turn::Done } else { Turn::Failed }
+        }
+    };
+    let usage = async || Usage::own();
+    let measured = measure(Load::Closed(at_once), window, usage, turn).await?;
+    process.stop().await?;
+    Ok(measured.per_second / ROUND_TRIPS)
+}
+
+fn prepare(participant: &str) -> anyhow::Result<Call> {
+    Ok(Call {
+        transaction: TransactionId::new("0123456789abcdef0123456789abcdef")?,
+        branch: 0,
+        branch_name: "branch-0".into(),
+        participant: participant.into(),
+        operation: Operation::Prepare,
+        attempt: 1,
+        timeout_ms: 60_000,
+        payload: Some(Arc::from(br#"{"account":"A-17","amount":500,"purpose":"pay"}"#.as_slice())),
+        results: Vec::new(),
+        outcome: None,
+    })
+}
+
+/// Frames over one connection; a fifth of what came back a second.
+async fn tcp_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<f64> {
+    let mut process = start("--frames", folder).await?;
+    let frames = Frames::connect(process.url().trim_start_matches("http://")).await?;
+    let turn = move || {
+        let frames = frames.clone();
+        async move { if frames.round_trip().await { Turn::Done } else { Turn::Failed } }
+    };
+    let usage = async || Usage::own();
+    let measured = measure(Load::Closed(at_once), window, usage, turn).await?;
+    process.stop().await?;
+    Ok(measured.per_second / ROUND_TRIPS)
+}
+
+/// A participant without a guard and without anything else.
+pub(super) struct NothingBehind;
+
+impl NothingBehind {
+    fn reply(operation: Operation) -> Reply {
+        let votes = matches!(operation, Operation::Prepare | Operation::Execute);
+        if votes { Reply::Yes(None) } else { Reply::Acknowledged }
+    }
+}
+
+impl Participant for NothingBehind {
+    fn call(&self, request: Request) -> Answering<'_> {
+        Box::pin(std::future::ready(Ok(Self::reply(request.operation))))
+    }
+
+    fn take(&self, request: Request, owed: OwedAnswer) -> Option<(Request, OwedAnswer)> {
+        owed.settle(Ok(Self::reply(request.operation)));
+        None
+    }
+}
