@@ -324,7 +324,7 @@ async fn judge_bank(known: &BTreeMap<String, Known>, folder: &Path, cut_us: u64,
         assert_eq!(of(&reserved), of(&held), "image {name}: {account}");
     }
     let in_doubt = states.values().filter(|state| **state == prepared).count();
-    assert_eq!(bank.participant().in_doubt().await.unwrap().len(), in_doubt);
+    assert_eq!(bank.books().participant.in_doubt().await.unwrap().len(), in_doubt);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
