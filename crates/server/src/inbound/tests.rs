@@ -253,35 +253,71 @@ async fn a_slow_handler_is_not_cut_off() {
     assert!(asked.await.unwrap().ends_with("done"));
 }
 
+/// Sends the beginning of something, and does not go on.
+async fn begin(server: &Server, bytes: &str) -> TcpStream {
+    let mut stream = server.connect().await;
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream
+}
+
+const HALF_A_BODY: &str = "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf";
+const GATED: &str = "GET /gated HTTP/1.1\r\nhost: h\r\n\r\n";
+
 #[tokio::test]
-async fn idle_connections_at_the_bound_make_room() {
-    let limits = InboundLimits { connections_max: 100, header_timeout_ms: 100, ..patient() };
-    let server = start(limits).await;
-    let mut idle = Vec::new();
-    for _ in 0..100 {
-        idle.push(server.connect().await);
+async fn at_the_bound_connections_that_ask_nothing_make_room() {
+    // No limit in time comes to the honest client's help.
+    let server = start(InboundLimits { connections_max: 100, ..patient() }).await;
+    for crowd in ["", "GET / HT", HALF_A_BODY, GET] {
+        let mut streams = Vec::new();
+        for _ in 0..250 {
+            streams.push(begin(&server, crowd).await);
+            let mut honest = begin(&server, GET).await;
+            let answer = tokio::time::timeout(Duration::from_secs(20), read_some(&mut honest));
+            let answer = answer.await.expect("a place in time");
+            assert!(answer.ends_with("127.0.0.1"), "{crowd:?}: {answer}");
+        }
+        for stream in &mut streams[..150] {
+            let closed = tokio::time::timeout(Duration::from_secs(20), read_all(stream)).await;
+            assert!(closed.is_ok(), "{crowd:?}");
+        }
     }
-    let mut late = server.connect().await;
-    late.write_all(GET.as_bytes()).await.unwrap();
-    assert!(read_some(&mut late).await.ends_with("127.0.0.1"));
-    for mut stream in idle {
-        assert_eq!(read_all(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn the_one_that_has_been_slow_for_longest_goes_first_and_who_is_served_stays() {
+    let server = start(InboundLimits { connections_max: 4, ..patient() }).await;
+    let mut busy = begin(&server, GATED).await;
+    server.gate.begun.notified().await;
+    let mut idle = begin(&server, GET).await;
+    read_some(&mut idle).await;
+    let mut slow = begin(&server, HALF_A_BODY).await;
+    let silent = begin(&server, "").await;
+    // Long enough that nobody is thought to be just about to ask.
+    let early = tokio::time::timeout(Duration::from_millis(400), slow.read_u8()).await;
+    assert!(early.is_err(), "nobody needs a place yet");
+    for (number, mut gone) in [("slow", slow), ("silent", silent), ("idle", idle)] {
+        let mut next = begin(&server, GATED).await;
+        server.gate.begun.notified().await;
+        assert_eq!(read_all(&mut gone).await, "", "{number}");
+        tokio::spawn(async move { read_all(&mut next).await });
     }
+    server.gate.may_end.notify_one();
+    assert!(read_some(&mut busy).await.ends_with("done"));
 }
 
 #[tokio::test]
 async fn no_more_connections_are_served_than_allowed() {
     let server = start(InboundLimits { connections_max: 1, ..patient() }).await;
-    let mut first = server.connect().await;
-    first.write_all(GET.as_bytes()).await.unwrap();
-    read_some(&mut first).await;
-    let mut second = server.connect().await;
-    second.write_all(GET.as_bytes()).await.unwrap();
+    let first = begin(&server, GATED).await;
+    server.gate.begun.notified().await;
+    let mut second = begin(&server, GET).await;
     let mut byte = [0];
     let early = tokio::time::timeout(Duration::from_millis(50), second.read(&mut byte)).await;
     assert!(early.is_err(), "the second connection was served beside the first");
-    drop(first);
+    // Once it is answered it is idle, and the place is the other's.
+    server.gate.may_end.notify_one();
     assert_eq!(second.read(&mut byte).await.unwrap(), 1);
+    drop(first);
 }
 
 #[tokio::test]

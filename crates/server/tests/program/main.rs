@@ -12,6 +12,7 @@ mod bench;
 mod breaker;
 mod commands;
 mod crashes;
+mod crowd;
 mod described;
 mod faults;
 mod grpc;
