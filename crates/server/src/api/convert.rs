@@ -57,7 +57,7 @@ pub(super) fn planned(
 }
 
 /// The plan that a request asks for.
-fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
+pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
     let branches = with_its_own(request);
     if branches.len() > shared.limits.branches_max {
         let (found, most) = (branches.len(), shared.limits.branches_max);
@@ -181,7 +181,7 @@ fn options(defaults: &Options, request: &TransactionRequest) -> Options {
 }
 
 /// The id that a request chooses, by name or by its idempotency key.
-fn chosen_id(
+pub(super) fn chosen_id(
     request: &TransactionRequest,
     headers: &HeaderMap,
 ) -> Result<Option<TransactionId>, Problem> {

@@ -6,6 +6,7 @@ mod extract;
 mod grpc;
 mod interactive;
 mod openapi;
+mod read;
 mod service;
 mod transactions;
 
@@ -26,6 +27,8 @@ use unanimity::core::Options;
 use crate::config::Secret;
 use crate::problem::{Problem, code};
 use crate::streams::Desk;
+
+pub use self::read::read_query;
 
 /// The longest that an answer is held back, in seconds; after that it tells the state as it is.
 const WAIT_MAX: Duration = Duration::from_secs(60);

@@ -17,7 +17,7 @@ const MARK: &str = "$result";
 const DEPTH_MAX: usize = 128;
 
 /// The results that a payload may refer to, by the branch's name.
-pub(crate) type Results = [(Arc<str>, Option<Arc<str>>)];
+pub type Results = [(Arc<str>, Option<Arc<str>>)];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,11 +50,7 @@ pub fn names(payload: &str) -> Result<Vec<String>, String> {
 ///
 /// # Errors
 /// What is missing.
-pub(crate) fn fill(
-    payload: &str,
-    results: &Results,
-    must_be_there: bool,
-) -> Result<String, String> {
+pub fn fill(payload: &str, results: &Results, must_be_there: bool) -> Result<String, String> {
     rewrite(payload, 0, &mut |reference| {
         let Reference { branch, field } = reference;
         let mut known = results.iter().filter(|(name, _)| **name == *branch);

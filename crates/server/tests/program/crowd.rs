@@ -18,8 +18,6 @@ use crate::setup::until;
 const CROWD: usize = 10_000;
 /// Between two bytes of one that drips.
 const DRIP: Duration = Duration::from_secs(1);
-/// Before one that was closed comes again.
-const RETURN: Duration = Duration::from_secs(1);
 
 /// Each end of 10,000 connections is a descriptor. A process may raise its limit up to the hard
 /// one, and root that one too.
@@ -128,7 +126,8 @@ impl Crowd {
         .await;
     }
 
-    fn gather(address: &str) -> (Self, JoinSet<()>) {
+    /// `again`: how long one that was closed waits before it comes again.
+    fn gather(address: &str, again: Duration) -> (Self, JoinSet<()>) {
         let crowd = Self::default();
         crowd.come_again.store(true, Ordering::SeqCst);
         let mut members = JoinSet::new();
@@ -141,7 +140,7 @@ impl Crowd {
                     if !crowd.come_again.load(Ordering::SeqCst) {
                         return;
                     }
-                    tokio::time::sleep(RETURN).await;
+                    tokio::time::sleep(again).await;
                 }
             });
         }
@@ -191,7 +190,7 @@ async fn a_crowd_does_not_lock_honest_clients_out(name: &str, places: usize) {
     flags.extend(["--header-timeout-ms", "20000", "--body-timeout-ms", "20000"]);
     let (actor, coordinator) = (Actor::start().await, Coordinator::start(&flags).await);
     let address = coordinator.url.trim_start_matches("http://").to_owned();
-    let (crowd, members) = Crowd::gather(&address);
+    let (crowd, members) = Crowd::gather(&address, Duration::from_secs(1));
     crowd.came(places.min(CROWD * 9 / 10)).await;
     honest_clients_commit(&coordinator, &actor, name).await;
     crowd.come_again.store(false, Ordering::SeqCst);
@@ -236,6 +235,14 @@ async fn throughput(coordinator: &Coordinator, actor: &Actor, name: &str) -> f64
     f64::from(count) / began.elapsed().as_secs_f64()
 }
 
+/// What a process has used of the processors, in seconds.
+fn processor_s(id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
 /// A measurement, and so no part of the ordinary set: it depends on what else the machine does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_much_slower_honest_clients_are_beside_10_000_slow_ones() {
@@ -243,16 +250,24 @@ async fn how_much_slower_honest_clients_are_beside_10_000_slow_ones() {
         return;
     }
     raise_descriptors();
-    for connections_max in ["12000", "4096"] {
+    for (connections_max, again_s) in [("12000", 1), ("4096", 10), ("4096", 1)] {
         let flags = ["--connections-max", connections_max];
         let (actor, coordinator) = (Actor::start().await, Coordinator::start(&flags).await);
         throughput(&coordinator, &actor, "warm").await;
         let alone = throughput(&coordinator, &actor, "alone").await;
         let address = coordinator.url.trim_start_matches("http://").to_owned();
-        let (crowd, mut members) = Crowd::gather(&address);
+        let (crowd, mut members) = Crowd::gather(&address, Duration::from_secs(again_s));
         crowd.came(CROWD * 4 / 10).await;
         let opened = crowd.opened.load(Ordering::SeqCst);
+        let processor = [coordinator.id(), std::process::id()].map(processor_s);
         let beside = throughput(&coordinator, &actor, "beside").await;
+        let [used, of_the_crowd] = [coordinator.id(), std::process::id()].map(processor_s);
+        println!(
+            "10 s beside the crowd: the coordinator took {:.1} s of the processors, the crowd and \
+            the honest clients {:.1} s",
+            used - processor[0],
+            of_the_crowd - processor[1]
+        );
         let came = crowd.opened.load(Ordering::SeqCst) - opened;
         println!(
             "{connections_max} places: {alone:.0} transactions/s alone, {beside:.0} beside \

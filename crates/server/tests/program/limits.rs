@@ -328,7 +328,8 @@ async fn at_capacity_the_next_is_refused_and_later_is_not() {
 
 #[tokio::test]
 async fn a_client_beyond_the_connections_gets_its_turn() {
-    let flags = ["--connections-max", "4", "--idle-timeout-ms", "600000", "--header-timeout-ms", "600000"];
+    let limits = ["--connections-max", "4", "--idle-timeout-ms", "600000"];
+    let flags = [&limits[..], &["--header-timeout-ms", "600000"]].concat();
     let coordinator = Coordinator::start(&flags).await;
     let address = coordinator.url.trim_start_matches("http://").to_owned();
     let mut idle = Vec::new();
