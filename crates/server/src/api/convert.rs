@@ -1,7 +1,7 @@
 //! How a request becomes a plan, and an error of the manager a problem document.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
                 };
                 places.get(wanted.as_str()).copied().ok_or_else(unknown)
             };
-            names.iter().map(number).collect::<Result<Vec<u16>, Problem>>()
+            each_once(names).map(number).collect::<Result<Vec<u16>, Problem>>()
         };
         let after = numbers(&branch.after, code::AFTER_UNKNOWN, "after")?;
         let named = references(branch).map_err(|problem| problem.with_field(field("payload")))?;
@@ -95,6 +95,12 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
     let plan = Plan { open: request.interactive, branches: planned, options };
     plan.check()?;
     Ok(plan)
+}
+
+/// The names without repetitions, which say nothing new: a request has room for 100,000 of them.
+fn each_once(names: &[String]) -> impl Iterator<Item = &String> {
+    let mut seen = HashSet::new();
+    names.iter().filter(move |name| seen.insert(name.as_str()))
 }
 
 /// The branches of a request, and those that its inquiry and its notice become; the notice is the
@@ -152,7 +158,8 @@ fn check_participant(shared: &Shared, branch: &BranchRequest) -> Result<(), Prob
 pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRequest, Problem> {
     check_participant(shared, branch).map_err(|problem| problem.with_field("participant"))?;
     let refers = references(branch).map_err(|problem| problem.with_field("payload"))?;
-    let (after, branches_max) = (branch.after.clone(), shared.limits.branches_max);
+    let (after, branches_max) =
+        (each_once(&branch.after).cloned().collect(), shared.limits.branches_max);
     Ok(EnlistRequest { branch: branch_plan(branch), after, refers, branches_max })
 }
 

@@ -351,3 +351,87 @@ async fn stopping_does_not_wait_for_ever() {
     assert_eq!(read_all(&mut busy).await, "");
     assert_eq!(server.gate.count.load(Ordering::SeqCst), 0);
 }
+
+/// What begins every HTTP/2 connection: the preface, and settings that change nothing.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// `GET http://h/gated`, as HTTP/2 packs headers.
+const PACKED: &[u8] = b"\x82\x86\x44\x06/gated\x41\x01h";
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const GO_AWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// Writes until the other side has enough; gives back the kinds of frames that it sent.
+async fn flood(server: &Server, mut next: impl FnMut(u32) -> Vec<u8> + Send + 'static) -> Vec<u8> {
+    let mut stream = server.connect().await;
+    stream.write_all(PREFACE).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let writing = tokio::spawn(async move {
+        for number in 0..1_000_000 {
+            if writer.write_all(&next(number)).await.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let mut bytes = Vec::new();
+    let _ = reader.read_to_end(&mut bytes).await; // A reset ends it too.
+    let cut_off = tokio::time::timeout(Duration::from_secs(20), writing).await;
+    assert!(cut_off.expect("an end in time").unwrap(), "a million frames were taken");
+    let mut kinds = Vec::new();
+    let mut rest = &bytes[..];
+    while let Some((&[a, b, c, kind], after)) = rest.split_first_chunk::<4>() {
+        kinds.push(kind);
+        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        rest = after.get(5 + length..).unwrap_or_default();
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_without_end_are_cut_off() {
+    let server = start(patient()).await;
+    let kinds = flood(&server, |number| {
+        let opened = frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, PACKED);
+        [opened, frame(RESET, 0, 2 * number + 1, &[0, 0, 0, 8])].concat()
+    })
+    .await;
+    assert!(kinds.contains(&GO_AWAY), "{kinds:?}");
+    let mut honest = begin(&server, GET).await;
+    assert!(read_some(&mut honest).await.ends_with("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn headers_that_go_on_without_end_are_cut_off() {
+    let server = start(patient()).await;
+    flood(&server, |number| match number {
+        0 => frame(HEADERS, END_STREAM, 1, PACKED),
+        // A header of its own in each: `x: y`, not to be remembered.
+        _ => frame(CONTINUATION, 0, 1, b"\0\x01x\x01y"),
+    })
+    .await;
+    assert_eq!(server.gate.count.load(Ordering::SeqCst), 0);
+    let mut honest = begin(&server, GET).await;
+    assert!(read_some(&mut honest).await.ends_with("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_client_that_opens_more_streams_than_allowed_is_refused_and_then_cut_off() {
+    let server = start(patient()).await;
+    let opened = |number| frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, PACKED);
+    let kinds = flood(&server, opened).await;
+    assert!(kinds.contains(&RESET) && kinds.contains(&GO_AWAY), "{kinds:?}");
+    let mut honest = begin(&server, GET).await;
+    assert!(read_some(&mut honest).await.ends_with("127.0.0.1"));
+}
