@@ -37,8 +37,8 @@ pub fn record(bytes: &[u8]) -> bool {
     true
 }
 
-/// A shard's records, each in a piece of its own: whatever recovery accepts, it can also take up and
-/// go on with.
+/// A shard's records, each in a piece of its own: whatever recovery accepts, it can also take up
+/// and go on with.
 pub fn replay(bytes: &[u8]) -> bool {
     let mut replay = Replay::new(Coordinator::new(CoordinatorConfig::default()));
     let mut parts = Parts(bytes);

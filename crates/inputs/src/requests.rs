@@ -44,8 +44,8 @@ fn check_refusal(problem: &Problem) {
     assert!(!problem.detail.is_empty(), "{}", problem.code);
 }
 
-/// What the server's strict reader takes, the SDK's reads as the same; what is written of it is read
-/// back, also by the strict one.
+/// What the server's strict reader takes, the SDK's reads as the same; what is written of it is
+/// read back, also by the strict one.
 fn same_for_both<T>(bytes: &[u8]) -> Option<T>
 where
     T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug,

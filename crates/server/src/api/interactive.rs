@@ -59,7 +59,8 @@ pub(super) async fn enlist(
 /// again is safe.
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/commit",
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"), ("wait" = Option<WaitWord>, Query,
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("wait" = Option<WaitWord>, Query,
         description = "outcome, completed or accepted; outcome if left out")),
     responses(
         (status = 200, description = "What was waited for has come: the outcome may be a \
@@ -100,7 +101,8 @@ pub(super) async fn commit(
 /// Takes an operator's word on how a branch was settled without the coordinator.
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/branches/{branch}/resolve",
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"), ("branch" = String, Path)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("branch" = String, Path)),
     request_body = ResolveRequest,
     responses(
         (status = 200, description = "It is recorded", body = TransactionStatus),

@@ -89,7 +89,8 @@ pub(super) async fn begin(
 /// Shows a transaction; with `wait`, once it is complete or that time has passed.
 #[utoipa::path(
     get, path = "/v1/transactions/{id}",
-    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"), ("wait" = Option<String>, Query,
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("wait" = Option<String>, Query,
         pattern = "^([1-5]?[0-9]{1,4}ms|60000ms|[1-5]?[0-9]s?|60s?|[01]m)$",
         description = "How long to wait for completion, such as 30s; at most 60s")),
     responses(
@@ -249,17 +250,22 @@ struct ListedDescription {
 #[utoipa::path(
     get, path = "/v1/transactions",
     params(
-        ("state" = Option<StageWord>, Query, description = "open, preparing, executing, settling, \
+        ("state" = Option<StageWord>, Query,
+            description = "open, preparing, executing, settling, \
             committing, rolling_back, set_aside or ended"),
         ("outcome" = Option<OutcomeWord>, Query, description = "commit or rollback"),
         ("participant" = Option<String>, Query, description = "An exact participant address"),
-        ("begun_from_ms" = Option<u64>, Query, format = "uint64", description = "Begun at or after, in ms since the \
+        ("begun_from_ms" = Option<u64>, Query, format = "uint64",
+            description = "Begun at or after, in ms since the \
             Unix epoch"),
-        ("begun_until_ms" = Option<u64>, Query, format = "uint64", description = "Begun before, in ms since the Unix \
+        ("begun_until_ms" = Option<u64>, Query, format = "uint64",
+            description = "Begun before, in ms since the Unix \
             epoch"),
         ("cursor" = Option<String>, Query,
-            pattern = "^[0-9]{1,19}\\.[A-Za-z0-9._:-]{1,128}$", description = "next_cursor of the page before"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000, description = "1 to 1000; 50 if left out"),
+            pattern = "^[0-9]{1,19}\\.[A-Za-z0-9._:-]{1,128}$",
+            description = "next_cursor of the page before"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000,
+            description = "1 to 1000; 50 if left out"),
         ("events" = Option<bool>, Query, description = "Whether each comes with its events"),
     ),
     responses(
