@@ -22,7 +22,8 @@ const DEPTH_MAX: usize = 32;
 fn api() -> &'static Api {
     static API: OnceLock<Api> = OnceLock::new();
     API.get_or_init(|| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         // Never ends: the manager's tasks live in it.
         let runtime = Box::leak(Box::new(runtime.expect("a runtime")));
         let _inside = runtime.enter();
