@@ -24,7 +24,7 @@ struct Step {
 
 /// The order is from cheap to dear. Clippy builds with --release because it then shares the build
 /// scripts (SQLite's C code is the dearest of all) with the tests.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { name: "machine", run: machine },
     Step { name: "format", run: format },
     Step { name: "tidy", run: |_| tidy::run(false) },

@@ -18,7 +18,7 @@ use super::convert::{self, problem_of_begin, problem_of_unavailable};
 use super::extract::{Id, Parameters};
 use super::{Api, WAIT_MAX};
 use crate::inbound::read_body;
-use crate::problem::{Problem, code};
+use crate::problem::{Problem, code, parse_json};
 
 /// How many transactions a page holds if nobody says.
 const PAGE_DEFAULT: u64 = 50;
