@@ -1,8 +1,10 @@
 //! Decides what an answer means: a vote, a finished branch, a failure to try again, or something
 //! late that changes nothing.
 
+use std::sync::Arc;
+
 use crate::guard::Contradiction;
-use crate::transaction::{Ballot, Progress};
+use crate::transaction::{Ballot, Branch, Progress};
 use crate::{
     Answer, Coordinator, Effect, Fact, Millis, Mutation, Operation, Outcome, REASON_BYTES_MAX,
     RESULT_BYTES_MAX, Reason, Step, TimerPurpose, TransactionId, What,
@@ -65,7 +67,7 @@ impl Coordinator {
         step: &mut Step,
     ) {
         match answer {
-            Answer::Yes(_) | Answer::ReadOnly | Answer::No(_) => {
+            Answer::Yes(_) | Answer::ReadOnly | Answer::Read(_) | Answer::No(_) => {
                 self.voted(now, id, about, answer, step);
             }
             Answer::Unsupported if about.operation == Operation::CommitOnePhase => {
@@ -129,7 +131,7 @@ impl Coordinator {
         step: &mut Step,
     ) {
         match answer {
-            Answer::Yes(_) | Answer::ReadOnly | Answer::Acknowledged => {
+            Answer::Yes(_) | Answer::ReadOnly | Answer::Read(_) | Answer::Acknowledged => {
                 self.finished(now, id, about, step);
             }
             inconclusive => self.inconclusive(now, id, about, inconclusive, step),
@@ -154,7 +156,7 @@ impl Coordinator {
                 transaction.branch_mut(about.branch).contradiction = Some(claim);
                 error
             }
-            Answer::Yes(_) | Answer::ReadOnly | Answer::Acknowledged => {
+            Answer::Yes(_) | Answer::ReadOnly | Answer::Read(_) | Answer::Acknowledged => {
                 Box::from("answered something else than asked")
             }
         };
@@ -223,11 +225,19 @@ impl Coordinator {
                 branch.last_error = Some(reason.clone());
                 What::No(about.operation, reason)
             }
+            Answer::Read(result) if about.operation != Operation::Execute => {
+                branch.ballot = Ballot::ReadOnly;
+                branch.keep(Some(result));
+                What::ReadOnly
+            }
             Answer::Yes(result) => {
-                let result = result.filter(|result| result.len() <= RESULT_BYTES_MAX);
                 branch.ballot = in_favour(about.operation);
-                branch.result_unsaved = result.is_some();
-                branch.result = result;
+                branch.keep(result);
+                What::Yes(about.operation)
+            }
+            Answer::Read(result) => {
+                branch.ballot = in_favour(about.operation);
+                branch.keep(Some(result));
                 What::Yes(about.operation)
             }
             Answer::ReadOnly
@@ -306,6 +316,14 @@ impl Coordinator {
             self.observe(now, id, Some(about.branch), What::Parked);
             step.effects.push(Effect::Parked(id.clone(), about.branch));
         }
+    }
+}
+
+impl Branch {
+    /// Keeps what an answer gave back, unless it is too large.
+    fn keep(&mut self, result: Option<Arc<str>>) {
+        self.result = result.filter(|result| result.len() <= RESULT_BYTES_MAX);
+        self.result_unsaved = self.result.is_some();
     }
 }
 

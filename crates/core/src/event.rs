@@ -86,6 +86,9 @@ pub enum Answer {
     Yes(Option<Arc<str>>),
     /// The prepare found nothing to commit.
     ReadOnly,
+    /// The prepare found nothing to commit, and gives back what it has read: a result as with
+    /// [`Self::Yes`].
+    Read(Arc<str>),
     /// No, with the participant's reason.
     No(Box<str>),
     /// A commit, rollback or compensate is done.

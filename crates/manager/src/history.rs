@@ -223,6 +223,16 @@ pub(crate) fn remember_shards(connection: &Connection, shards: u16) -> Result<()
     connection.execute(sql, [shards]).map(drop)
 }
 
+/// The id of the coordinator that this data folder belongs to, made with the folder's first use:
+/// what its branches are called by inside databases. Positive, as SQLite's numbers are signed.
+pub(crate) fn coordinator_id(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    let random = uuid::Uuid::new_v4().as_u64_pair().1 >> 1;
+    let sql = "INSERT OR IGNORE INTO meta (name, value) VALUES ('coordinator', ?1)";
+    connection.execute(sql, [random.cast_signed()])?;
+    let sql = "SELECT value FROM meta WHERE name = 'coordinator'";
+    connection.query_row(sql, [], |row| row.get(0)).map(i64::cast_unsigned)
+}
+
 /// A batch of ended transactions to write, and whom to tell when they are durable.
 pub(crate) struct ArchiveRequest {
     pub(crate) transactions: Vec<Arc<Transaction>>,

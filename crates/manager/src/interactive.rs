@@ -36,7 +36,7 @@ impl TransactionManager {
         request: EnlistRequest,
     ) -> Result<TransactionView, EnlistError> {
         let EnlistRequest { branch, after, refers, branches_max } = request;
-        if let Err((code, message)) = self.check_participant(&branch.participant) {
+        if let Err((code, message)) = self.check_branch(&branch) {
             let error = PlanError { code, field: "participant".to_owned(), message };
             return Err(EnlistRefusal::Plan(error).into());
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{
-    Event, Options, Outcome, Plan, PlanError, TransactionId, digested_bytes, splitmix64,
+    BranchPlan, Event, Options, Outcome, Plan, PlanError, TransactionId, digested_bytes, splitmix64,
 };
 
 use crate::admission::QueueDelay;
@@ -109,6 +109,7 @@ struct Inner {
 
 /// A manager's moving parts, as `starting` hands them over.
 pub(crate) struct Running {
+    pub(crate) coordinator: u64,
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
     /// How long beginnings wait, by shard.
     pub(crate) delays: Vec<Arc<QueueDelay>>,
@@ -146,6 +147,13 @@ impl TransactionManager {
 
     pub(crate) fn from_running(running: Running) -> Self {
         Self { inner: Arc::new(Inner { running, stopping: AtomicBool::new(false) }) }
+    }
+
+    /// The coordinator's own id: random, made with the first use of its data folder, and kept
+    /// there. A manager in memory has a new one each time.
+    #[must_use]
+    pub fn coordinator_id(&self) -> u64 {
+        self.inner.running.coordinator
     }
 
     /// An id that nobody has used: time-ordered (UUID version 7), so that neighbours in time are
@@ -385,17 +393,17 @@ impl TransactionManager {
         self.get(id).await
     }
 
-    /// Whether a participant's address may be called.
+    /// Whether a branch's participant may be called, and can do what the branch asks of it.
     ///
     /// # Errors
     /// A stable code, and what is wrong with it.
-    pub fn check_participant(&self, participant: &str) -> Result<(), (&'static str, String)> {
-        self.inner.running.transport.check(participant)
+    pub fn check_branch(&self, branch: &BranchPlan) -> Result<(), (&'static str, String)> {
+        self.inner.running.transport.check_branch(branch)
     }
 
     fn check_participants(&self, plan: &Plan) -> Result<(), PlanError> {
         for (index, branch) in plan.branches.iter().enumerate() {
-            if let Err((code, message)) = self.check_participant(&branch.participant) {
+            if let Err((code, message)) = self.check_branch(branch) {
                 let field = format!("branches[{index}].participant");
                 return Err(PlanError { code, field, message });
             }
@@ -569,7 +577,7 @@ fn page(mut found: Vec<(TransactionView, Option<TimelineView>)>, limit: usize) -
 
 #[cfg(test)]
 mod tests {
-    use unanimity_core::{BranchPlan, Kind, Options};
+    use unanimity_core::{Kind, Options};
 
     use super::*;
 

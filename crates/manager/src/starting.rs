@@ -17,8 +17,8 @@ use crate::blame::{Blame, Blamed, text_of};
 use crate::clock::Clock;
 use crate::error::{StartError, Unavailable};
 use crate::history::{
-    ArchiveRequest, HistoryPlace, HistoryReader, known_shards, open_history, remember_shards,
-    write_history,
+    ArchiveRequest, HistoryPlace, HistoryReader, coordinator_id, known_shards, open_history,
+    remember_shards, write_history,
 };
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
@@ -126,6 +126,7 @@ pub(crate) fn start(
     let latest = recovered.iter().map(|(_, read)| read.replayed.latest).max().unwrap_or(0);
     remember_shards(&writer, config.shards).map_err(|source| place.error(source))?;
     let starting = Starting {
+        coordinator: coordinator_id(&writer).map_err(|source| place.error(source))?,
         transport,
         history: Arc::new(reader),
         lock: lock.map(Arc::new),
@@ -184,6 +185,7 @@ fn no_thread(error: &std::io::Error) -> StartError {
 
 /// A manager that is being put together.
 struct Starting {
+    coordinator: u64,
     transport: Arc<dyn Transport>,
     history: Arc<HistoryReader>,
     /// Held by every thread that works on the folder: it is ours until the last of them has ended.
@@ -228,9 +230,19 @@ impl Starting {
             tokio::spawn(watcher.watch_over(shard));
             shards.push(sender);
         }
-        let Self { transport, history, place, threads, .. } = self;
+        let Self { coordinator, transport, history, place, threads, .. } = self;
         let threads = Mutex::new(threads);
-        let running = Running { shards, delays, history, place, transport, failed, count, threads };
+        let running = Running {
+            coordinator,
+            shards,
+            delays,
+            history,
+            place,
+            transport,
+            failed,
+            count,
+            threads,
+        };
         Ok(TransactionManager::from_running(running))
     }
 

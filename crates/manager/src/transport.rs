@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use unanimity_core::{Answer, Call, Event, Operation, TransactionId};
+use unanimity_core::{Answer, BranchPlan, Call, Event, Operation, TransactionId};
 
 use crate::crash_point::crash_point;
 
@@ -33,6 +33,16 @@ pub trait Transport: Send + Sync + 'static {
     /// # Errors
     /// A stable code and what is wrong with the address.
     fn check(&self, participant: &str) -> Result<(), (&'static str, String)>;
+
+    /// Whether a branch can be carried as it is planned, asked where [`Self::check`] would be. A
+    /// carriage that knows what its participants can do refuses here what they could only say no
+    /// to.
+    ///
+    /// # Errors
+    /// A stable code and what is wrong with the branch.
+    fn check_branch(&self, branch: &BranchPlan) -> Result<(), (&'static str, String)> {
+        self.check(&branch.participant)
+    }
 
     /// Whether a participant is asked for more than it does, so that calls to it have waited too
     /// long for some time: no transaction is begun then that names it. To be answered at once.
@@ -61,7 +71,10 @@ pub struct Owed {
 }
 
 impl Owed {
-    fn new(call: &Call, answers: &mpsc::UnboundedSender<Event>) -> Self {
+    /// What is owed for a call: for those who measure a carriage without a manager around it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new(call: &Call, answers: &mpsc::UnboundedSender<Event>) -> Self {
         Self {
             transaction: call.transaction.clone(),
             branch: call.branch,

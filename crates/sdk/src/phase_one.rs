@@ -102,6 +102,7 @@ impl OpenTransaction {
             let error = match self.call_once(branch, operation, participant, attempt).await {
                 Ok(Answer::Yes(result)) => return Ok(result.map(|result| result.to_string())),
                 Ok(Answer::ReadOnly) => return Ok(None),
+                Ok(Answer::Read(result)) => return Ok(Some(result.to_string())),
                 Ok(Answer::No(reason)) => return Err(PhaseOneError::No(reason.into())),
                 Ok(Answer::Unknown(error) | Answer::Unsent(error)) => error.into(),
                 Ok(Answer::Acknowledged | Answer::Unsupported | Answer::Contradiction(..)) => {

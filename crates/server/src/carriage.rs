@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use unanimity::core::Call;
+use unanimity::core::{BranchPlan, Call};
 use unanimity::{CallFuture, Owed, Transport};
 
 use crate::outbound::{HttpTransport, Offers};
@@ -74,6 +74,13 @@ impl Transport for Carriages {
         match self.other(participant) {
             Some(carriage) => carriage.check(participant),
             None => self.http.check(participant).map_err(|error| (error.code, error.message)),
+        }
+    }
+
+    fn check_branch(&self, branch: &BranchPlan) -> Result<(), (&'static str, String)> {
+        match self.other(&branch.participant) {
+            Some(carriage) => carriage.check_branch(branch),
+            None => self.check(&branch.participant),
         }
     }
 

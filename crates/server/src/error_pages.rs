@@ -39,6 +39,15 @@ const START_CODES: &[Row] = &[
         "Stop the other one, or choose another folder.",
     ),
     (
+        "database_refused",
+        "A configured database cannot be used",
+        "A database refuses the coordinator, or is set up so that it cannot prepare transactions. \
+         The coordinator has not started. A database that only does not answer is no reason for \
+         this.",
+        "Do what the message says: correct the URL or the password, switch prepared transactions \
+         on, use a newer server, or have the table made.",
+    ),
+    (
         "history",
         "The history cannot be used",
         "The file of ended transactions cannot be opened, or was written by a newer version.",

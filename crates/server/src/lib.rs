@@ -5,6 +5,7 @@ mod api;
 pub mod carriage;
 pub mod commands;
 pub mod config;
+pub mod databases;
 pub mod demo;
 mod draw;
 pub mod error_pages;

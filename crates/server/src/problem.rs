@@ -86,13 +86,32 @@ codes! {
         "Names of branches are unique within a transaction: participants know their branch by it."
         "Give each branch a name of its own."
     PARTICIPANT_INVALID "participant_invalid" 400 "A participant's address is not valid"
-        "A participant's address is not an http or https URL, or it carries a user, a query or a \
+        "A participant's address is not an http or https URL (or db: and a name), or it carries a \
+        user, a query or a \
         fragment."
         "Give an address such as http://accounts:8080/transfers; the operation is joined to its \
         path."
     PARTICIPANT_NOT_ALLOWED "participant_not_allowed" 400 "A participant may not be called"
         "The setting participants.allow does not allow the participant's address."
         "Correct the address, or have the operator add it to participants.allow."
+    DATABASE_UNKNOWN "database_unknown" 400 "There is no such database"
+        "A branch's participant is db: and a name, and the configuration has no database of that \
+        name."
+        "Correct the name, or have the operator add the section [databases.NAME]."
+    DATABASE_TWO_PHASE_ONLY "database_two_phase_only" 400 "A database can only prepare"
+        "A branch in a database is a prepared transaction: of another kind than two_phase, or done \
+        by the initiator itself, it cannot be."
+        "Make the branch two_phase and leave phase_one_by out; or write a service."
+    STATEMENTS_INVALID "statements_invalid" 400 "The payload is no list of statements"
+        "The payload of a branch in a database has another form than {\"statements\": [{\"sql\": \
+        ..., \"parameters\": [...], \"rows\": 1}]}."
+        "Correct what the detail names."
+    STATEMENT_NOT_ALLOWED "statement_not_allowed" 400 "A statement may not be run"
+        "A statement does something else than reading or changing rows (it would commit by itself, \
+        or outlive the transaction), or it is none of those that the database's configuration \
+        allows."
+        "Use SELECT, INSERT, UPDATE, DELETE, MERGE, REPLACE, WITH, VALUES or CALL; or have the \
+        operator add the statement to the database's statements."
     PAYLOAD_TOO_LARGE "payload_too_large" 400 "A branch's payload is too large"
         "A branch's payload has more than 1 MiB."
         "Send a reference to the data instead of the data."

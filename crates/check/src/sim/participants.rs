@@ -109,7 +109,9 @@ impl Simulation {
         match answer {
             Answer::No(reason) if &**reason == LATE_REASON => situations.count("late refused"),
             Answer::Contradiction(..) => situations.count("contradiction reported"),
-            Answer::Yes(_) | Answer::Acknowledged | Answer::ReadOnly if !worked => {
+            Answer::Yes(_) | Answer::Acknowledged | Answer::ReadOnly | Answer::Read(_)
+                if !worked =>
+            {
                 situations.count(if operation == Operation::Commit {
                     "duplicate commit answered"
                 } else {
@@ -292,7 +294,7 @@ impl Simulation {
             return;
         }
         match answer {
-            Answer::Yes(_) | Answer::ReadOnly => initiator.tried(true),
+            Answer::Yes(_) | Answer::ReadOnly | Answer::Read(_) => initiator.tried(true),
             Answer::No(_) | Answer::Contradiction(..) => initiator.tried(false),
             Answer::Acknowledged | Answer::Unsupported | Answer::Unsent(_) | Answer::Unknown(_) => {
                 return;

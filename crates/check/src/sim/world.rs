@@ -328,7 +328,7 @@ pub fn branch_line(branch: &BranchPlan) -> BranchLine {
 pub const fn answer_word(answer: &Answer) -> &'static str {
     match answer {
         Answer::Yes(_) => "yes",
-        Answer::ReadOnly => "read_only",
+        Answer::ReadOnly | Answer::Read(_) => "read_only",
         Answer::No(_) => "no",
         Answer::Acknowledged => "acknowledged",
         Answer::Unsupported => "unsupported",

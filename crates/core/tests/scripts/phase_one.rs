@@ -76,6 +76,16 @@ fn all_read_only_ends_at_once() {
 }
 
 #[test]
+fn one_that_gives_back_what_it_has_read_is_read_only() {
+    check(
+        "begin a b => [begun] tell-begun prepare(a) prepare(b)
+         a read =>
+         b yes => [commit all_yes] tell-commit commit(b)
+         b ack => [ended] tell-ended",
+    );
+}
+
+#[test]
 fn silence_rolls_back_everybody_that_was_called() {
     check(
         "begin a b => [begun] tell-begun prepare(a) prepare(b)
@@ -268,7 +278,11 @@ fn no_more_transactions_are_live_than_allowed() {
 #[test]
 fn results_are_kept_unless_they_are_too_large() {
     use unanimity_core::{Answer, Event, Operation, RESULT_BYTES_MAX};
-    for (bytes, kept) in [(RESULT_BYTES_MAX, true), (RESULT_BYTES_MAX + 1, false)] {
+    let answers: [fn(String) -> Answer; 2] =
+        [|text| Answer::Yes(Some(text.into())), |text| Answer::Read(text.into())];
+    let sizes = [(RESULT_BYTES_MAX, true), (RESULT_BYTES_MAX + 1, false)];
+    for ((bytes, kept), answer) in sizes.into_iter().flat_map(|size| answers.map(|one| (size, one)))
+    {
         let mut world = World::default();
         world.play("begin a b");
         world.handle(Event::Answer {
@@ -276,7 +290,7 @@ fn results_are_kept_unless_they_are_too_large() {
             branch: 0,
             operation: Operation::Prepare,
             attempt: 1,
-            answer: Answer::Yes(Some("x".repeat(bytes).into())),
+            answer: answer("x".repeat(bytes)),
         });
         world.play("b yes");
         assert_eq!(world.live().unwrap().branch(0).result.is_some(), kept, "{bytes}");

@@ -83,6 +83,7 @@ fn answer(word: &str) -> Answer {
     match word {
         "yes" => Answer::Yes(Some("1".into())),
         "readonly" => Answer::ReadOnly,
+        "read" => Answer::Read("1".into()),
         "no" => Answer::No("refused".into()),
         "ack" => Answer::Acknowledged,
         "lost" => Answer::Unknown("lost".into()),

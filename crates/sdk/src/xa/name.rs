@@ -61,9 +61,15 @@ impl BranchName {
     /// The name in PostgreSQL.
     #[must_use]
     pub fn gid(&self) -> String {
-        let head = format!("{PREFIX}{:016x}/{}/", self.coordinator, self.transaction);
+        let head = format!("{}{}/", Self::prefix(self.coordinator), self.transaction);
         let branch = fitting(&self.branch, GID_BYTES_MAX.saturating_sub(head.len()));
         head + &branch
+    }
+
+    /// What every gid of one coordinator begins with.
+    #[must_use]
+    pub fn prefix(coordinator: u64) -> String {
+        format!("{PREFIX}{coordinator:016x}/")
     }
 
     /// The branch that a gid names; `None` if the gid is nobody's of ours.

@@ -84,9 +84,9 @@ fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> 
         let after = numbers(&branch.after, code::AFTER_UNKNOWN, "after")?;
         let named = references(branch).map_err(|problem| problem.with_field(field("payload")))?;
         let refers = numbers(&named, code::REFERENCE_UNKNOWN, "payload")?;
-        check_participant(shared, branch)
-            .map_err(|problem| problem.with_field(field("participant")))?;
-        planned.push(BranchPlan { after, refers, ..branch_plan(branch) });
+        let branch = branch_plan(branch);
+        check_branch(shared, &branch, field)?;
+        planned.push(BranchPlan { after, refers, ..branch });
     }
     if request.notice.is_some() {
         planned.iter_mut().last().into_iter().for_each(|notice| notice.comes_last = true);
@@ -141,19 +141,34 @@ fn references(branch: &BranchRequest) -> Result<Vec<String>, Problem> {
     names.map_err(|error| Problem::new(code::REFERENCE_INVALID, error))
 }
 
-fn check_participant(shared: &Shared, branch: &BranchRequest) -> Result<(), Problem> {
-    shared.manager.check_participant(&branch.participant).map_err(|(code, message)| {
+/// Whether its carriage takes the branch; `field` says how a field of it is called in the request.
+fn check_branch(
+    shared: &Shared,
+    branch: &BranchPlan,
+    field: impl Fn(&str) -> String,
+) -> Result<(), Problem> {
+    shared.manager.check_branch(branch).map_err(|(code, message)| {
         let doc = problem::find(code).copied().unwrap_or(code::PARTICIPANT_INVALID);
-        Problem::new(doc, message)
+        Problem::new(doc, message).with_field(field(field_of(code)))
     })
+}
+
+/// Which field of a branch a carriage's refusal speaks of.
+fn field_of(code: &str) -> &'static str {
+    match code {
+        "database_two_phase_only" => "kind",
+        "statements_invalid" | "statement_not_allowed" => "payload",
+        _ => "participant", // Every other refusal is about the address.
+    }
 }
 
 /// The branch that a request to enlist asks for.
 pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRequest, Problem> {
-    check_participant(shared, branch).map_err(|problem| problem.with_field("participant"))?;
     let refers = references(branch).map_err(|problem| problem.with_field("payload"))?;
     let (after, branches_max) = (branch.after.clone(), shared.limits.branches_max);
-    Ok(EnlistRequest { branch: branch_plan(branch), after, refers, branches_max })
+    let branch = branch_plan(branch);
+    check_branch(shared, &branch, str::to_owned)?;
+    Ok(EnlistRequest { branch, after, refers, branches_max })
 }
 
 /// The options that a request names, whatever the configuration says about the others: what makes

@@ -2,6 +2,7 @@
 //! is in `transactions`; how a request becomes a plan, in `convert`.
 
 mod convert;
+mod databases;
 mod extract;
 mod grpc;
 mod interactive;
@@ -24,6 +25,7 @@ use unanimity::TransactionManager;
 use unanimity::core::Options;
 
 use crate::config::Secret;
+use crate::databases::Databases;
 use crate::problem::{Problem, code};
 use crate::streams::Desk;
 
@@ -38,6 +40,7 @@ pub struct Api {
 
 struct Shared {
     manager: TransactionManager,
+    databases: Databases,
     defaults: Options,
     limits: ApiLimits,
     token: Option<Secret>,
@@ -60,12 +63,13 @@ impl Api {
     #[must_use]
     pub fn new(
         manager: TransactionManager,
+        databases: Databases,
         defaults: Options,
         limits: ApiLimits,
         token: Option<Secret>,
         metrics: PrometheusHandle,
     ) -> Self {
-        Self { shared: Arc::new(Shared { manager, defaults, limits, token, metrics }) }
+        Self { shared: Arc::new(Shared { manager, databases, defaults, limits, token, metrics }) }
     }
 
     /// Its routes, and the one where participants dial in. Streams of initiators end when
@@ -82,6 +86,7 @@ impl Api {
             .route("/v1/transactions/{id}/branches", post(interactive::enlist))
             .route("/v1/transactions/{id}/commit", post(interactive::commit))
             .route("/v1/transactions/{id}/branches/{branch}/resolve", post(interactive::resolve))
+            .route("/v1/databases/in-doubt", get(databases::in_doubt))
             .route("/metrics", get(service::metrics))
             .route_service("/unanimity.v1.Participants/{*method}", desk.server())
             .route_service("/unanimity.v1.Transactions/{*method}", grpc::server(&self, stopping))

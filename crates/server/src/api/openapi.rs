@@ -5,7 +5,7 @@ use utoipa::openapi::path::Operation;
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use super::{interactive, service, transactions};
+use super::{databases, interactive, service, transactions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -27,6 +27,7 @@ use super::{interactive, service, transactions};
         interactive::enlist,
         interactive::commit,
         interactive::resolve,
+        databases::in_doubt,
         service::live,
         service::ready,
         service::metrics,

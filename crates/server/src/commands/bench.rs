@@ -6,6 +6,7 @@
 mod ceilings;
 mod compare;
 mod contention;
+mod databases;
 mod deployment;
 mod embedded;
 mod frames;
@@ -70,8 +71,8 @@ pub(crate) struct BenchArguments {
     /// How long each measurement runs, in seconds.
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// How many initiators at once, one measurement each. With `--contention` only the first
-    /// counts, and it is 64 if left out.
+    /// How many initiators at once, one measurement each. With `--contention` or `--databases`
+    /// only the first counts, and it is 64 if left out.
     #[arg(long, value_delimiter = ',')]
     concurrency: Vec<usize>,
     /// Let so many transactions begin a second, whatever the answers do, instead of one when the
@@ -88,6 +89,10 @@ pub(crate) struct BenchArguments {
     /// or the younger), optimistically, and by reservation.
     #[arg(long)]
     contention: bool,
+    /// Measure transfers between two PostgreSQL databases instead: plain and not atomic, and in the
+    /// ways that make them so.
+    #[arg(long, conflicts_with = "contention")]
+    databases: bool,
     /// How many accounts each bank has, with `--contention`. One in a hundred is hot.
     #[arg(long, default_value_t = 1_000)]
     accounts: u32,
@@ -193,7 +198,9 @@ pub(crate) async fn bench(arguments: BenchArguments) -> Ended {
     let parent = arguments.folder.clone().unwrap_or_else(std::env::temp_dir);
     let folder = parent.join(format!("unanimity-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let ended = if arguments.contention || arguments.wants(Scenario::Contention) {
+    let ended = if arguments.databases {
+        databases::databases(&arguments, &folder).await
+    } else if arguments.contention || arguments.wants(Scenario::Contention) {
         contention::contention(&arguments, &folder).await
     } else {
         scenarios(&arguments, &folder).await

@@ -6,6 +6,7 @@ pub(crate) use audit::{Listed, each as each_transaction};
 mod bench;
 mod check;
 mod explain;
+mod in_doubt;
 mod list;
 mod resolve;
 mod run;
@@ -96,6 +97,7 @@ fn cli() -> Command {
         .subcommand(with::<explain::OneArguments>("retry", RETRY))
         .subcommand(with::<explain::OneArguments>("rollback", ROLLBACK))
         .subcommand(with::<resolve::ResolveArguments>("resolve", RESOLVE))
+        .subcommand(with::<in_doubt::InDoubtArguments>("in-doubt", IN_DOUBT))
         .subcommand(audit)
         .subcommand(with::<verify::VerifyArguments>("verify", VERIFY))
         .subcommand(with::<check::CheckArguments>("check", CHECK))
@@ -113,6 +115,8 @@ const STUCK: &str = "Show parked branches, grouped by participant and cause";
 const RETRY: &str = "Try a transaction's waiting branches again now";
 const ROLLBACK: &str = "Roll a transaction back that is not decided yet";
 const RESOLVE: &str = "Say how a branch was settled without the coordinator, and why";
+const IN_DOUBT: &str =
+    "Show what is prepared in the databases, whose it is, and what becomes of it";
 const AUDIT_EXPORT: &str = "Every transaction as one line of JSON, with every event";
 const AUDIT_TRACE: &str = "Every event as one line of JSON, in the order of time, to be verified";
 const VERIFY: &str = "Judge a history: read traces, and say which rules do not hold in them";
@@ -168,6 +172,7 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
         "explain" => explain::explain(parsed(arguments)?).await,
         "stuck" => explain::stuck(parsed(arguments)?).await,
         "retry" => explain::retry(parsed(arguments)?).await,
+        "in-doubt" => in_doubt::in_doubt(parsed(arguments)?).await,
         "resolve" => resolve::resolve(parsed(arguments)?).await,
         "rollback" => explain::rollback(parsed(arguments)?).await,
         "audit" => {

@@ -20,6 +20,7 @@ use super::Ended;
 use crate::api::{Api, ApiLimits};
 use crate::carriage::Carriages;
 use crate::config::{self, Config, LogFormat};
+use crate::databases::{self, Databases};
 use crate::inbound;
 use crate::outbound::HttpTransport;
 use crate::streams::{Desk, StreamTransport};
@@ -65,15 +66,18 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     })?;
     // Before anybody is told that it listens: whoever is, may tell it to stop at once.
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let databases = Databases::new(&config.databases);
+    databases.check().await.map_err(anyhow::Error::msg)?;
     let streams = StreamTransport::new(config.streams()?);
-    let manager = start_manager(&config, &streams)?;
+    let manager = start_manager(&config, &databases, &streams)?;
+    databases.attach(&manager);
     let limits = ApiLimits {
         body_bytes_max: to_usize(config.limits.body_bytes_max),
         json_depth_max: to_usize(config.limits.json_depth_max),
         branches_max: to_usize(config.limits.branches_max),
     };
     let token = config.security.token.clone();
-    let api = Api::new(manager.clone(), config.options(), limits, token, metrics);
+    let api = Api::new(manager.clone(), databases, config.options(), limits, token, metrics);
     announce(&listener)?;
     let (stop, stopping) = tokio::sync::watch::channel(false);
     let router = api.router(streams.desk(), stopping);
@@ -96,7 +100,11 @@ async fn keep_up(metrics: PrometheusHandle) {
     }
 }
 
-fn start_manager(config: &Config, streams: &StreamTransport) -> anyhow::Result<TransactionManager> {
+fn start_manager(
+    config: &Config,
+    databases: &Databases,
+    streams: &StreamTransport,
+) -> anyhow::Result<TransactionManager> {
     let manager = ManagerConfig {
         storage: Storage::Folder(config.data.folder.clone()),
         shards: u16::try_from(config.journal.shards).unwrap_or(u16::MAX),
@@ -108,6 +116,7 @@ fn start_manager(config: &Config, streams: &StreamTransport) -> anyhow::Result<T
         ..ManagerConfig::default()
     };
     let carriages = Carriages::over_http(HttpTransport::new(config.outbound()?))
+        .with(databases::SCHEME, Arc::new(databases.clone()))
         .with("grpc", Arc::new(streams.clone()))
         .with("stream", Arc::new(streams.clone()));
     let started = TransactionManager::start(manager, Arc::new(carriages));

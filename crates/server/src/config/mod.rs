@@ -3,16 +3,19 @@
 //! that over the file, and that over the defaults. Unknown names are errors, and every value is
 //! checked here, so that the rest of the program need not ask again.
 
+pub(crate) mod databases;
 mod keys;
 mod read;
 mod secret;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+pub use self::databases::{Allowed, DatabaseConfig, Dialect};
 pub use self::keys::{KEYS, Key};
 pub use self::read::ConfigError;
 pub use self::secret::Secret;
@@ -28,6 +31,7 @@ pub const ENV_PREFIX: &str = "UNANIMITY_";
 pub const ENV_NOT_SETTINGS: &[&str] = &[
     "UNANIMITY_CONFIG",
     "UNANIMITY_URL",
+    "UNANIMITY_DATABASE_URL",
     #[cfg(feature = "crash-points")]
     "UNANIMITY_CRASH_AT",
     #[cfg(feature = "crash-points")]
@@ -57,6 +61,8 @@ pub struct Config {
     pub journal: Journal,
     /// What is logged, and how.
     pub log: Log,
+    /// The databases that may take part, by name; only the file can name them.
+    pub databases: BTreeMap<String, DatabaseConfig>,
 }
 
 /// Where the coordinator listens.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::databases;
 use super::keys::Kind;
 use super::{
     Config, ENV_NOT_SETTINGS, ENV_PREFIX, KEYS, Key, LogFormat, Secret, TOKEN_CHARACTERS_MIN,
@@ -42,6 +43,10 @@ impl Config {
         let mut said = Vec::new();
         for (section, values) in table {
             let place = format!("{file}: {section}");
+            if section == "databases" {
+                self.databases = databases::read(&file, values, &|name| std::env::var(name).ok())?;
+                continue;
+            }
             if !KEYS.iter().any(|key| key.section == section) {
                 return Err(unknown(&place, &section, KEYS.iter().map(|key| key.section.into())));
             }

@@ -3,8 +3,10 @@
 //! killed; then every account and every transaction is checked.
 
 pub mod chaos;
+mod databases;
 mod explained;
 pub mod fleet;
+mod ledger;
 pub mod load;
 pub mod orders;
 pub mod verdict;
@@ -54,9 +56,17 @@ const STORM: &str =
 /// What `demo` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DemoArguments {
-    /// How many transfers run while everything fails.
-    #[arg(long, default_value_t = 16_000)]
-    pub transfers: usize,
+    /// How many transfers run while everything fails: 16,000, or with `--postgres` or `--mariadb`
+    /// 2,000, if left out.
+    #[arg(long)]
+    pub transfers: Option<usize>,
+    /// Moves money between databases instead, which the demo starts itself: a PostgreSQL and, with
+    /// `--mariadb`, a MariaDB. Each is killed once.
+    #[arg(long)]
+    pub postgres: bool,
+    /// The same with a MariaDB.
+    #[arg(long)]
+    pub mariadb: bool,
     /// How many transfers run at once.
     #[arg(long, default_value_t = 64)]
     pub concurrency: usize,
@@ -101,6 +111,14 @@ pub struct DemoArguments {
     pub json: bool,
 }
 
+impl DemoArguments {
+    /// How many transfers between the banks run.
+    #[must_use]
+    pub fn transfers(&self) -> usize {
+        self.transfers.unwrap_or(16_000)
+    }
+}
+
 /// What a run came to, for those who run it from a program.
 #[derive(Debug)]
 pub struct Run {
@@ -123,8 +141,15 @@ pub(crate) async fn demo(arguments: DemoArguments) -> Ended {
     let seed = arguments.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000);
     let own = std::env::temp_dir().join(format!("unanimity-demo-{}", std::process::id()));
     let folder = arguments.keep.clone().unwrap_or_else(|| own.clone());
+    let telling = async {
+        if arguments.postgres || arguments.mariadb {
+            databases::told(&arguments, seed, &folder).await
+        } else {
+            told(&arguments, seed, &folder).await
+        }
+    };
     let ended = tokio::select! {
-        ended = told(&arguments, seed, &folder) => ended,
+        ended = telling => ended,
         // The processes end with this one's handles to them.
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
@@ -150,7 +175,8 @@ async fn told(arguments: &DemoArguments, seed: u64, folder: &Path) -> Ended {
     }
     let heading = format!(
         "\n5. {} transfers, {} at a time, while everything fails",
-        arguments.transfers, arguments.concurrency
+        arguments.transfers(),
+        arguments.concurrency
     );
     say(paint(HEADING, heading));
     say(STORM.to_owned());
@@ -274,7 +300,7 @@ pub async fn storm(
         false => None,
     };
     let load = LoadOptions {
-        transfers: arguments.transfers,
+        transfers: arguments.transfers(),
         concurrency: arguments.concurrency,
         seed,
         accounts: 500,
@@ -293,12 +319,12 @@ pub async fn storm(
     let progress = Arc::new(Progress::default());
     progress.go_on(arguments.kills_min > 0);
     let (end, ended) = watch::channel(false);
-    let bar = bar(arguments.transfers, quiet);
+    let bar = bar(arguments.transfers(), quiet);
     let transfers = async {
         load::run(&client, &participants, &load, &progress).await;
         end.send_replace(true);
     };
-    let watching = show(&bar, &progress, arguments.transfers, end.subscribe());
+    let watching = show(&bar, &progress, arguments.transfers(), end.subscribe());
     let explaining = async {
         match arguments.explain {
             true => explained::all(&client, ended.clone()).await,
@@ -476,7 +502,7 @@ fn table(run: &Run, seed: u64, arguments: &DemoArguments) -> String {
         "time to the outcome, p50 / p99",
         format!("{p50:.0} ms / {p99:.0} ms (with all the failures)"),
     );
-    let per_second = arguments.transfers as f64 / run.took.as_secs_f64();
+    let per_second = arguments.transfers() as f64 / run.took.as_secs_f64();
     row("transfers a second, likewise", format!("{per_second:.0}"));
     row("events of everybody's history judged", verdict.judged_lines.to_string());
     row("money before", cents(run.money_before_cents));

@@ -211,6 +211,7 @@ impl HttpTransport {
             Answer::Unknown(_)
             | Answer::Yes(_)
             | Answer::ReadOnly
+            | Answer::Read(_)
             | Answer::No(_)
             | Answer::Unsupported
             | Answer::Contradiction(..)

@@ -1,0 +1,63 @@
+//! What MariaDB lists as prepared, and the rows of branches that are kept no longer.
+
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use unanimity_sdk::xa::name::BranchName;
+
+use super::trouble::said;
+use super::{Mariadb, Purpose, give_back, recover};
+use crate::databases::listing::Prepared;
+
+impl Mariadb {
+    /// Everything that is prepared in this server: MariaDB does not say in which database, since
+    /// when, or with which locks.
+    pub(in crate::databases) async fn list(&self) -> Result<Vec<Prepared>, String> {
+        let leased = self.lease(Purpose::Settle).await;
+        let (lease, mut session, _) = leased.map_err(|error| error.text().to_owned())?;
+        let xids = recover(&mut session).await.map_err(|error| said(&error))?;
+        give_back(lease, session);
+        let prepared = xids.into_iter().map(|xid| Prepared {
+            name: xid.to_string(),
+            branch: BranchName::of_xid(&xid),
+            age_ms: None,
+            owner: None,
+            locks: None,
+            tables: Vec::new(),
+        });
+        Ok(prepared.collect())
+    }
+
+    /// The gids of rows of one coordinator that are older than that.
+    pub(in crate::databases) async fn old_rows(
+        &self,
+        prefix: &str,
+        age: Duration,
+        most: i64,
+    ) -> Result<Vec<String>, String> {
+        let leased = self.lease(Purpose::Settle).await;
+        let (lease, mut session, _) = leased.map_err(|error| error.text().to_owned())?;
+        // The prefix has neither quotes nor wildcards.
+        let sql = format!(
+            "SELECT gid FROM unanimity_branch WHERE gid LIKE '{prefix}%' AND made_at < NOW() - \
+             INTERVAL {} SECOND LIMIT {most}",
+            age.as_secs()
+        );
+        let rows: Vec<String> =
+            session.connection.query(sql).await.map_err(|error| said(&error))?;
+        give_back(lease, session);
+        Ok(rows)
+    }
+
+    /// Removes rows.
+    pub(in crate::databases) async fn forget_rows(&self, gids: &[String]) -> Result<(), String> {
+        let leased = self.lease(Purpose::Settle).await;
+        let (lease, mut session, _) = leased.map_err(|error| error.text().to_owned())?;
+        // Gids that came out of the table, and were read as names of ours: without quotes.
+        let list: Vec<String> = gids.iter().map(|gid| format!("'{gid}'")).collect();
+        let sql = format!("DELETE FROM unanimity_branch WHERE gid IN ({})", list.join(","));
+        session.plain(&sql).await.map_err(|error| said(&error))?;
+        give_back(lease, session);
+        Ok(())
+    }
+}
