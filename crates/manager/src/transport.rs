@@ -71,7 +71,10 @@ pub struct Owed {
 }
 
 impl Owed {
-    fn new(call: &Call, answers: &mpsc::UnboundedSender<Event>) -> Self {
+    /// What is owed for a call: for those who measure a carriage without a manager around it.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn new(call: &Call, answers: &mpsc::UnboundedSender<Event>) -> Self {
         Self {
             transaction: call.transaction.clone(),
             branch: call.branch,

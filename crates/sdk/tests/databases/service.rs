@@ -13,9 +13,7 @@ use unanimity_sdk::prune::Prunable;
 use unanimity_sdk::sql::{SqlOpenError, SqlOptions};
 use unanimity_sdk::xa::mariadb::{MariaDbXaParticipant, MariaDbXaService};
 use unanimity_sdk::xa::postgres::{PostgresXaParticipant, PostgresXaService};
-use unanimity_sdk::{
-    BranchContext, Busy, Counters, Doubting, GuardEntry, Operation, ServiceResult, Vote,
-};
+use unanimity_sdk::{BranchContext, Busy, Counters, Doubting, GuardEntry, ServiceResult, Vote};
 
 use crate::place::Place;
 
@@ -64,7 +62,6 @@ fn counters(payload: &[u8]) -> Vec<i32> {
 impl Diary {
     async fn rendezvous(&self, branch: &BranchContext) {
         if branch.attempt == 1
-            && branch.operation == Operation::Prepare
             && let Some(barrier) = &self.meet
         {
             // A second try finds nobody to meet, and must not wait for ever.

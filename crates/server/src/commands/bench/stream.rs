@@ -6,10 +6,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
-use unanimity::Transport;
+use anyhow::{Context, bail};
 use unanimity::core::guard::Reply;
-use unanimity::core::{Answer, Call, Operation, TransactionId};
+use unanimity::core::{Answer, Call, Event, Operation, TransactionId};
+use unanimity::{Owed, Transport};
 use unanimity_sdk::{Answering, OwedAnswer, Participant, Request};
 
 use super::BenchArguments;
@@ -89,13 +89,21 @@ async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Res
     let turn = move || {
         let (transport, call) = (transport.clone(), Arc::clone(&call));
         async move {
-            let yes = matches!(transport.call((*call).clone()).await, Answer::Yes(_));
-            if yes { Turn::Done } else { Turn::Failed }
+            let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+            let owed = Owed::new(&call, &answers);
+            drop(transport.submit((*call).clone(), owed));
+            match answered.recv().await {
+                Some(Event::Answer { answer: Answer::Yes(_), .. }) => Turn::Done,
+                _ => Turn::Failed, // Nothing else is right here.
+            }
         }
     };
     let usage = async || Usage::own();
     let measured = measure(Load::Closed(at_once), window, usage, turn).await?;
     process.stop().await?;
+    if measured.failed > 0 {
+        bail!("{} calls to a participant with nothing behind it had no answer", measured.failed);
+    }
     Ok(measured.per_second / ROUND_TRIPS)
 }
 

@@ -324,7 +324,8 @@ async fn judge_bank(known: &BTreeMap<String, Known>, folder: &Path, cut_us: u64,
         assert_eq!(of(&reserved), of(&held), "image {name}: {account}");
     }
     let in_doubt = states.values().filter(|state| **state == prepared).count();
-    assert_eq!(bank.books().total().await.unwrap().in_doubt, in_doubt as u64);
+    let total = bank.books().total().await.unwrap();
+    assert_eq!(total.in_doubt, in_doubt as u64, "image {name}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
