@@ -519,8 +519,8 @@ pub struct TimelineEvent {
     /// When it was last seen, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
-    /// `recovered`, `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`, `decided`,
-    /// `finished` or `ended`; later versions may add words.
+    /// `recovered`, `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`,
+    /// `decided`, `finished` or `ended`; later versions may add words.
     pub event: String,
     /// On which branch.
     pub branch: Option<String>,
