@@ -120,8 +120,8 @@ where
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransactionRequest {
-    /// The transaction's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`. Without one the coordinator
-    /// chooses; an initiator that may have to ask again should choose itself.
+    /// Its name: 1 to 128 of `A-Z a-z 0-9 . _ : -`. Without one the coordinator chooses; an
+    /// initiator that may have to ask again should choose itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9._:-]{1,128}$"))]
     pub id: Option<String>,
@@ -182,7 +182,7 @@ pub struct TransactionRequest {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BranchRequest {
-    /// Its name, unique within the transaction: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+    /// Its name, unique within the transaction; formed as an id.
     #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9._:-]{1,128}$"))]
     pub name: String,
     /// The participant's URL; the operation's name is appended to its path.
@@ -200,8 +200,7 @@ pub struct BranchRequest {
     /// Whether commit and rollback carry the payload too.
     #[serde(default, skip_serializing_if = "is_default")]
     pub payload_in_phase_two: bool,
-    /// Who prepares or executes it: in an interactive transaction the initiator may do it itself,
-    /// once the branch is enlisted.
+    /// Who prepares or executes it: the initiator may, in an interactive transaction.
     #[serde(default, skip_serializing_if = "is_default")]
     pub phase_one_by: PhaseOneBy,
     /// Of a deferred branch: not before so long after the decision.
@@ -520,9 +519,8 @@ pub struct TimelineEvent {
     /// When it was last seen, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
-    /// `recovered`,
-    /// `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`, `decided`, `finished`
-    /// or `ended`; later versions may add words.
+    /// `recovered`, `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`,
+    /// `decided`, `finished` or `ended`; later versions may add words.
     pub event: String,
     /// On which branch.
     pub branch: Option<String>,
