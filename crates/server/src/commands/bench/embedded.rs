@@ -16,6 +16,7 @@ use unanimity::{
 
 use super::BenchArguments;
 use super::ceilings::{Alike, Recorder, core_alone, journal_alone};
+use super::http::PATIENCE_MS;
 use super::measure::{Load, Measured, Turn, Window, measure};
 use super::row::{Ceiling, Row};
 use super::usage::Usage;
@@ -75,7 +76,8 @@ pub(super) fn transfer() -> Plan {
         ..BranchPlan::new(name, participant, Kind::TwoPhase)
     };
     let branches = vec![branch("debit", "in-process:a"), branch("credit", "in-process:b")];
-    Plan { open: false, branches, options: Options::default() }
+    let options = Options { prepare_timeout_ms: PATIENCE_MS, ..Options::default() };
+    Plan { open: false, branches, options }
 }
 
 /// Runs it: a line for each load.

@@ -25,6 +25,9 @@ use super::usage::Usage;
 
 /// How many initiators where the shape of the transaction is what varies.
 const INITIATORS: usize = 64;
+/// How long prepares may take: on a machine that is busy with other things, and under overload, a
+/// transaction may be late and must not be another for it.
+pub(super) const PATIENCE_MS: u64 = 60_000;
 /// After so long a rollback by timeout begins.
 const TIMEOUT_MS: u64 = 100;
 
@@ -230,7 +233,8 @@ fn all_of(kind: Kind, addresses: &[String], payload: &Json) -> TransactionReques
     let numbered = addresses.iter().enumerate();
     let branches =
         numbered.map(|(number, at)| branch(&format!("branch-{number}"), kind, at, payload));
-    TransactionRequest { branches: branches.collect(), ..TransactionRequest::default() }
+    let (branches, prepare_timeout_ms) = (branches.collect(), Some(PATIENCE_MS));
+    TransactionRequest { branches, prepare_timeout_ms, ..TransactionRequest::default() }
 }
 
 pub(super) fn branch(name: &str, kind: Kind, address: &str, payload: &Json) -> BranchRequest {
