@@ -3,8 +3,10 @@
 //! builds in seconds on a fresh machine.
 
 mod chores;
+mod fuzz;
 mod need;
 mod process;
+mod schemathesis;
 mod suite;
 mod tally;
 mod tidy;
@@ -27,6 +29,10 @@ The project's chores.
                                 only says whether it is as committed
   cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`; without ARGS
                                 the whole table, kept in bench/results.json
+  cargo xtask fuzz [--seconds N] [TARGET...]
+                                every parser of outside bytes, each for a minute (cargo-fuzz)
+  cargo xtask schemathesis [--long]
+                                the running API against its own OpenAPI document
   cargo xtask help              this page
 ";
 
@@ -58,6 +64,9 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         ["sim", ..] | ["mutants", ..] => chores::check(&words),
         ["proto"] => chores::proto(false),
         ["proto", "--check"] => chores::proto(true),
+        ["fuzz", options @ ..] => fuzz::fuzz(options),
+        ["schemathesis"] => schemathesis::schemathesis(schemathesis::SHORT),
+        ["schemathesis", "--long"] => schemathesis::schemathesis(schemathesis::LONG),
         ["bench", options @ ..] => chores::bench(options),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

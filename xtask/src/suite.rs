@@ -8,8 +8,9 @@ use crate::Failure;
 use crate::chores::{self, measure};
 use crate::need::{Server, need, need_server};
 use crate::process::{cargo, run, run_reading};
+use crate::schemathesis::{LONG, SHORT, schemathesis};
 use crate::tally::Tally;
-use crate::tidy;
+use crate::{fuzz, tidy};
 
 /// Lets tests end the program at a labelled point; never on in what users run.
 const CRASH_POINTS: &str = "unanimity-server/crash-points";
@@ -23,7 +24,7 @@ struct Step {
 
 /// The order is from cheap to dear. Clippy builds with --release because it then shares the build
 /// scripts (SQLite's C code is the dearest of all) with the tests.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { name: "machine", run: machine },
     Step { name: "format", run: format },
     Step { name: "tidy", run: |_| tidy::run(false) },
@@ -31,17 +32,21 @@ const STEPS: [Step; 11] = [
     Step { name: "clippy", run: clippy },
     Step { name: "tests", run: tests },
     Step { name: "bench, short", run: bench },
+    Step { name: "API against its description", run: |_| schemathesis(SHORT) },
     Step { name: "model checker", run: model_checker },
     Step { name: "simulator", run: simulator },
     Step { name: "planted bugs", run: planted_bugs },
     Step { name: "documentation", run: documentation },
 ];
 
-const LONG_STEPS: [Step; 4] = [
+const LONG_STEPS: [Step; 7] = [
     Step { name: "journal, every bit", run: every_bit },
     Step { name: "model checker, deep", run: deep },
     Step { name: "simulator, a million seeds", run: million },
     Step { name: "real faults, all of them", run: all_faults },
+    Step { name: "parsers, mutated inputs", run: mutated_inputs },
+    Step { name: "parsers, fuzzed", run: |_| fuzz::in_the_long_set() },
+    Step { name: "API against its description, long", run: |_| schemathesis(LONG) },
 ];
 
 /// Runs all steps and ends with the line `N passed, M failed`.
@@ -155,6 +160,11 @@ fn bench(_: &mut Tally) -> Result<(), Failure> {
     measure(&["all", "--short"])
 }
 
+fn mutated_inputs(tally: &mut Tally) -> Result<(), Failure> {
+    let mut command = cargo(&["test", "--release", "-p", "unanimity-inputs"]);
+    run_reading(command.env("LONG_TESTS", "1"), &mut |line| tally.read(line))
+}
+
 fn model_checker(tally: &mut Tally) -> Result<(), Failure> {
     let arguments = ["test", "--release", "-p", "unanimity-check", "--", "--nocapture"];
     run_reading(&mut cargo(&arguments), &mut |line| tally.read(line))
@@ -200,7 +210,7 @@ fn all_faults(tally: &mut Tally) -> Result<(), Failure> {
     let arguments = ["test", "--release", "--workspace", "--exclude", "unanimity-check"];
     let mut command = cargo(&arguments);
     command.args(["--features", CRASH_POINTS, "--test", "program", "--", "--nocapture"]);
-    command.args(["faults", "crashes"]).env("LONG_TESTS", "1");
+    command.args(["faults", "crashes", "crowd"]).env("LONG_TESTS", "1");
     run_reading(&mut command, &mut |line| tally.read(line))
 }
 

@@ -48,7 +48,7 @@ mod sqlite;
 pub use error::JournalError;
 pub use memory::{AppendFault, MemoryEngine};
 pub use mutation::{Mutation, Mutations};
-pub use sqlite::SqliteEngine;
+pub use sqlite::{SqliteEngine, scan_write_ahead_log};
 
 /// Names a shard: one coordinator's own sequence of batches.
 pub type ShardId = u16;

@@ -37,6 +37,8 @@ use crate::chain::{Chain, Tail, corrupt, sound};
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
 use failure::failure;
 
+pub use wal::scan_write_ahead_log;
+
 /// Pages (of 4 kB) in the write-ahead log from which on an append empties it first: 16 MB. Measured
 /// under batches of 50 kB: the one append that empties it takes 11 ms at 1024 pages, 32 ms at 4096,
 /// 107 ms at 16384, and the mean falls by 6 % at each step. In between, truncation saves most of

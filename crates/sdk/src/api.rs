@@ -120,12 +120,14 @@ where
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransactionRequest {
-    /// The transaction's name: 1 to 128 of `A-Z a-z 0-9 . _ : -`. Without one the coordinator
-    /// chooses; an initiator that may have to ask again should choose itself.
+    /// Its name: 1 to 128 of `A-Z a-z 0-9 . _ : -`. Without one the coordinator chooses; an
+    /// initiator that may have to ask again should choose itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9._:-]{1,128}$"))]
     pub id: Option<String>,
     /// Its branches: 1 to 256; those of an interactive one may all come later.
     #[serde(deserialize_with = "objects")]
+    #[cfg_attr(feature = "openapi", schema(max_items = 256))]
     pub branches: Vec<BranchRequest>,
     /// Whether branches may be enlisted until the initiator asks to commit.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -140,6 +142,7 @@ pub struct TransactionRequest {
     pub notice: Option<NoticeRequest>,
     /// Of an interactive one: how long it waits for its initiator, from the beginning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000_000_i64))]
     pub open_timeout_ms: Option<u64>,
     /// Whether a single two-phase branch may commit in one phase; yes if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -149,22 +152,28 @@ pub struct TransactionRequest {
     pub wait: Option<Wait>,
     /// From the beginning until every prepare has voted; then the transaction rolls back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000_000_i64))]
     pub prepare_timeout_ms: Option<u64>,
     /// From the first execute until every compensable branch has executed; then it rolls back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000_000_i64))]
     pub execute_timeout_ms: Option<u64>,
     /// From the beginning until everything is complete: undecided by then, it rolls back; decided,
     /// it is shown as overdue. 0: no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 2_592_000_000_i64))]
     pub timeout_ms: Option<u64>,
     /// How long one call after the decision may take; one before it has what is left of its phase.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000_000_i64))]
     pub attempt_timeout_ms: Option<u64>,
     /// The first delay before a call is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000_000_i64))]
     pub retry_delay_ms: Option<u64>,
     /// What that delay grows to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 2_592_000_000_i64))]
     pub retry_delay_max_ms: Option<u64>,
 }
 
@@ -173,7 +182,8 @@ pub struct TransactionRequest {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BranchRequest {
-    /// Its name, unique within the transaction: 1 to 128 of `A-Z a-z 0-9 . _ : -`.
+    /// Its name, unique within the transaction; formed as an id.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[A-Za-z0-9._:-]{1,128}$"))]
     pub name: String,
     /// The participant's URL; the operation's name is appended to its path.
     pub participant: String,
@@ -190,12 +200,12 @@ pub struct BranchRequest {
     /// Whether commit and rollback carry the payload too.
     #[serde(default, skip_serializing_if = "is_default")]
     pub payload_in_phase_two: bool,
-    /// Who prepares or executes it: in an interactive transaction the initiator may do it itself,
-    /// once the branch is enlisted.
+    /// Who prepares or executes it: the initiator may, in an interactive transaction.
     #[serde(default, skip_serializing_if = "is_default")]
     pub phase_one_by: PhaseOneBy,
     /// Of a deferred branch: not before so long after the decision.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 2_592_000_000_i64))]
     pub delay_ms: u64,
     /// Of a deferred branch: also after a rollback, when everything is undone.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -235,6 +245,7 @@ pub struct ResolveRequest {
     #[serde(rename = "as")]
     pub settled_as: SettledAs,
     /// Who says so.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1))]
     pub by: String,
     /// Why; needed where it contradicts the decision.
     #[serde(default)]
@@ -508,9 +519,8 @@ pub struct TimelineEvent {
     /// When it was last seen, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// `begun`, `called`, `yes`, `read_only`, `no`, `acknowledged`, `failed`, `parked`,
-    /// `recovered`,
-    /// `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`, `decided`, `finished`
-    /// or `ended`; later versions may add words.
+    /// `recovered`, `overdue`, `enlisted`, `commit_requested`, `unsupported`, `resolved`,
+    /// `decided`, `finished` or `ended`; later versions may add words.
     pub event: String,
     /// On which branch.
     pub branch: Option<String>,
@@ -553,11 +563,8 @@ mod tests {
     fn the_shortest_request_gets_every_default() {
         let text = r#"{"branches":[{"name":"a","participant":"http://x"}]}"#;
         let request: TransactionRequest = serde_json::from_str(text).unwrap();
-        let branch = BranchRequest {
-            name: "a".into(),
-            participant: "http://x".into(),
-            ..BranchRequest::default()
-        };
+        let (name, participant) = ("a".to_owned(), "http://x".to_owned());
+        let branch = BranchRequest { name, participant, ..BranchRequest::default() };
         let expected = TransactionRequest { branches: vec![branch], ..Default::default() };
         assert_eq!(request, expected);
         assert_eq!(request.branches[0].payload.as_str(), "null");

@@ -7,6 +7,7 @@
 //! requests, so that idle connections could not live longer than a header may take.
 
 mod body;
+mod crowd;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -27,13 +28,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch as watch_channel};
+use tokio::sync::{OwnedSemaphorePermit, watch as watch_channel};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
 pub use self::body::{BodyTimeout, read_body};
 use self::body::{CountedBody, TimedBody};
+use self::crowd::Crowd;
 use self::watch::{Activity, Counted, WatchedStream};
 
 /// The most bytes of a request's headers.
@@ -51,7 +53,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the listening side accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundLimits {
-    /// The most connections; more wait in the system's queue to be accepted.
+    /// The most connections. When another comes, those that have asked nothing for longest are
+    /// closed; if each is being worked for, it waits, and others in the system's queue.
     pub connections_max: usize,
     /// For a request's headers, from the connection's or the header's beginning, in milliseconds.
     pub header_timeout_ms: u64,
@@ -89,7 +92,7 @@ pub async fn serve(
     limits: InboundLimits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let crowd = Arc::new(Crowd::new(limits.connections_max));
     let (stop, stopping) = watch_channel::channel(false);
     let stop_timeout = Duration::from_millis(limits.stop_timeout_ms);
     let mut server = Server {
@@ -98,14 +101,19 @@ pub async fn serve(
         builder: Arc::new(http_builder()),
         stopping,
         connections: JoinSet::new(),
+        crowd: Arc::clone(&crowd),
     };
     let mut shutdown = pin!(shutdown);
+    // One that is accepted and has no place yet.
+    let mut waiting = None;
     loop {
         tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &permits) => {
-                let (permit, stream, peer) = accepted?;
-                server.start(permit, stream, peer);
+            accepted = accept(&listener), if waiting.is_none() => waiting = Some(accepted?),
+            permit = crowd.room(), if waiting.is_some() => {
+                if let (Some(permit), Some((stream, peer))) = (permit, waiting.take()) {
+                    server.start(permit, stream, peer);
+                }
             }
             Some(ended) = server.connections.join_next() => log_end(ended),
         }
@@ -124,15 +132,18 @@ struct Server {
     builder: Arc<auto::Builder<TokioExecutor>>,
     stopping: watch_channel::Receiver<bool>,
     connections: JoinSet<()>,
+    crowd: Arc<Crowd>,
 }
 
 impl Server {
     fn start(&mut self, permit: OwnedSemaphorePermit, stream: TcpStream, peer: SocketAddr) {
         let (router, limits) = (self.router.clone(), Arc::clone(&self.limits));
         let (builder, stopping) = (Arc::clone(&self.builder), self.stopping.clone());
+        let activity = Arc::new(Activity::new());
+        let place = self.crowd.enter(permit, Arc::clone(&activity));
         self.connections.spawn(async move {
-            carry(&builder, stream, peer, router, &limits, stopping).await;
-            drop(permit);
+            carry(&builder, stream, peer, router, &limits, stopping, activity).await;
+            drop(place);
         });
     }
 
@@ -176,15 +187,11 @@ fn http_builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Waits until another connection is allowed, and for one.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+/// Waits for the next connection.
+async fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return Ok((permit, stream, peer)),
+            Ok(accepted) => return Ok(accepted),
             // The client has gone again, or the like: nothing to do with the next one.
             Err(error) if is_of_the_client(&error) => {}
             // Not a listener any more: EINVAL, or a descriptor that is closed.
@@ -210,11 +217,11 @@ async fn carry(
     router: Router,
     limits: &InboundLimits,
     mut stopping: watch_channel::Receiver<bool>,
+    activity: Arc<Activity>,
 ) {
     // An answer is written at once and is not to wait for the next.
     // dropped: that the socket is gone already is found out by reading.
     let _ = stream.set_nodelay(true);
-    let activity = Arc::new(Activity::new());
     let stream = WatchedStream { stream, activity: Arc::clone(&activity) };
     let body_timeout = Duration::from_millis(limits.body_timeout_ms);
     let service = service_fn(|request: Request<Incoming>| {
@@ -222,9 +229,12 @@ async fn carry(
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut overdue = pin!(activity.overdue(limits));
+    let mut leaves = pin!(activity.leaves());
     let mut told = false;
     loop {
         tokio::select! {
+            // The connection first: a request that has come is answered.
+            biased;
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(%peer, error, "a connection broke off");
@@ -232,6 +242,10 @@ async fn carry(
                 return;
             }
             what = &mut overdue => {
+                tracing::debug!(%peer, what, "a connection is closed");
+                return;
+            }
+            what = &mut leaves => {
                 tracing::debug!(%peer, what, "a connection is closed");
                 return;
             }
@@ -251,11 +265,12 @@ async fn answer(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response<CountedBody>, std::convert::Infallible> {
+    let watched = Arc::clone(&activity);
     let counted = Counted::new(activity, request.version());
     let deadline = (!stays_open(&request)).then(|| Instant::now() + body_timeout);
     let takes_rest = request.version() < http::Version::HTTP_2
         && !request.headers().contains_key(http::header::EXPECT);
-    let body = |inner| Body::new(TimedBody::new(inner, deadline, takes_rest));
+    let body = |inner| Body::new(TimedBody::new(inner, deadline, takes_rest, watched));
     let mut request = request.map(body);
     request.extensions_mut().insert(ConnectInfo(peer));
     let response = router.oneshot(request).await?;

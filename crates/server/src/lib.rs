@@ -1,7 +1,7 @@
 //! The parts of the program `unanimity`: its API, its commands, its demo, its configuration, the
 //! listening side, and the calls to participants. `main.rs` only starts it.
 
-mod api;
+pub mod api;
 pub mod carriage;
 pub mod commands;
 pub mod config;

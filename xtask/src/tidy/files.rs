@@ -10,6 +10,8 @@ use crate::Failure;
 /// Text by path from the root, with `/` in between.
 pub type Files = BTreeMap<String, String>;
 
+/// Git's own, and what is built or found by tools.
+const NOT_OURS: [&str; 5] = [".git", "target", "fuzz/target", "fuzz/artifacts", "fuzz/coverage"];
 /// What the name of a file ends in that a generator has written: its style is not ours.
 const GENERATED: &str = "/generated.rs";
 
@@ -47,7 +49,7 @@ fn walked(root: &Path) -> Result<BTreeSet<String>, Failure> {
         for entry in entries.flatten() {
             let path = format!("{folder}{}", entry.file_name().to_string_lossy());
             match entry.file_type() {
-                Ok(kind) if kind.is_dir() && path != ".git" && path != "target" => {
+                Ok(kind) if kind.is_dir() && !NOT_OURS.contains(&&*path) => {
                     folders.push(format!("{path}/"));
                 }
                 Ok(kind) if kind.is_file() => {

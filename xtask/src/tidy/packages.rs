@@ -10,7 +10,7 @@ use super::files::Files;
 /// `server` reaches everything that its two arrows (manager, sdk) lead to, and the bank, which its
 /// demo runs. `bank` is an example of what a user writes: it sees the sdk alone. `sdk` and
 /// `bank` start databases in their tests only.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("unanimity-core", &[]),
     ("unanimity-journal", &[]),
     ("unanimity", &["unanimity-core", "unanimity-journal"]),
@@ -31,6 +31,19 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("unanimity-check", &["unanimity-core", "unanimity-journal", "unanimity-judge"]),
     ("unanimity-bank", &["unanimity-sdk", "unanimity-databases"]),
     ("unanimity-databases", &[]),
+    // Whatever reads bytes from outside.
+    (
+        "unanimity-inputs",
+        &[
+            "unanimity",
+            "unanimity-core",
+            "unanimity-journal",
+            "unanimity-judge",
+            "unanimity-sdk",
+            "unanimity-server",
+        ],
+    ),
+    ("unanimity-fuzz", &["unanimity-inputs"]),
     ("xtask", &[]),
     ("xtask-proto", &[]),
 ];

@@ -48,7 +48,7 @@ pub(super) fn check(path: &Path) -> Result<(), JournalError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io_failure(path, &error)),
     };
-    match scan(&mut BufReader::new(file)) {
+    match scan_write_ahead_log(&mut BufReader::new(file)) {
         Ok(None) => Ok(()),
         Ok(Some(detail)) => Err(damaged(path, detail)),
         Err(error) => Err(io_failure(path, &error)),
@@ -60,8 +60,11 @@ fn damaged(path: &Path, detail: &str) -> JournalError {
     JournalError::Corrupt { path: path.to_owned(), place, detail: detail.to_owned() }
 }
 
-/// Says what is wrong with a log, if anything is.
-fn scan(log: &mut impl Read) -> std::io::Result<Option<&'static str>> {
+/// Says what is wrong with a write-ahead log of SQLite, if anything is.
+///
+/// # Errors
+/// Those of reading it.
+pub fn scan_write_ahead_log(log: &mut impl Read) -> std::io::Result<Option<&'static str>> {
     let mut header = [0; HEADER_BYTES];
     if !fill(log, &mut header)? {
         return Ok(None);
@@ -224,7 +227,7 @@ mod tests {
     }
 
     fn check(bytes: &[u8], damaged: bool, story: &str) {
-        assert_eq!(scan(&mut &*bytes).unwrap().is_some(), damaged, "{story}");
+        assert_eq!(scan_write_ahead_log(&mut &*bytes).unwrap().is_some(), damaged, "{story}");
     }
 
     /// A log with one byte changed in a frame.

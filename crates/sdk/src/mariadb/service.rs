@@ -26,6 +26,9 @@ const UNLOCK: &str = "DO RELEASE_LOCK(CONCAT('unanimity_migration:', MD5(DATABAS
 /// no state outside the database. A statement that commits by itself (such as most of those that
 /// change tables) has no place in a call.
 ///
+/// What a statement has touched counts rows that it has *changed*: an update that leaves a row as
+/// it was counts none.
+///
 /// The functions can be written as `async fn`.
 pub trait MariaDbService: Send + Sync + 'static {
     /// Creates or updates the service's tables. Runs at every start, by one process at a time.

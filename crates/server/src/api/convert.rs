@@ -1,7 +1,7 @@
 //! How a request becomes a plan, and an error of the manager a problem document.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub(super) fn planned(
 }
 
 /// The plan that a request asks for.
-fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
+pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> {
     let branches = with_its_own(request);
     if branches.len() > shared.limits.branches_max {
         let (found, most) = (branches.len(), shared.limits.branches_max);
@@ -79,7 +79,7 @@ fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> 
                 };
                 places.get(wanted.as_str()).copied().ok_or_else(unknown)
             };
-            names.iter().map(number).collect::<Result<Vec<u16>, Problem>>()
+            each_once(names).map(number).collect::<Result<Vec<u16>, Problem>>()
         };
         let after = numbers(&branch.after, code::AFTER_UNKNOWN, "after")?;
         let named = references(branch).map_err(|problem| problem.with_field(field("payload")))?;
@@ -95,6 +95,12 @@ fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan, Problem> 
     let plan = Plan { open: request.interactive, branches: planned, options };
     plan.check()?;
     Ok(plan)
+}
+
+/// The names without repetitions, which say nothing new: a request has room for 100,000 of them.
+fn each_once(names: &[String]) -> impl Iterator<Item = &String> {
+    let mut seen = HashSet::new();
+    names.iter().filter(move |name| seen.insert(name.as_str()))
 }
 
 /// The branches of a request, and those that its inquiry and its notice become; the notice is the
@@ -165,7 +171,8 @@ fn field_of(code: &str) -> &'static str {
 /// The branch that a request to enlist asks for.
 pub(super) fn enlist(shared: &Shared, branch: &BranchRequest) -> Result<EnlistRequest, Problem> {
     let refers = references(branch).map_err(|problem| problem.with_field("payload"))?;
-    let (after, branches_max) = (branch.after.clone(), shared.limits.branches_max);
+    let (after, branches_max) =
+        (each_once(&branch.after).cloned().collect(), shared.limits.branches_max);
     let branch = branch_plan(branch);
     check_branch(shared, &branch, str::to_owned)?;
     Ok(EnlistRequest { branch, after, refers, branches_max })
@@ -196,7 +203,7 @@ fn options(defaults: &Options, request: &TransactionRequest) -> Options {
 }
 
 /// The id that a request chooses, by name or by its idempotency key.
-fn chosen_id(
+pub(super) fn chosen_id(
     request: &TransactionRequest,
     headers: &HeaderMap,
 ) -> Result<Option<TransactionId>, Problem> {

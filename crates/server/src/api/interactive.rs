@@ -12,6 +12,7 @@ use unanimity::core::Outcome;
 use unanimity::view::TransactionView;
 use unanimity_sdk::api::{
     BranchRequest, Problem as ProblemDocument, ResolveRequest, SettledAs, TransactionStatus,
+    Wait as WaitWord,
 };
 
 use super::convert::{
@@ -25,13 +26,17 @@ use crate::problem::{Problem, code, parse_json};
 
 /// Adds a branch to an interactive transaction. Its work may begin when this is answered.
 #[utoipa::path(
-    post, path = "/v1/transactions/{id}/branches", params(("id" = String, Path)),
+    post, path = "/v1/transactions/{id}/branches", 
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     request_body = BranchRequest,
     responses(
         (status = 200, description = "It is enlisted", body = TransactionStatus),
         (status = 400, description = "Not acceptable; nothing changed", body = ProblemDocument),
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 404, description = "There is no such live transaction", body = ProblemDocument),
+        (status = 408, description = "The body came too slowly", body = ProblemDocument),
+        (status = 413, description = "The body is too large", body = ProblemDocument),
+        (status = 415, description = "The body is not JSON", body = ProblemDocument),
         (status = 409, description = "It is not open, or the branch is there with other \
             content", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
@@ -46,8 +51,7 @@ pub(super) async fn enlist(
     let shared = &api.shared;
     check_content_type(&headers)?;
     let body = read_body(body, shared.limits.body_bytes_max).await?;
-    let request: BranchRequest = parse_json(&body, shared.limits.json_depth_max)?;
-    let enlist = convert::enlist(shared, &request)?;
+    let enlist = api.read_enlist(&body)?;
     Ok(Json(shared.manager.enlist(&id, enlist).await.map_err(problem_of_enlist)?))
 }
 
@@ -55,7 +59,8 @@ pub(super) async fn enlist(
 /// again is safe.
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/commit",
-    params(("id" = String, Path), ("wait" = Option<String>, Query,
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("wait" = Option<WaitWord>, Query,
         description = "outcome, completed or accepted; outcome if left out")),
     responses(
         (status = 200, description = "What was waited for has come: the outcome may be a \
@@ -96,7 +101,8 @@ pub(super) async fn commit(
 /// Takes an operator's word on how a branch was settled without the coordinator.
 #[utoipa::path(
     post, path = "/v1/transactions/{id}/branches/{branch}/resolve",
-    params(("id" = String, Path), ("branch" = String, Path)),
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("branch" = String, Path)),
     request_body = ResolveRequest,
     responses(
         (status = 200, description = "It is recorded", body = TransactionStatus),
@@ -104,6 +110,9 @@ pub(super) async fn commit(
         (status = 401, description = "The token is missing or wrong", body = ProblemDocument),
         (status = 404, description = "There is no such live transaction or \
             branch", body = ProblemDocument),
+        (status = 408, description = "The body came too slowly", body = ProblemDocument),
+        (status = 413, description = "The body is too large", body = ProblemDocument),
+        (status = 415, description = "The body is not JSON", body = ProblemDocument),
         (status = 409, description = "There is nothing to settle, or not by \
             hand", body = ProblemDocument),
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),

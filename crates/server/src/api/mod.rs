@@ -7,6 +7,7 @@ mod extract;
 mod grpc;
 mod interactive;
 mod openapi;
+mod read;
 mod service;
 mod transactions;
 
@@ -28,6 +29,8 @@ use crate::config::Secret;
 use crate::databases::Databases;
 use crate::problem::{Problem, code};
 use crate::streams::Desk;
+
+pub use self::read::read_query;
 
 /// The longest that an answer is held back, in seconds; after that it tells the state as it is.
 const WAIT_MAX: Duration = Duration::from_secs(60);

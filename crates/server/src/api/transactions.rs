@@ -10,8 +10,8 @@ use unanimity::core::{Outcome, Stage, TransactionId};
 use unanimity::view::{EventView, TransactionView};
 use unanimity::{Cursor, DecisionReply, Explanation, Filter, Wait};
 use unanimity_sdk::api::{
-    Decision, DecisionAnswer, Problem as ProblemDocument, Timeline, TimelineEvent,
-    TransactionRequest, TransactionStatus,
+    Decision, DecisionAnswer, Outcome as OutcomeWord, Problem as ProblemDocument,
+    Stage as StageWord, Timeline, TimelineEvent, TransactionRequest, TransactionStatus,
 };
 
 use super::convert::{self, problem_of_begin, problem_of_unavailable};
@@ -39,7 +39,7 @@ const LIST_PARAMETERS: [&str; 8] = [
 /// Begins a transaction and, unless told otherwise, waits for its outcome.
 #[utoipa::path(
     post, path = "/v1/transactions", request_body = TransactionRequest,
-    params(("Idempotency-Key" = Option<String>, Header,
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$",
         description = "Names the transaction: the same key and body give the same transaction")),
     responses(
         (status = 200, description = "What was waited for has come", body = TransactionStatus),
@@ -89,7 +89,9 @@ pub(super) async fn begin(
 /// Shows a transaction; with `wait`, once it is complete or that time has passed.
 #[utoipa::path(
     get, path = "/v1/transactions/{id}",
-    params(("id" = String, Path), ("wait" = Option<String>, Query,
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$"),
+        ("wait" = Option<String>, Query,
+        pattern = "^([1-5]?[0-9]{1,4}ms|60000ms|[1-5]?[0-9]s?|60s?|[01]m)$",
         description = "How long to wait for completion, such as 30s; at most 60s")),
     responses(
         (status = 200, description = "The transaction", body = TransactionStatus),
@@ -134,7 +136,8 @@ pub(super) fn not_read(id: &TransactionId) -> Problem {
 
 /// Shows a transaction's course: who was asked what, when, and what they said.
 #[utoipa::path(
-    get, path = "/v1/transactions/{id}/events", params(("id" = String, Path)),
+    get, path = "/v1/transactions/{id}/events", 
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     responses(
         (status = 200, description = "Its events, oldest first", body = Timeline),
         (status = 400, description = "Not acceptable", body = ProblemDocument),
@@ -151,7 +154,8 @@ pub(super) async fn events(State(api): State<Api>, Id(id): Id) -> Result<Respons
 /// Explains a transaction in words: who is awaited, what happens next and when, and what an
 /// operator may do.
 #[utoipa::path(
-    get, path = "/v1/transactions/{id}/explain", params(("id" = String, Path)),
+    get, path = "/v1/transactions/{id}/explain", 
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     responses(
         (status = 200, description = "The explanation", body = Object),
         (status = 400, description = "Not acceptable", body = ProblemDocument),
@@ -183,7 +187,8 @@ pub(super) async fn explain(
 /// Tells a participant in doubt what was decided. A transaction that nobody has a record of is
 /// rolled back (presumed abort).
 #[utoipa::path(
-    get, path = "/v1/transactions/{id}/decision", params(("id" = String, Path)),
+    get, path = "/v1/transactions/{id}/decision", 
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     responses(
         (status = 200, description = "commit, rollback or pending", body = DecisionAnswer),
         (status = 400, description = "Not acceptable", body = ProblemDocument),
@@ -251,16 +256,22 @@ struct ListedDescription {
 #[utoipa::path(
     get, path = "/v1/transactions",
     params(
-        ("state" = Option<String>, Query, description = "open, preparing, executing, settling, \
+        ("state" = Option<StageWord>, Query,
+            description = "open, preparing, executing, settling, \
             committing, rolling_back, set_aside or ended"),
-        ("outcome" = Option<String>, Query, description = "commit or rollback"),
+        ("outcome" = Option<OutcomeWord>, Query, description = "commit or rollback"),
         ("participant" = Option<String>, Query, description = "An exact participant address"),
-        ("begun_from_ms" = Option<u64>, Query, description = "Begun at or after, in ms since the \
+        ("begun_from_ms" = Option<u64>, Query, format = "uint64",
+            description = "Begun at or after, in ms since the \
             Unix epoch"),
-        ("begun_until_ms" = Option<u64>, Query, description = "Begun before, in ms since the Unix \
+        ("begun_until_ms" = Option<u64>, Query, format = "uint64",
+            description = "Begun before, in ms since the Unix \
             epoch"),
-        ("cursor" = Option<String>, Query, description = "next_cursor of the page before"),
-        ("limit" = Option<usize>, Query, description = "1 to 1000; 50 if left out"),
+        ("cursor" = Option<String>, Query,
+            pattern = "^[0-9]{1,19}\\.[A-Za-z0-9._:-]{1,128}$",
+            description = "next_cursor of the page before"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1000,
+            description = "1 to 1000; 50 if left out"),
         ("events" = Option<bool>, Query, description = "Whether each comes with its events"),
     ),
     responses(
@@ -270,14 +281,9 @@ struct ListedDescription {
         (status = 503, description = "Stopping, or a journal failed", body = ProblemDocument),
     )
 )]
-pub(super) async fn list(
-    State(api): State<Api>,
-    mut query: Parameters,
-) -> Result<Response, Problem> {
-    query.only(&LIST_PARAMETERS)?;
-    let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let page = api.shared.manager.list(filter(query)?, limit).await;
+pub(super) async fn list(State(api): State<Api>, query: Parameters) -> Result<Response, Problem> {
+    let (filter, limit) = asked(query)?;
+    let page = api.shared.manager.list(filter, limit).await;
     let page = page.map_err(problem_of_unavailable)?;
     let transactions = page.transactions.into_iter().map(|(transaction, timeline)| Listed {
         transaction,
@@ -286,6 +292,13 @@ pub(super) async fn list(
     });
     let next_cursor = page.next.map(|cursor| cursor.to_string());
     Ok(Json(ListAnswer { transactions: transactions.collect(), next_cursor }).into_response())
+}
+
+/// What a list is asked: a filter, and how many there may be on the page.
+pub(super) fn asked(mut query: Parameters) -> Result<(Filter, usize), Problem> {
+    query.only(&LIST_PARAMETERS)?;
+    let limit = query.number("limit", 1, PAGE_MAX)?.unwrap_or(PAGE_DEFAULT);
+    Ok((filter(query)?, usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
 fn filter(mut query: Parameters) -> Result<Filter, Problem> {
@@ -309,7 +322,8 @@ fn filter(mut query: Parameters) -> Result<Filter, Problem> {
 
 /// Rolls a transaction back that is not decided yet.
 #[utoipa::path(
-    post, path = "/v1/transactions/{id}/rollback", params(("id" = String, Path)),
+    post, path = "/v1/transactions/{id}/rollback", 
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     responses(
         (status = 200, description = "It is rolled back", body = TransactionStatus),
         (status = 400, description = "Not acceptable", body = ProblemDocument),
@@ -344,7 +358,8 @@ pub(super) async fn rolled_back(api: &Api, id: &TransactionId) -> Result<Transac
 
 /// Tries a transaction's waiting branches again now; one that is set aside is taken up again.
 #[utoipa::path(
-    post, path = "/v1/transactions/{id}/retry", params(("id" = String, Path)),
+    post, path = "/v1/transactions/{id}/retry", 
+    params(("id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")),
     responses(
         (status = 200, description = "They are called again", body = TransactionStatus),
         (status = 400, description = "Not acceptable", body = ProblemDocument),

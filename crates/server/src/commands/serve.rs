@@ -2,6 +2,7 @@
 //! again when told to stop. Killing it is just as right: recovery is the same either way.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use anyhow::Context;
 use axum::Router;
 use clap::{Arg, ArgMatches, Command};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use tokio::net::TcpListener;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use unanimity::{ManagerConfig, Storage, TransactionManager};
@@ -26,6 +28,11 @@ use crate::outbound::HttpTransport;
 use crate::streams::{Desk, StreamTransport};
 
 const ABOUT: &str = "Run the coordinator";
+/// Descriptors that clients' connections leave to the journal, the history and the calls to
+/// participants.
+const DESCRIPTORS_KEPT: u64 = 512;
+/// The most connections that wait to be accepted; systems allow 4,096 or fewer.
+const ACCEPT_QUEUE_MAX: u32 = 4_096;
 /// How often measurements are folded together.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// How often it is looked whether anything is live still, once told to stop.
@@ -61,7 +68,7 @@ pub(super) async fn serve(matches: &ArgMatches) -> Ended {
     tokio::spawn(keep_up(metrics.clone()));
     // The address first: a coordinator that cannot listen should not touch the journal.
     let address = config.listen.address;
-    let listener = TcpListener::bind(address).await.with_context(|| {
+    let listener = listen(address).with_context(|| {
         format!("cannot listen on {address}; is another program using it? (listen.address)")
     })?;
     // Before anybody is told that it listens: whoever is, may tell it to stop at once.
@@ -98,6 +105,15 @@ async fn keep_up(metrics: PrometheusHandle) {
         interval.tick().await;
         metrics.run_upkeep();
     }
+}
+
+/// Listens with a queue as long as the system allows: a client that finds it full tries again only
+/// after a second.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE_MAX)
 }
 
 fn start_manager(
@@ -154,7 +170,9 @@ async fn run(
         }
         hang_up.when_done(watched, stop_timeout_ms);
     };
-    inbound::serve(listener, router, config.inbound(), shutdown).await?;
+    let mut limits = config.inbound();
+    limits.connections_max = descriptors_for(limits.connections_max);
+    inbound::serve(listener, router, limits, shutdown).await?;
     let failure = failed.borrow_and_update().clone();
     let patience = if failure.is_some() { 0 } else { config.limits.stop_timeout_ms };
     manager.stop(Duration::from_millis(patience)).await;
@@ -182,6 +200,31 @@ impl HangUp {
     }
 }
 
+/// Asks the system for as many descriptors as so many connections need, and says for how many there
+/// are enough. Without this 1,024, the usual limit, would be used up by clients, and the journal's
+/// files and the calls to participants would find none.
+fn descriptors_for(connections_max: usize) -> usize {
+    let wanted = to_u64(connections_max).saturating_add(DESCRIPTORS_KEPT);
+    let limit = getrlimit(Resource::Nofile);
+    let Some(current) = limit.current.filter(|current| *current < wanted) else {
+        return connections_max;
+    };
+    let raised = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
+    let set = setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit });
+    let descriptors = if set.is_ok() { raised } else { current };
+    if descriptors >= wanted {
+        return connections_max;
+    }
+    let enough = to_usize(descriptors.saturating_sub(DESCRIPTORS_KEPT).max(descriptors / 2));
+    tracing::warn!(
+        descriptors,
+        connections_max,
+        "the system allows too few open files for limits.connections_max (see ulimit -n): at most \
+        {enough} connections are taken"
+    );
+    enough
+}
+
 fn start_logging(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log.level)
         .with_context(|| format!("log.level {:?} is no level and no filter", config.log.level))?;
@@ -192,6 +235,10 @@ fn start_logging(config: &Config) -> anyhow::Result<()> {
         LogFormat::Json => logs.json().init(),
     }
     Ok(())
+}
+
+fn to_u64(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 fn to_usize(number: u64) -> usize {

@@ -154,7 +154,8 @@ pub const KEYS: &[Key] = &[
     count("limits", "json_depth_max", (8, 100), |c| &mut c.limits.json_depth_max,
         "How deeply a request's JSON may be nested."),
     count("limits", "connections_max", (1, 1_000_000), |c| &mut c.limits.connections_max,
-        "The most connections from clients; more wait to be accepted."),
+        "The most connections from clients. When another comes, those that have asked nothing for \
+        longest are closed."),
     time("limits", "header_timeout_ms", 1, |c| &mut c.limits.header_timeout_ms,
         "Within this time a request's headers must have come."),
     time("limits", "body_timeout_ms", 1, |c| &mut c.limits.body_timeout_ms,

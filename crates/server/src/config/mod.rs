@@ -309,6 +309,17 @@ impl Config {
         Ok(config)
     }
 
+    /// The configuration that a file of this text makes alone.
+    ///
+    /// # Errors
+    /// The first thing wrong, with its place.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        config.read_text("unanimity.toml", text)?;
+        config.finish()?;
+        Ok(config)
+    }
+
     /// What a transaction waits for unless it says otherwise.
     #[must_use]
     pub fn options(&self) -> unanimity_core::Options {

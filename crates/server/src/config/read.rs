@@ -39,7 +39,12 @@ impl Config {
         let file = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::new(&file, format!("cannot be read: {error}")))?;
-        let table: toml::Table = text.parse().map_err(|error| syntax(&file, &text, &error))?;
+        self.read_text(&file, &text)
+    }
+
+    /// Takes over what a file's text says.
+    pub(super) fn read_text(&mut self, file: &str, text: &str) -> Result<(), ConfigError> {
+        let table: toml::Table = text.parse().map_err(|error| syntax(file, text, &error))?;
         let mut said = Vec::new();
         for (section, values) in table {
             let place = format!("{file}: {section}");

@@ -2,6 +2,7 @@
 //! its answer's body has been taken.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::watch::Counted;
+use super::watch::{Activity, Counted};
 use crate::problem::{Problem, code};
 
 /// An answer's body, with the count of its request.
@@ -57,18 +58,27 @@ pub(super) struct TimedBody {
     /// Made only when the body has to be waited for, which most need not.
     timer: Option<Pin<Box<Sleep>>>,
     takes_rest: bool,
+    activity: Arc<Activity>,
 }
 
 impl TimedBody {
     /// `takes_rest`: whether the client would be broken off by an answer before its body's end. Not
     /// on HTTP/2, where a stream ends alone, and not where the client waits to be asked for it.
-    pub(super) const fn new(inner: Incoming, deadline: Option<Instant>, takes_rest: bool) -> Self {
-        Self { inner: Some(inner), deadline, timer: None, takes_rest }
+    pub(super) const fn new(
+        inner: Incoming,
+        deadline: Option<Instant>,
+        takes_rest: bool,
+        activity: Arc<Activity>,
+    ) -> Self {
+        Self { inner: Some(inner), deadline, timer: None, takes_rest, activity }
     }
 }
 
 impl Drop for TimedBody {
     fn drop(&mut self) {
+        if self.timer.is_some() {
+            self.activity.body_came();
+        }
         let Some(rest) = self.inner.take().filter(|rest| !rest.is_end_stream()) else { return };
         if self.takes_rest {
             tokio::spawn(tokio::time::timeout(REST_TIMEOUT, take_rest(rest)));
@@ -112,6 +122,9 @@ impl hyper::body::Body for TimedBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let Some(deadline) = deadline else { return Poll::Pending };
+        if self.timer.is_none() {
+            self.activity.body_awaited();
+        }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         timer.as_mut().poll(context).map(|()| Some(Err(BodyTimeout.into())))
     }

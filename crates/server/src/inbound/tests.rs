@@ -253,35 +253,71 @@ async fn a_slow_handler_is_not_cut_off() {
     assert!(asked.await.unwrap().ends_with("done"));
 }
 
+/// Sends the beginning of something, and does not go on.
+async fn begin(server: &Server, bytes: &str) -> TcpStream {
+    let mut stream = server.connect().await;
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream
+}
+
+const HALF_A_BODY: &str = "POST /echo HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\nhalf";
+const GATED: &str = "GET /gated HTTP/1.1\r\nhost: h\r\n\r\n";
+
 #[tokio::test]
-async fn idle_connections_at_the_bound_make_room() {
-    let limits = InboundLimits { connections_max: 100, header_timeout_ms: 100, ..patient() };
-    let server = start(limits).await;
-    let mut idle = Vec::new();
-    for _ in 0..100 {
-        idle.push(server.connect().await);
+async fn at_the_bound_connections_that_ask_nothing_make_room() {
+    // No limit in time comes to the honest client's help.
+    let server = start(InboundLimits { connections_max: 50, ..patient() }).await;
+    for crowd in ["", "GET / HT", HALF_A_BODY, GET] {
+        let mut streams = Vec::new();
+        for _ in 0..100 {
+            streams.push(begin(&server, crowd).await);
+            let mut honest = begin(&server, GET).await;
+            let answer = tokio::time::timeout(Duration::from_secs(20), read_some(&mut honest));
+            let answer = answer.await.expect("a place in time");
+            assert!(answer.ends_with("127.0.0.1"), "{crowd:?}: {answer}");
+        }
+        for stream in &mut streams[..50] {
+            let closed = tokio::time::timeout(Duration::from_secs(20), read_all(stream)).await;
+            assert!(closed.is_ok(), "{crowd:?}");
+        }
     }
-    let mut late = server.connect().await;
-    late.write_all(GET.as_bytes()).await.unwrap();
-    assert!(read_some(&mut late).await.ends_with("127.0.0.1"));
-    for mut stream in idle {
-        assert_eq!(read_all(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn the_one_that_has_been_slow_for_longest_goes_first_and_who_is_served_stays() {
+    let server = start(InboundLimits { connections_max: 4, ..patient() }).await;
+    let mut busy = begin(&server, GATED).await;
+    server.gate.begun.notified().await;
+    let mut idle = begin(&server, GET).await;
+    read_some(&mut idle).await;
+    let mut slow = begin(&server, HALF_A_BODY).await;
+    let silent = begin(&server, "").await;
+    // Long enough that nobody is thought to be just about to ask.
+    let early = tokio::time::timeout(Duration::from_millis(400), slow.read_u8()).await;
+    assert!(early.is_err(), "nobody needs a place yet");
+    for (number, mut gone) in [("slow", slow), ("silent", silent), ("idle", idle)] {
+        let mut next = begin(&server, GATED).await;
+        server.gate.begun.notified().await;
+        assert_eq!(read_all(&mut gone).await, "", "{number}");
+        tokio::spawn(async move { read_all(&mut next).await });
     }
+    server.gate.may_end.notify_one();
+    assert!(read_some(&mut busy).await.ends_with("done"));
 }
 
 #[tokio::test]
 async fn no_more_connections_are_served_than_allowed() {
     let server = start(InboundLimits { connections_max: 1, ..patient() }).await;
-    let mut first = server.connect().await;
-    first.write_all(GET.as_bytes()).await.unwrap();
-    read_some(&mut first).await;
-    let mut second = server.connect().await;
-    second.write_all(GET.as_bytes()).await.unwrap();
+    let first = begin(&server, GATED).await;
+    server.gate.begun.notified().await;
+    let mut second = begin(&server, GET).await;
     let mut byte = [0];
     let early = tokio::time::timeout(Duration::from_millis(50), second.read(&mut byte)).await;
     assert!(early.is_err(), "the second connection was served beside the first");
-    drop(first);
+    // Once it is answered it is idle, and the place is the other's.
+    server.gate.may_end.notify_one();
     assert_eq!(second.read(&mut byte).await.unwrap(), 1);
+    drop(first);
 }
 
 #[tokio::test]
@@ -314,4 +350,88 @@ async fn stopping_does_not_wait_for_ever() {
     server.task.await.unwrap().unwrap();
     assert_eq!(read_all(&mut busy).await, "");
     assert_eq!(server.gate.count.load(Ordering::SeqCst), 0);
+}
+
+/// What begins every HTTP/2 connection: the preface, and settings that change nothing.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// `GET http://h/gated`, as HTTP/2 packs headers.
+const PACKED: &[u8] = b"\x82\x86\x44\x06/gated\x41\x01h";
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const GO_AWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = length[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// Writes until the other side has enough; gives back the kinds of frames that it sent.
+async fn flood(server: &Server, mut next: impl FnMut(u32) -> Vec<u8> + Send + 'static) -> Vec<u8> {
+    let mut stream = server.connect().await;
+    stream.write_all(PREFACE).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let writing = tokio::spawn(async move {
+        for number in 0..1_000_000 {
+            if writer.write_all(&next(number)).await.is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    let mut bytes = Vec::new();
+    let _ = reader.read_to_end(&mut bytes).await; // A reset ends it too.
+    let cut_off = tokio::time::timeout(Duration::from_secs(20), writing).await;
+    assert!(cut_off.expect("an end in time").unwrap(), "a million frames were taken");
+    let mut kinds = Vec::new();
+    let mut rest = &bytes[..];
+    while let Some((&[a, b, c, kind], after)) = rest.split_first_chunk::<4>() {
+        kinds.push(kind);
+        let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        rest = after.get(5 + length..).unwrap_or_default();
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_without_end_are_cut_off() {
+    let server = start(patient()).await;
+    let kinds = flood(&server, |number| {
+        let opened = frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, PACKED);
+        [opened, frame(RESET, 0, 2 * number + 1, &[0, 0, 0, 8])].concat()
+    })
+    .await;
+    assert!(kinds.contains(&GO_AWAY), "{kinds:?}");
+    let mut honest = begin(&server, GET).await;
+    assert!(read_some(&mut honest).await.ends_with("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn headers_that_go_on_without_end_are_cut_off() {
+    let server = start(patient()).await;
+    flood(&server, |number| match number {
+        0 => frame(HEADERS, END_STREAM, 1, PACKED),
+        // A header of its own in each: `x: y`, not to be remembered.
+        _ => frame(CONTINUATION, 0, 1, b"\0\x01x\x01y"),
+    })
+    .await;
+    assert_eq!(server.gate.count.load(Ordering::SeqCst), 0);
+    let mut honest = begin(&server, GET).await;
+    assert!(read_some(&mut honest).await.ends_with("127.0.0.1"));
+}
+
+#[tokio::test]
+async fn a_client_that_opens_more_streams_than_allowed_is_refused_and_then_cut_off() {
+    let server = start(patient()).await;
+    let opened = |number| frame(HEADERS, END_STREAM | END_HEADERS, 2 * number + 1, PACKED);
+    let kinds = flood(&server, opened).await;
+    assert!(kinds.contains(&RESET) && kinds.contains(&GO_AWAY), "{kinds:?}");
+    let mut honest = begin(&server, GET).await;
+    assert!(read_some(&mut honest).await.ends_with("127.0.0.1"));
 }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::InboundLimits;
+use super::crowd::Leaving;
 
 /// What a connection has been doing; times are milliseconds since its beginning.
 pub(super) struct Activity {
@@ -29,6 +30,20 @@ pub(super) struct Activity {
     /// Whether bytes are waiting for the client to take them.
     blocked: AtomicBool,
     http2: AtomicBool,
+    /// Requests whose bodies are being waited for.
+    bodies: AtomicUsize,
+    /// Since when there are such.
+    bodies_since_ms: AtomicU64,
+    leaving: Leaving,
+}
+
+/// What a client that has no answer to wait for has been doing, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The rest of a request, or the taking of its answer.
+    Owes(Instant),
+    /// Nothing; it has asked before and may ask again.
+    Idle(Instant),
 }
 
 impl Activity {
@@ -42,6 +57,9 @@ impl Activity {
             written_ms: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
             http2: AtomicBool::new(false),
+            bodies: AtomicUsize::new(0),
+            bodies_since_ms: AtomicU64::new(0),
+            leaving: Leaving::default(),
         }
     }
 
@@ -67,6 +85,55 @@ impl Activity {
             return Some(("a request's headers did not come in time", by));
         }
         Some(("no request came", load(&self.idle_since_ms).saturating_add(limits.idle_timeout_ms)))
+    }
+
+    /// Whether the connection could go without a loss, and since when. `None`: a request is being
+    /// worked on.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let at = |ms: u64| self.began + Duration::from_millis(ms);
+        if self.blocked.load(Ordering::Relaxed) {
+            return Some(Standing::Owes(at(load(&self.written_ms))));
+        }
+        let requests = self.requests.load(Ordering::Relaxed);
+        if requests > 0 {
+            let waits = requests <= self.bodies.load(Ordering::Relaxed);
+            return waits.then(|| Standing::Owes(at(load(&self.bodies_since_ms))));
+        }
+        match load(&self.header_since_ms) {
+            0 => Some(Standing::Idle(at(load(&self.idle_since_ms)))),
+            _ if self.http2.load(Ordering::Relaxed) => {
+                Some(Standing::Idle(at(load(&self.idle_since_ms))))
+            }
+            since => Some(Standing::Owes(at(since))),
+        }
+    }
+
+    /// Tells the connection to go, if it still can.
+    pub(super) fn leave(&self) {
+        self.leaving.tell();
+    }
+
+    /// Ends when the connection is told to go and nothing is being worked on.
+    pub(super) async fn leaves(&self) -> &'static str {
+        loop {
+            self.leaving.told().await;
+            if self.standing().is_some() {
+                return "another client needs its place";
+            }
+        }
+    }
+
+    /// A request's body is being waited for.
+    pub(super) fn body_awaited(&self) {
+        if self.bodies.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.bodies_since_ms.store(self.now_ms(), Ordering::Relaxed);
+        }
+    }
+
+    /// A request's body is complete, or given up.
+    pub(super) fn body_came(&self) {
+        self.bodies.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Ends when the client has not done in time what it owes. Looks again when the debt that it

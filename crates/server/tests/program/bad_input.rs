@@ -260,8 +260,9 @@ async fn times_that_make_no_sense_are_refused() {
 async fn ids_that_are_no_names_are_refused() {
     let long = "x".repeat(129);
     let mut cases = Vec::new();
-    for id in ["", "a/b", "../x", "..", ".", "ä", "a b", "a\nb", "a\u{0}", "😀", "a%2fb", &long]
-    {
+    let controls = ["a\nb", "a\u{0}", "\u{1b}[2Ja", "a\u{7f}", "a\u{85}", "\u{202e}a", "a\u{feff}"];
+    let others = ["", "a/b", "../x", "..", ".", "ä", "a b", "😀", "a%2fb", &long];
+    for id in [&controls[..], &others].concat() {
         let body = json!({"id": id, "branches": [branch("name", json!("a"))]}).to_string();
         cases.push((body, (400, "transaction_id_invalid", "id")));
     }
@@ -458,6 +459,96 @@ async fn paths_and_methods_that_do_not_exist_are_refused() {
         let answer = coordinator.ask.send(method, path, &JSON, "{}").await;
         check(&format!("{method} {path}"), &answer, (405, "method_not_allowed", ""));
         assert!(!answer.header("allow").is_empty(), "{method} {path}");
+    }
+    nothing_begun(&coordinator).await;
+}
+
+/// Each of these made one request work for seconds, with all others behind it.
+#[tokio::test]
+async fn plans_that_take_long_to_check_are_checked_soon() {
+    let (actor, coordinator) = (Actor::start().await, Coordinator::start(&[]).await);
+    let named = |number: usize, after: Vec<String>, payload: Value| {
+        json!({"name": number.to_string(), "participant": actor.at("a"), "kind": "compensable",
+            "after": after, "payload": payload})
+    };
+    let numbers = |range: std::ops::Range<usize>| -> Vec<String> {
+        range.rev().map(|number| number.to_string()).collect()
+    };
+    let reference = |name: String| json!({"$result": {"branch": name}});
+    let references = |range| numbers(range).into_iter().map(reference).collect::<Value>();
+    let dense = |number| named(number, numbers(0..number), references(0..number.min(100)));
+    let backwards = |number| named(number, numbers(number + 1..256), json!(1));
+    for branches in [(0..200).map(dense).collect::<Value>(), (0..256).map(backwards).collect()] {
+        let fields = json!({"wait": "accepted", "branches": branches});
+        let answer = coordinator.ask.begin(&fields).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+    // A name that is repeated says nothing new, and is not kept either.
+    let repeated = vec!["0"; 100_000].iter().map(ToString::to_string).collect();
+    let branches = [named(0, Vec::new(), json!(1)), named(1, repeated, json!(1))];
+    let asked = json!({"id": "t", "wait": "accepted", "branches": branches});
+    assert_eq!(coordinator.ask.begin(&asked).await.status, 202);
+    assert_eq!(coordinator.ask.shown("t").await["branches"][1]["after"], json!(["0"]));
+    let unknown: Value = (0..25_000).map(|number| reference(format!("x{number}"))).collect();
+    let asked = json!({"branches": [named(0, Vec::new(), unknown)]});
+    let expected = (400, "reference_unknown", "branches[0].payload");
+    check("25,000 names", &coordinator.ask.begin(&asked).await, expected);
+}
+
+#[tokio::test]
+async fn giants_are_refused() {
+    let many: Vec<Value> = (0..100_000).map(|n| branch("name", json!(n.to_string()))).collect();
+    let fields: String = (0..60_000).fold(String::new(), |all, n| all + &format!(",\"k{n}\":1"));
+    let deep = format!(r#"{{"branches":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+    let digits = format!(r#"{{"timeout_ms":{},"branches":[]}}"#, "9".repeat(900_000));
+    let word = branch("kind", json!("x".repeat(900_000)));
+    let cases = [
+        (json!({"branches": many}).to_string(), (400, "too_many_branches", "branches")),
+        (format!(r#"{{"branches":[]{fields}}}"#), (400, "unknown_field", "k0")),
+        (deep, (400, "json_too_deep", "")),
+        (digits, (400, "wrong_type", "timeout_ms")),
+        (json!({"branches": [word]}).to_string(), (400, "wrong_type", "branches[0].kind")),
+    ];
+    refused(&["--body-bytes-max", "33554432"], &cases).await;
+}
+
+/// Requests of which two readers could take the end, or the beginning, for different things.
+#[tokio::test]
+async fn requests_that_can_be_read_in_two_ways_are_refused() {
+    let coordinator = Coordinator::start(&[]).await;
+    let address = coordinator.url.trim_start_matches("http://");
+    let body = json!({"branches": [branch("name", json!("a"))]}).to_string();
+    let (size, chunk) = (body.len(), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
+    let head = "POST /v1/transactions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n";
+    let cases = [
+        format!("{head}content-length: {size}\r\ncontent-length: 5\r\n\r\n{body}"),
+        format!("{head}content-length: -1\r\n\r\n{body}"),
+        format!("{head}content-length: +{size}\r\n\r\n{body}"),
+        format!("{head}content-length: {size}, {size}\r\ncontent-length: 1\r\n\r\n{body}"),
+        format!("{head}content-length: 99999999999999999999999\r\n\r\n{body}"),
+        format!("{head}transfer-encoding: gzip\r\n\r\n{chunk}"),
+        format!("{head}transfer-encoding: chunked, gzip\r\n\r\n{chunk}"),
+        format!("{head}transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\n{body}"),
+        format!("{head}transfer-encoding: chunked\r\n\r\n-5\r\n{body}"),
+        format!("{head}transfer-encoding: chunked\r\n\r\nx\r\n{body}"),
+        format!("{head}content-length : {size}\r\n\r\n{body}"),
+        format!("{head}x: a\r\n folded: b\r\ncontent-length: {size}\r\n\r\n{body}"),
+        format!("{head}x: a\0b\r\ncontent-length: {size}\r\n\r\n{body}"),
+        format!("POST /v1/transactions HTTP/1.1 x\r\nhost: h\r\n\r\n{body}"),
+        format!("POST /v1/transactions HTTP/9.9\r\nhost: h\r\n\r\n{body}"),
+        format!("POST  /v1/transactions HTTP/1.1\r\nhost: h\r\n\r\n{body}"),
+        format!("\x16\x03\x01\x02\0\x01 {body}"),
+    ];
+    for sent in cases {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await; // A reset is a refusal too.
+        let answer = String::from_utf8_lossy(&answer);
+        let status = answer.split(' ').nth(1).unwrap_or("400");
+        assert!(status.starts_with('4') || status.starts_with('5'), "{sent}\n{answer}");
+        assert_eq!(answer.matches("HTTP/1.").count().max(1), 1, "{sent}\n{answer}");
     }
     nothing_begun(&coordinator).await;
 }

@@ -327,15 +327,16 @@ async fn at_capacity_the_next_is_refused_and_later_is_not() {
 }
 
 #[tokio::test]
-async fn a_client_beyond_the_connections_waits_for_its_turn() {
-    let flags = ["--connections-max", "4", "--idle-timeout-ms", "300"];
+async fn a_client_beyond_the_connections_gets_its_turn() {
+    let limits = ["--connections-max", "4", "--idle-timeout-ms", "600000"];
+    let flags = [&limits[..], &["--header-timeout-ms", "600000"]].concat();
     let coordinator = Coordinator::start(&flags).await;
     let address = coordinator.url.trim_start_matches("http://").to_owned();
     let mut idle = Vec::new();
     for _ in 0..12 {
         idle.push(tokio::net::TcpStream::connect(&address).await.unwrap());
     }
-    // They say nothing, and are closed for it; then it is this one's turn.
+    // They say nothing, and make room for one that does.
     let answer = tokio::time::timeout(Duration::from_secs(50), coordinator.ask.get("/livez")).await;
     assert_eq!(answer.expect("a turn in time").status, 200);
     drop(idle);

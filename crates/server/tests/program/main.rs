@@ -12,6 +12,7 @@ mod bench;
 mod breaker;
 mod commands;
 mod crashes;
+mod crowd;
 mod databases;
 mod described;
 mod faults;
