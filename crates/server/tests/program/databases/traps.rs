@@ -204,6 +204,7 @@ async fn a_rollback_does_not_wait_for_the_locks_that_its_prepare_waits_for(make:
     other.rows("BEGIN").await;
     other.rows("UPDATE account SET balance = balance WHERE id = 'A'").await;
     let mut request = world.transfer("stop", "A", 10);
+    request["prepare_timeout_ms"] = json!(600_000);
     request["branches"][1]["payload"]["statements"][0]["parameters"][1] = json!("nobody");
     let shown = world.begin(&request).await.json();
     assert!(reason(&shown).starts_with("rows_unexpected: "), "{shown}");
