@@ -49,7 +49,7 @@ impl Config {
         for (section, values) in table {
             let place = format!("{file}: {section}");
             if section == "databases" {
-                self.databases = databases::read(&file, values, &|name| std::env::var(name).ok())?;
+                self.databases = databases::read(file, values, &|name| std::env::var(name).ok())?;
                 continue;
             }
             if !KEYS.iter().any(|key| key.section == section) {
