@@ -1,9 +1,8 @@
 //! A service that can be stopped and started again at the same address, for the battery.
 
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use unanimity_sdk::axum::{self, Router};
 use unanimity_sdk::battery::{Options, Restart};
@@ -18,20 +17,23 @@ type Running = (oneshot::Sender<()>, tokio::task::JoinHandle<()>);
 #[derive(Clone)]
 pub struct House {
     start: Start,
-    port: Arc<AtomicU16>,
+    /// Held while the service is stopped too: nobody else may get its port meanwhile.
+    listener: Arc<TcpListener>,
     pub running: Arc<Mutex<Option<Running>>>,
 }
 
 impl House {
     pub async fn open(start: impl Fn() -> Router + Send + Sync + 'static) -> Self {
-        let (port, running) = (Arc::default(), Arc::default());
-        let house = Self { start: Arc::new(start), port, running };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = Arc::new(listener);
+        let house = Self { start: Arc::new(start), listener, running: Arc::default() };
         house.restart().await.unwrap();
         house
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port.load(Ordering::SeqCst))
+        format!("http://{}{path}", self.listener.local_addr().unwrap())
     }
 
     pub async fn restart(&self) -> Result<(), String> {
@@ -40,9 +42,8 @@ impl House {
             drop(stop);
             task.await.unwrap();
         }
-        let port = self.port.load(Ordering::SeqCst);
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        self.port.store(listener.local_addr().unwrap().port(), Ordering::SeqCst);
+        let listener = self.listener.try_clone().unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let app = (self.start)();
         let task = tokio::spawn(async move {

@@ -34,9 +34,10 @@ async fn a_users_own_deployment_is_measured_and_the_report_kept() {
 async fn a_participant_that_says_no_fails_the_bench() {
     let (actor, coordinator) = (Actor::start().await, Coordinator::start(&[]).await);
     actor.vote(409);
-    let [first, _] = actor.two();
+    let [first, second] = actor.two();
     let mut words = vec!["bench", "http", "--short", "--concurrency", "2"];
     words.extend(["--coordinator", &coordinator.url, "--participant", &first]);
+    words.extend(["--participant", &second]);
     let refused = run(&words).await;
     assert_eq!(refused.status, 1, "{refused:?}");
     assert!(refused.stderr.contains("had another outcome or none"), "{refused:?}");
