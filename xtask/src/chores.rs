@@ -33,7 +33,7 @@ pub fn measure(options: &[&str]) -> Result<(), Failure> {
     let program = target_dir().join("release").join("unanimity");
     let mut command = Command::new(program);
     command.current_dir(root()).arg("bench").args(options);
-    run(command.env("UNANIMITY_BENCH_COMMIT", commit()))
+    run(command.env("BENCH_COMMIT", commit()))
 }
 
 /// The commit that is checked out, marked where something differs from it; empty without git.

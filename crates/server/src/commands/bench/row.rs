@@ -172,7 +172,7 @@ impl Report {
     pub(super) fn new() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: std::env::var("UNANIMITY_BENCH_COMMIT").unwrap_or_default(),
+            commit: std::env::var("BENCH_COMMIT").unwrap_or_default(),
             machine: machine(),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             begun_at_s: unanimity_sdk::now_ms() / 1_000,
