@@ -125,21 +125,23 @@ impl Simulation {
     }
 
     /// The program was upgraded, and an operator has everything taken up again that is set aside.
-    pub(super) fn operator_takes_up(&mut self) {
+    /// Says whether anything was.
+    pub(super) fn operator_takes_up(&mut self) -> bool {
         self.disk.panics = Panics::default();
         let Some((generation, shards)) =
             self.processes.last().map(|one| (one.generation, one.shards.len()))
         else {
-            return;
+            return false;
         };
         let clock = self.clock(generation);
-        let mut unread = false;
+        let (mut unread, mut any) = (false, false);
         for number in 0..shards {
-            let Some(shard) = self.shard(generation, number) else { return };
+            let Some(shard) = self.shard(generation, number) else { return any };
             shard.refused.clear();
             let aside: Vec<TransactionId> = shard.coordinator.aside().cloned().collect();
             for id in aside {
-                let Some(shard) = self.shard(generation, number) else { return };
+                any = true;
+                let Some(shard) = self.shard(generation, number) else { return any };
                 let Some(step) = shard.coordinator.take_up(clock, &id) else {
                     unread = true;
                     self.situations.count("set aside unread");
@@ -154,5 +156,6 @@ impl Simulation {
         if unread {
             self.kill(generation, false);
         }
+        any
     }
 }

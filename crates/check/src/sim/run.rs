@@ -115,8 +115,12 @@ impl Simulation {
         let bound = self.bound();
         // Contradictions are for people, who need some time to see them.
         self.run_until(self.now + bound / 2);
-        self.operator_takes_up();
         self.operator_settles();
+        if self.operator_takes_up() {
+            // What contradicts a transaction that was set aside is seen only now.
+            self.run_until(self.now + bound / 2);
+            self.operator_settles();
+        }
         self.run_until(self.now + bound);
         self.everything_has_ended();
         self.drain();
