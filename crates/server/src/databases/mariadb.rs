@@ -9,6 +9,11 @@
 //! So the session is kept for phase two, and where there is none, "unknown" means nothing until
 //! `XA RECOVER` and the row have been looked at. And one session can do nothing else meanwhile: so
 //! only so many are kept, and the oldest is closed for a newer one, which frees its branch for all.
+//!
+//! And a third (seen with 10.11): while the server takes leave of a session, there is a moment in
+//! which it says "done" to the `XA COMMIT` of another one and has committed nothing. So such a
+//! commit is acknowledged when the branch's row is there and nobody holds it; and a session that
+//! was closed for another is waited for, so that the moment is not met.
 
 mod listing;
 mod session;
@@ -57,6 +62,8 @@ pub(super) struct Mariadb {
 struct Holding {
     sessions: HashMap<String, Session>,
     order: VecDeque<String>,
+    /// Sessions that were closed for others, by their branch: their numbers in the server.
+    closed: HashMap<String, u32>,
     /// How many sessions were taken out and are at work on their branch.
     out: usize,
 }
@@ -69,7 +76,9 @@ impl Holding {
         let mut let_go = Vec::new();
         while self.sessions.len() + self.out > most || self.order.len() > 2 * most {
             let Some(oldest) = self.order.pop_front() else { break };
-            let_go.extend(self.sessions.remove(&oldest));
+            let Some(session) = self.sessions.remove(&oldest) else { continue };
+            self.closed.insert(oldest, session.connection.id());
+            let_go.push(session);
         }
         let_go
     }
@@ -384,10 +393,16 @@ impl Mariadb {
             Ok(leased) => leased,
             Err(error) => return Answer::Unsent(error.text().into()),
         };
+        if let Err(error) = self.until_closed(&mut session, branch).await {
+            return unknown(&error);
+        }
         let mut answer = attached();
         for _ in 0..LOOKS_MAX {
             answer = match session.plain(&sql).await {
-                Ok(()) => Answer::Acknowledged,
+                Ok(()) => {
+                    answer = confirmed(&mut session, branch).await;
+                    break;
+                }
                 Err(error) if is(&error, number::UNKNOWN_XID) => {
                     match listed(&mut session, branch).await {
                         Ok(true) => {
@@ -408,6 +423,21 @@ impl Mariadb {
             }
         }
         self.settled(lease, session, branch, answer)
+    }
+
+    /// Waits until the server knows no more of a session that was closed for another one.
+    async fn until_closed(&self, session: &mut Session, branch: &Branch) -> Result<(), Error> {
+        let Some(id) = self.holding().closed.get(branch.gid()).copied() else { return Ok(()) };
+        let sql = format!("SELECT COUNT(*) FROM information_schema.processlist WHERE id = {id}");
+        for _ in 0..LOOKS_MAX {
+            let found: Option<u64> = session.connection.query_first(&sql).await?;
+            // It is off the list a little before it is quite gone.
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if found == Some(0) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Ends what a session is doing now. If it cannot be ended, it is waited for.
@@ -469,6 +499,7 @@ impl Mariadb {
         give_back(lease, session);
         if answer == Answer::Acknowledged {
             self.doubtful().remove(branch.gid());
+            self.holding().closed.remove(branch.gid());
         }
         answer
     }
@@ -555,6 +586,25 @@ async fn state(session: &mut Session, branch: &Branch) -> Result<Option<String>,
         branch.gid()
     );
     session.connection.query_first(sql).await
+}
+
+/// What the server's word is worth that it has committed the branch of another session.
+async fn confirmed(session: &mut Session, branch: &Branch) -> Answer {
+    match state(session, branch).await {
+        Ok(Some(state)) if state == "committed" => Answer::Acknowledged,
+        Ok(_) => Answer::Unknown("the server says committed, and the branch's row is not".into()),
+        Err(error) => {
+            tracing::warn!(
+                branch = branch.gid(),
+                "MariaDB says committed, and still locks the row"
+            );
+            Answer::Unknown(format!(
+                "the server says committed, and still locks what the branch has written ({}); if \
+                 that stays, it has lost sight of the branch, and finds it when it is restarted",
+                said(&error)
+            ).into())
+        }
+    }
 }
 
 async fn committed_before(session: &mut Session, branch: &Branch) -> Answer {

@@ -254,8 +254,8 @@ async fn judge(
         entries.retain(|id| told.contains_key(id));
         if entries != committed {
             let (more, less) =
-                (entries.difference(&committed).count(), committed.difference(&entries).count());
-            wrong.push(format!("{}: {more} entries too many, {less} missing", ledger.name));
+                (few(entries.difference(&committed)), few(committed.difference(&entries)));
+            wrong.push(format!("{}: entries too many: {more}; missing: {less}", ledger.name));
         }
     }
     let view: InDoubtView = client.get_json("/v1/databases/in-doubt").await?;
@@ -267,6 +267,17 @@ async fn judge(
         }
     }
     Ok(wrong)
+}
+
+/// The first few of them, to be looked for in the history.
+fn few<'a>(ids: impl Iterator<Item = &'a String>) -> String {
+    let ids: Vec<&str> = ids.map(String::as_str).collect();
+    let named = ids.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    match ids.len() {
+        0 => "none".to_owned(),
+        1..=5 => named,
+        more => format!("{named} and {} others", more - 5),
+    }
 }
 
 fn report(
