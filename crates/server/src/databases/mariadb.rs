@@ -15,12 +15,13 @@
 //! commit is acknowledged when the branch's row is there and nobody holds it; and a session that
 //! was closed for another is waited for, so that the moment is not met.
 
+mod holding;
 mod listing;
 mod session;
 mod trouble;
 mod values;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use unanimity::core::Answer;
 use unanimity::core::guard::{Contradiction, LATE_REASON};
 use unanimity_sdk::xa::name::Xid;
 
+use self::holding::Holding;
 use self::session::{Session, no_session};
 use self::trouble::{Trouble, is, is_broken, is_in_the_way, judge, number, said};
 use super::pool::{Lease, Pool, Purpose};
@@ -55,33 +57,6 @@ pub(super) struct Mariadb {
     holding: Mutex<Holding>,
     /// What stops a session is its number in the server.
     turns: Turns<u32>,
-}
-
-/// Sessions by the branch that they hold, and the branches in the order of their promises.
-#[derive(Default)]
-struct Holding {
-    sessions: HashMap<String, Session>,
-    order: VecDeque<String>,
-    /// Sessions that were closed for others, by their branch: their numbers in the server.
-    closed: HashMap<String, u32>,
-    /// How many sessions were taken out and are at work on their branch.
-    out: usize,
-}
-
-impl Holding {
-    /// Keeps a session; gives back those that are too many.
-    fn keep(&mut self, gid: &str, session: Session, most: usize) -> Vec<Session> {
-        self.sessions.insert(gid.to_owned(), session);
-        self.order.push_back(gid.to_owned());
-        let mut let_go = Vec::new();
-        while self.sessions.len() + self.out > most || self.order.len() > 2 * most {
-            let Some(oldest) = self.order.pop_front() else { break };
-            let Some(session) = self.sessions.remove(&oldest) else { continue };
-            self.closed.insert(oldest, session.connection.id());
-            let_go.push(session);
-        }
-        let_go
-    }
 }
 
 /// Counts a session that was taken out as back, however its work ends.
