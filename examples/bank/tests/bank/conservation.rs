@@ -154,7 +154,8 @@ async fn money_is_conserved_under_duplicates_and_disorder() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn money_is_conserved_where_the_database_prepares() {
-    for place in xa_places() {
+    let (_alone, xa_places) = xa_places().await;
+    for place in xa_places {
         conserves(&place, AccountsBy::Reservation).await;
     }
 }
@@ -208,7 +209,8 @@ async fn conserves(place: &Place, accounts_by: AccountsBy) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_nobody_prepared_moves_nothing() {
-    for place in places().into_iter().chain(xa_places()) {
+    let (_alone, xa_places) = xa_places().await;
+    for place in places().into_iter().chain(xa_places) {
         let folder = Folder::new();
         let bank = open(arguments("A", &place, place.fresh(&folder).await, 1)).await;
         let payload = payload("A-1", 500);

@@ -136,7 +136,8 @@ async fn opening_balances_are_paid_once() {
 /// The change is there, and seen by nobody, until the decision.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_database_prepares_money_moves_with_the_decision() {
-    for place in xa_places() {
+    let (_alone, xa_places) = xa_places().await;
+    for place in xa_places {
         let folder = Folder::new();
         let bank = open(arguments("A", &place, place.fresh(&folder).await, 2)).await;
         yes(&bank, "taken", Prepare, -300).await;

@@ -13,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex, MutexGuard};
 use unanimity_bank::{BankArguments, Books, Faults};
 use unanimity_databases::{Database, DatabaseOptions, Make};
 use unanimity_sdk::guard::Reply;
@@ -75,10 +76,12 @@ pub fn places() -> Vec<Place> {
     vec![Place { kind: "SQLite", server: None, xa: false }, of(Make::PostgreSql), of(Make::MariaDb)]
 }
 
-/// Every place where the database prepares.
-pub fn xa_places() -> Vec<Place> {
+/// Every place where the database prepares, for one test at a time: what a server has prepared it
+/// lists for all its databases, and the banks of all tests have the same names.
+pub async fn xa_places() -> (MutexGuard<'static, ()>, Vec<Place>) {
+    static ALONE: Mutex<()> = Mutex::const_new(());
     let places = places().into_iter().filter(|place| place.server.is_some());
-    places.map(|place| Place { xa: true, ..place }).collect()
+    (ALONE.lock().await, places.map(|place| Place { xa: true, ..place }).collect())
 }
 
 impl Place {
