@@ -3,6 +3,7 @@
 
 mod basics;
 mod crashes;
+mod holders;
 mod proxy;
 mod starts;
 mod sweeps;
