@@ -2,6 +2,7 @@
 //! commits come from another session than the prepare did. The server then sometimes says that it
 //! has committed what it has not.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -10,8 +11,9 @@ use unanimity_databases::Make;
 
 use super::world::{QUICK, World, branch, shared};
 
-const TRANSACTIONS: usize = 400;
-const AT_ONCE: usize = 16;
+/// Without what this test is for, one of some nine thousand was lost.
+const TRANSACTIONS: usize = 10_000;
+const AT_ONCE: usize = 64;
 
 fn request(world: &World, id: &str) -> Value {
     let row = || vec![world.statement("INSERT INTO entry VALUES ($1)", json!([id]), json!(1))];
@@ -21,8 +23,7 @@ fn request(world: &World, id: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_shown_complete_is_there_whichever_session_committed_it() {
-    let settings = format!("{QUICK}pool_max = 8\n");
-    let world = Arc::new(World::over(shared(Make::MariaDb).await, &settings).await);
+    let world = Arc::new(World::over(shared(Make::MariaDb).await, QUICK).await);
     for which in [0, 1] {
         let table = "CREATE TABLE entry (id varchar(20) PRIMARY KEY)";
         world.look(which).await.rows(table).await;
@@ -41,12 +42,12 @@ async fn what_is_shown_complete_is_there_whichever_session_committed_it() {
             complete
         });
     }
-    let mut complete: Vec<String> = all.join_all().await.into_iter().flatten().collect();
-    complete.sort();
+    let complete: Vec<String> = all.join_all().await.into_iter().flatten().collect();
     assert!(complete.len() > TRANSACTIONS / 2, "{}", complete.len());
     for which in [0, 1] {
-        let rows = world.look(which).await.rows("SELECT id FROM entry ORDER BY id").await;
-        let rows: Vec<String> = rows.into_iter().flatten().collect();
-        assert_eq!(rows, complete);
+        let rows = world.look(which).await.rows("SELECT id FROM entry").await;
+        let rows: BTreeSet<String> = rows.into_iter().flatten().collect();
+        let missing: Vec<&String> = complete.iter().filter(|id| !rows.contains(*id)).collect();
+        assert!(missing.is_empty() && rows.len() == complete.len(), "missing: {missing:?}");
     }
 }
