@@ -187,7 +187,7 @@ impl Setup {
         let letter = u8::try_from(number).map_or('?', |number| char::from(b'a' + number));
         let name = letter.to_string();
         BranchPlan {
-            after: branch.after.to_vec(),
+            after: branch.after.into(),
             by_initiator: branch.by_initiator,
             also_on_rollback: branch.notice,
             delay_ms: u64::from(branch.notice),

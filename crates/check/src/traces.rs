@@ -252,7 +252,7 @@ fn branch(plan: &BranchPlan) -> BranchLine {
     BranchLine {
         name: Arc::clone(&plan.name),
         kind: plan.kind,
-        after: plan.after.clone(),
+        after: plan.after.to_vec(),
         by_initiator: plan.by_initiator,
         also_on_rollback: plan.also_on_rollback,
         comes_last: plan.comes_last,

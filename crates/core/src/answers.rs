@@ -222,7 +222,7 @@ impl Coordinator {
             Answer::No(reason) => {
                 let reason = shorten(&reason);
                 branch.ballot = Ballot::No;
-                branch.last_error = Some(reason.clone());
+                branch.last_error = Some(Box::new(reason.clone()));
                 What::No(about.operation, reason)
             }
             Answer::Read(result) if about.operation != Operation::Execute => {
@@ -294,7 +294,7 @@ impl Coordinator {
         // Where nothing can be decided without this participant, it is as in phase two.
         let patient = transaction.decision.is_some() || transaction.settling.is_some();
         let branch = transaction.branch_mut(about.branch);
-        branch.last_error = Some(error);
+        branch.last_error = Some(Box::new(error));
         if branch.in_flight || branch.retry_at.is_some() {
             return; // An older attempt failed; a newer one is under way or planned.
         }

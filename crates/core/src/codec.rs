@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::codec::observation::{get_observation, put_observation};
+use crate::codec::observation::{get_observations, put_observations};
 use crate::transaction::Ballot;
 use crate::wire::{Reader, Writer};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 
 mod digested;
 mod head;
-mod observation;
+pub(crate) mod observation;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -56,7 +56,7 @@ pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
     writer.text(record.transaction.as_str());
     writer.number(record.at);
     put_fact(&mut writer, &record.fact);
-    writer.list(&record.observations, put_observation);
+    put_observations(&mut writer, (record.observations.len() as u64, record.observations.bytes()));
 }
 
 /// Reads a record back. Takes any bytes: it never panics and never allocates more than they hold.
@@ -76,7 +76,7 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let transaction = get_id(&mut reader)?;
     let at = reader.number("time")?;
     let fact = get_fact(&mut reader)?;
-    let observations = reader.list("observations", get_observation)?;
+    let observations = get_observations(&mut reader)?;
     reader.end()?;
     Ok(Record { transaction, at, fact, observations })
 }
@@ -334,14 +334,14 @@ fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
             4 => Kind::Local,
             _ => return Err(DecodeError::Malformed("kind")),
         },
-        after: reader.list("after", |reader| reader.small("branch"))?,
+        after: reader.list("after", |reader| reader.small("branch"))?.into(),
         payload: reader.bytes("payload")?.into(),
         payload_in_phase_two: reader.flag("payload flag")?,
         by_initiator: false,
         delay_ms: 0,
         also_on_rollback: false,
         comes_last: false,
-        refers: Vec::new(),
+        refers: Box::default(),
     };
     if reader.since(2) {
         plan.by_initiator = reader.flag("initiator's flag")?;
@@ -351,7 +351,7 @@ fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
             return Err(DecodeError::Malformed("deferred flags"));
         }
         (plan.also_on_rollback, plan.comes_last) = (when & 1 != 0, when & 2 != 0);
-        plan.refers = reader.list("references", |reader| reader.small("branch"))?;
+        plan.refers = reader.list("references", |reader| reader.small("branch"))?.into();
     }
     Ok(plan)
 }

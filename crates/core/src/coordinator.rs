@@ -3,7 +3,6 @@
 //! the driver's.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use crate::answers::{Attempt, shorten};
@@ -11,11 +10,12 @@ use crate::live::Live;
 use crate::mutation::Mutations;
 use crate::phase_one::{self, Next};
 use crate::schedule::Schedule;
+use crate::shared::Shared;
 use crate::transaction::{Ballot, Progress};
 use crate::{
-    Call, Effect, Event, Fact, Kind, Millis, Mutation, Observation, Operation, Outcome, Plan,
-    Reason, Record, Refusal, Resolution, Step, Timer, TimerPurpose, Transaction, TransactionId,
-    What, phase_two,
+    Call, Effect, Event, Fact, Kind, Millis, Mutation, Observation, Observations, Operation,
+    Outcome, Plan, Reason, Record, Refusal, Resolution, Step, Timer, TimerPurpose, Transaction,
+    TransactionId, What, phase_two,
 };
 
 /// The bounds and the seed of one coordinator.
@@ -45,23 +45,6 @@ impl Default for CoordinatorConfig {
     }
 }
 
-/// A journal that contradicts itself: the records cannot be what a coordinator wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApplyError {
-    /// Which transaction.
-    pub transaction: TransactionId,
-    /// What does not fit.
-    pub problem: &'static str,
-}
-
-impl fmt::Display for ApplyError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "transaction {}: {}", self.transaction, self.problem)
-    }
-}
-
-impl std::error::Error for ApplyError {}
-
 /// One shard's transactions. One task owns it; nothing in it is shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Coordinator {
@@ -69,14 +52,16 @@ pub struct Coordinator {
     pub(crate) transactions: Live,
     pub(crate) aside: BTreeSet<TransactionId>,
     pub(crate) schedule: Schedule,
+    pub(crate) shared: Shared,
 }
 
 impl Coordinator {
     /// A coordinator that knows of nothing.
     #[must_use]
     pub fn new(config: CoordinatorConfig) -> Self {
-        let (transactions, aside) = (Live::default(), BTreeSet::new());
-        Self { config, transactions, aside, schedule: Schedule::default() }
+        let (transactions, aside) = (Live::new(config.seed), BTreeSet::new());
+        let (schedule, shared) = (Schedule::default(), Shared::default());
+        Self { config, transactions, aside, schedule, shared }
     }
 
     /// A live transaction.
@@ -114,43 +99,6 @@ impl Coordinator {
         self.schedule.iter()
     }
 
-    /// Takes a fact from the journal during recovery, or hands it on from live operation: the only
-    /// way in which facts change. Gives back a transaction that this record ended.
-    ///
-    /// # Errors
-    /// [`ApplyError`] if the record does not fit what is known. A caller that reads a journal whose
-    /// oldest batches were forgotten meets records of transactions that ended or were written anew
-    /// later; see [`Coordinator::knows`].
-    pub fn apply(&mut self, record: &Record) -> Result<Option<Transaction>, ApplyError> {
-        let id = &record.transaction;
-        let error = |problem| ApplyError { transaction: id.clone(), problem };
-        match &record.fact {
-            Fact::Begun { fingerprint, plan } => {
-                if self.transactions.contains(id) {
-                    return Err(error("begins twice"));
-                }
-                let new = Transaction::new(id.clone(), record.at, *fingerprint, plan.clone());
-                self.transactions.insert(new);
-                Ok(None)
-            }
-            Fact::Snapshot(transaction) => {
-                self.transactions.insert((**transaction).clone());
-                Ok(None)
-            }
-            fact => {
-                let Some(transaction) = self.transactions.get_mut(id) else {
-                    return Err(error("has a record but no beginning"));
-                };
-                if !fits(transaction, record) {
-                    return Err(error("has a record for branches that it does not have"));
-                }
-                transaction.apply(record, self.config.mutations);
-                let ended = matches!(fact, Fact::Ended);
-                Ok(if ended { self.transactions.remove(id) } else { None })
-            }
-        }
-    }
-
     /// Whether this transaction is live.
     #[must_use]
     pub fn knows(&self, id: &TransactionId) -> bool {
@@ -163,6 +111,10 @@ impl Coordinator {
         let mut step = Step::default();
         if self.keeps_out(&event) {
             return step;
+        }
+        if self.is_dormant(event.transaction()) {
+            let id = event.transaction().clone();
+            self.resume_one(now, &id, &mut step);
         }
         match event {
             Event::Begin { transaction, fingerprint, plan } => {
@@ -325,7 +277,7 @@ impl Coordinator {
     ) -> Option<Transaction> {
         let observations = match self.transactions.get_mut(id) {
             Some(transaction) => transaction.timeline.take_unsaved(),
-            None => Vec::new(),
+            None => Observations::new(),
         };
         let record = Record { transaction: id.clone(), at: now, fact, observations };
         let ended = match self.apply(&record) {
@@ -345,7 +297,7 @@ impl Coordinator {
     ) {
         let observations_max = self.config.observations_max;
         if let Some(transaction) = self.transactions.get_mut(id) {
-            transaction.timeline.observe(Observation { at, branch, what }, observations_max);
+            transaction.timeline.observe(&Observation { at, branch, what }, observations_max);
         }
     }
 }
@@ -372,25 +324,4 @@ fn call(transaction: &Transaction, number: u16, operation: Operation, timeout_ms
         results: results.collect(),
         outcome: transaction.outcome().filter(|_| is_deferred),
     }
-}
-
-/// Whether a record speaks only of branches that the transaction has.
-fn fits(transaction: &Transaction, record: &Record) -> bool {
-    let known = |number: &u16| transaction.has(Some(*number));
-    let all_known = |results: &[(u16, Arc<str>)]| results.iter().all(|(number, _)| known(number));
-    let complete = |ballots: &[Ballot]| ballots.len() == transaction.branches.len();
-    let fact = match &record.fact {
-        Fact::Executing { branches, ballots, results } => {
-            complete(ballots) && branches.iter().all(known) && all_known(results)
-        }
-        Fact::Decided { reason, ballots, results, .. } => {
-            complete(ballots) && all_known(results) && transaction.has(reason.branch())
-        }
-        Fact::Finished { branch } | Fact::Resolved { branch, .. } => known(branch),
-        Fact::Enlisted { branch } => {
-            transaction.decision.is_none() && branch.after.iter().chain(&branch.refers).all(known)
-        }
-        Fact::Begun { .. } | Fact::Ended | Fact::Snapshot(_) => true,
-    };
-    fact && record.observations.iter().all(|seen| transaction.has(seen.branch))
 }

@@ -2,67 +2,117 @@
 //! which stragglers must be written anew so that it can.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
+use crate::by_id::{ById, OfTransaction};
 use crate::{Mutation, Mutations, TransactionId};
+
+/// Where one transaction was last written whole.
+#[derive(Clone, Debug)]
+struct Home {
+    name: Arc<str>,
+    position: u64,
+}
+
+impl OfTransaction for Home {
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Who was last written whole in one batch.
+#[derive(Clone, Debug)]
+struct Batch {
+    /// How many records were written before it.
+    records_before: u64,
+    /// How many are at home here.
+    count: usize,
+    /// How the ids of all spread that ever were at home here.
+    spreads: Vec<u64>,
+}
 
 /// The batches that must still be kept, and for whom.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Homes {
-    by_id: BTreeMap<TransactionId, u64>,
-    by_batch: BTreeMap<u64, BTreeSet<TransactionId>>,
+pub struct Homes {
+    by_id: ById<Home>,
+    by_batch: BTreeMap<u64, Batch>,
     /// Written anew in batches that are not durable yet, in their order.
-    moves: VecDeque<(u64, TransactionId)>,
+    moves: VecDeque<Move>,
     moving: BTreeSet<TransactionId>,
     mutations: Mutations,
 }
 
+#[derive(Clone, Debug)]
+struct Move {
+    id: TransactionId,
+    to: u64,
+    records_before: u64,
+}
+
 impl Homes {
-    /// Nobody is at home yet.
-    pub(crate) fn new(mutations: Mutations) -> Self {
-        Self { mutations, ..Self::default() }
+    /// Nobody is at home yet. Who does not know the seed cannot choose ids that are found slowly.
+    pub(crate) fn new(mutations: Mutations, seed: u64) -> Self {
+        Self { mutations, by_id: ById::new(seed), ..Self::default() }
     }
 
-    /// The transaction was written whole, for the first time, in this batch.
-    pub(crate) fn settle(&mut self, id: &TransactionId, position: u64) {
-        self.leave(id);
-        self.by_id.insert(id.clone(), position);
-        self.by_batch.entry(position).or_default().insert(id.clone());
+    /// The transaction was written whole, for the first time, in this batch, after so many records
+    /// of this run.
+    pub(crate) fn settle(&mut self, id: &TransactionId, position: u64, records_before: u64) {
+        let old = self.by_id.insert(id, Home { name: id.to_shared(), position });
+        let old = old.map(|home| home.position);
+        if old == Some(position) {
+            return;
+        }
+        let empty = || Batch { records_before, count: 0, spreads: Vec::new() };
+        let batch = self.by_batch.entry(position).or_insert_with(empty);
+        batch.count += 1;
+        batch.spreads.push(id.spread());
+        if let Some(old) = old {
+            self.left(old);
+        }
     }
 
     /// The transaction is written anew in this batch. Until the batch is durable the old one is
     /// the transaction's only record, and is kept.
-    pub(crate) fn move_to(&mut self, id: &TransactionId, position: u64) {
+    pub(crate) fn move_to(&mut self, id: &TransactionId, to: u64, records_before: u64) {
         if self.mutations.has(Mutation::OldHomeLeftTooEarly) {
-            self.settle(id, position);
+            self.settle(id, to, records_before);
         }
         self.moving.insert(id.clone());
-        self.moves.push_back((position, id.clone()));
+        self.moves.push_back(Move { id: id.clone(), to, records_before });
     }
 
     /// Everything up to this position is durable.
     pub(crate) fn durable(&mut self, up_to: u64) {
-        while self.moves.front().is_some_and(|(position, _)| *position <= up_to) {
-            let Some((position, id)) = self.moves.pop_front() else { return };
+        while self.moves.front().is_some_and(|moved| moved.to <= up_to) {
+            let Some(Move { id, to, records_before }) = self.moves.pop_front() else { return };
             self.moving.remove(&id);
             if self.knows(&id) {
-                self.settle(&id, position);
+                self.settle(&id, to, records_before);
             }
         }
     }
 
     /// The transaction is in the history; the journal may forget it.
     pub(crate) fn leave(&mut self, id: &TransactionId) {
-        let Some(position) = self.by_id.remove(id) else { return };
-        let Some(ids) = self.by_batch.get_mut(&position) else { return };
-        ids.remove(id);
-        if ids.is_empty() {
+        if let Some(home) = self.by_id.remove(id) {
+            self.left(home.position);
+        }
+    }
+
+    /// One less is at home in this batch.
+    fn left(&mut self, position: u64) {
+        let Some(batch) = self.by_batch.get_mut(&position) else { return };
+        batch.count -= 1;
+        if batch.count == 0 {
             self.by_batch.remove(&position);
         }
     }
 
     /// Whether the transaction is live, or ended and not in the history yet.
-    pub(crate) fn knows(&self, id: &TransactionId) -> bool {
-        self.by_id.contains_key(id)
+    #[must_use]
+    pub fn knows(&self, id: &TransactionId) -> bool {
+        self.by_id.contains(id)
     }
 
     /// Everything before this position may be forgotten; at most everything that is durable.
@@ -75,13 +125,31 @@ impl Homes {
         low_water
     }
 
+    /// How many records were written before the oldest batch that is kept.
+    pub(crate) fn records_before_oldest(&self) -> Option<u64> {
+        self.by_batch.first_key_value().map(|(_, batch)| batch.records_before)
+    }
+
+    /// Those that are at home in a batch.
+    fn at_home<'a>(
+        &'a self,
+        (position, batch): (&'a u64, &'a Batch),
+    ) -> impl Iterator<Item = TransactionId> + 'a {
+        let found = batch.spreads.iter().flat_map(move |spread| {
+            let alike = self.by_id.that_spread(*spread);
+            alike.map(move |home| (*spread, home))
+        });
+        let here = found.filter(move |(_, home)| home.position == *position);
+        here.map(|(spread, home)| TransactionId::from_parts(spread, Arc::clone(&home.name)))
+    }
+
     /// Those that keep the oldest batch from being forgotten.
-    pub(crate) fn oldest(&self) -> impl Iterator<Item = &TransactionId> {
-        self.by_batch.first_key_value().into_iter().flat_map(|(_, ids)| ids)
+    pub(crate) fn oldest(&self) -> impl Iterator<Item = TransactionId> {
+        self.by_batch.first_key_value().into_iter().flat_map(|batch| self.at_home(batch))
     }
 
     /// How many are at home.
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) const fn count(&self) -> usize {
         self.by_id.len()
     }
 
@@ -91,8 +159,8 @@ impl Homes {
         if !self.moving.is_empty() {
             return Vec::new();
         }
-        let old = self.by_batch.range(..=up_to).flat_map(|(_, ids)| ids);
-        old.take(most).cloned().collect()
+        let old = self.by_batch.range(..=up_to).flat_map(|batch| self.at_home(batch));
+        old.take(most).collect()
     }
 }
 
@@ -108,12 +176,12 @@ mod tests {
     fn the_oldest_home_is_the_low_water_mark() {
         let mut homes = Homes::default();
         assert_eq!(homes.low_water(9), 9);
-        homes.settle(&id("a"), 3);
-        homes.settle(&id("b"), 5);
+        homes.settle(&id("a"), 3, 3);
+        homes.settle(&id("b"), 5, 5);
         assert_eq!((homes.low_water(9), homes.stragglers(8, 4)), (3, vec![id("a")]));
         assert_eq!(homes.stragglers(8, 5), [id("a"), id("b")]);
         assert_eq!(homes.stragglers(1, 5), [id("a")]);
-        homes.settle(&id("a"), 8);
+        homes.settle(&id("a"), 8, 8);
         assert_eq!(homes.low_water(9), 5);
         homes.leave(&id("b"));
         homes.leave(&id("b"));
@@ -124,11 +192,11 @@ mod tests {
     #[test]
     fn the_old_home_is_kept_until_the_new_one_is_durable() {
         let mut homes = Homes::default();
-        homes.settle(&id("a"), 3);
-        homes.settle(&id("b"), 3);
-        homes.move_to(&id("a"), 9);
+        homes.settle(&id("a"), 3, 3);
+        homes.settle(&id("b"), 3, 3);
+        homes.move_to(&id("a"), 9, 9);
         assert_eq!((homes.low_water(9), homes.stragglers(8, 9)), (3, vec![]));
-        homes.move_to(&id("b"), 10);
+        homes.move_to(&id("b"), 10, 10);
         homes.durable(8);
         assert_eq!((homes.low_water(9), homes.stragglers(8, 9)), (3, vec![]));
         homes.durable(9);

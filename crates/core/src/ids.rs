@@ -30,7 +30,7 @@ pub struct TransactionId {
 
 /// The bits of the name, spread evenly: names that were made one after the other begin alike, and a
 /// comparison of names would read most of both, each time.
-fn spread(name: &str) -> u64 {
+pub(crate) fn spread(name: &str) -> u64 {
     let (words, rest) = name.as_bytes().as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
@@ -67,6 +67,17 @@ impl TransactionId {
     #[must_use]
     pub const fn spread(&self) -> u64 {
         self.spread
+    }
+
+    /// This name, spreading as another does: for tests of what happens then.
+    #[cfg(test)]
+    pub(crate) fn spreading_as(&self, other: &Self) -> Self {
+        Self { spread: other.spread, name: self.to_shared() }
+    }
+
+    /// The id that spreads so and has this name. Both must come from one id.
+    pub(crate) const fn from_parts(spread: u64, name: Arc<str>) -> Self {
+        Self { spread, name }
     }
 
     /// The name as text.
@@ -122,6 +133,18 @@ impl fmt::Display for IdError {
 
 impl std::error::Error for IdError {}
 
+/// Which bytes may stand in a name.
+const ALLOWED: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        allowed[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
+        byte += 1;
+    }
+    allowed
+};
+
 /// Says whether a name may be used as a transaction id or a branch name.
 ///
 /// # Errors
@@ -133,12 +156,10 @@ pub fn check_id(name: &str) -> Result<(), IdError> {
     if name.len() > ID_BYTES_MAX {
         return Err(IdError::TooLong(name.len()));
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
-    let good = |byte: &u8| byte.is_ascii() && allowed(char::from(*byte));
-    if name.as_bytes().iter().all(good) {
+    if name.as_bytes().iter().fold(true, |good, byte| good & ALLOWED[usize::from(*byte)]) {
         return Ok(());
     }
-    match name.chars().find(|c| !allowed(*c)) {
+    match name.chars().find(|c| !c.is_ascii() || !ALLOWED[*c as usize]) {
         Some(character) => Err(IdError::Character(character)),
         None => Ok(()),
     }

@@ -16,10 +16,12 @@
 //! compensable branches (Garcia-Molina and Salem: "Sagas", SIGMOD 1987) and deferred ones.
 
 mod answers;
+mod by_id;
 mod codec;
 mod coordinator;
 mod decision;
 mod event;
+mod facts;
 pub mod guard;
 mod homes;
 mod ids;
@@ -42,6 +44,7 @@ mod resolution;
 mod safety;
 mod schedule;
 mod set_aside;
+mod shared;
 mod stage;
 mod timeline;
 mod timers;
@@ -52,9 +55,11 @@ pub use codec::{
     DecodeError, RECORD_VERSION, RecordHead, decode_head, decode_record, digested_bytes,
     encode_record,
 };
-pub use coordinator::{ApplyError, Coordinator, CoordinatorConfig};
+pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
+pub use facts::ApplyError;
+pub use homes::Homes;
 pub use ids::{ID_BYTES_MAX, IdError, TransactionId, check_id};
 pub use interactive::{CloseRefusal, EnlistRefusal};
 pub use kind::{Kind, Operation};
@@ -71,7 +76,7 @@ pub use resolution::{Heuristic, Resolution, ResolveRefusal};
 pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
 pub use set_aside::{Doing, SetAside};
 pub use stage::Stage;
-pub use timeline::{Observation, Timeline, What};
+pub use timeline::{Observation, Observations, Timeline, What};
 pub use transaction::{Ballot, Branch, Progress, Transaction};
 
 /// Milliseconds since the Unix epoch, as the driver tells them. The core never reads a clock.

@@ -1,81 +1,73 @@
-//! Where live transactions are kept: found by id, in the order of ids, each at a place of its own.
-//! Decides nothing about them.
-//!
-//! One event asks for its transaction several times over, and a search through a hundred thousand
-//! ids is dear: so the place of the one asked for last is tried first.
+//! Where live transactions are kept: found by id, and listed in the order of ids. Decides nothing
+//! about them.
 
-use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
+use crate::by_id::{ById, OfTransaction};
 use crate::{Transaction, TransactionId};
 
 /// The live transactions of one shard. Two are equal if they hold the same transactions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Live {
-    places: BTreeMap<TransactionId, usize>,
-    // Boxed, so that growing moves pointers and a free place costs no more than one.
-    transactions: Vec<Option<Box<Transaction>>>,
-    free: Vec<usize>,
-    /// The place asked for last: a guess, right nearly always.
-    latest: usize,
+    // Boxed, so that a place that is free costs no more than a pointer.
+    transactions: ById<Box<Transaction>>,
+}
+
+impl OfTransaction for Box<Transaction> {
+    fn name(&self) -> &str {
+        self.id.as_str()
+    }
 }
 
 impl Live {
-    fn place(&self, id: &TransactionId) -> Option<usize> {
-        match self.transactions.get(self.latest) {
-            Some(Some(latest)) if latest.id == *id => Some(self.latest),
-            Some(_) | None => self.places.get(id).copied(),
-        }
+    /// None are live yet. See [`ById::new`] for the seed.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { transactions: ById::new(seed) }
     }
 
     pub(crate) fn get(&self, id: &TransactionId) -> Option<&Transaction> {
-        self.transactions[self.place(id)?].as_deref()
+        self.transactions.get(id).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, id: &TransactionId) -> Option<&mut Transaction> {
-        self.latest = self.place(id)?;
-        self.transactions[self.latest].as_deref_mut()
+        self.transactions.get_mut(id).map(Box::as_mut)
     }
 
     pub(crate) fn contains(&self, id: &TransactionId) -> bool {
-        self.place(id).is_some()
+        self.transactions.contains(id)
     }
 
     /// Takes a transaction in; one of the same id makes room for it.
     pub(crate) fn insert(&mut self, transaction: Transaction) {
-        let place = match self.place(&transaction.id) {
-            Some(place) => place,
-            None => self.free.pop().unwrap_or(self.transactions.len()),
-        };
-        if place == self.transactions.len() {
-            self.transactions.push(None);
-        }
-        self.places.insert(transaction.id.clone(), place);
-        self.transactions[place] = Some(Box::new(transaction));
-        self.latest = place;
+        let id = transaction.id.clone();
+        self.transactions.insert(&id, Box::new(transaction));
     }
 
     pub(crate) fn remove(&mut self, id: &TransactionId) -> Option<Transaction> {
-        let place = self.places.remove(id)?;
-        self.free.push(place);
-        self.transactions[place].take().map(|transaction| *transaction)
+        self.transactions.remove(id).map(|transaction| *transaction)
     }
 
     /// All of them, ordered by id.
     pub(crate) fn values(&self) -> impl Iterator<Item = &Transaction> {
-        self.places.values().filter_map(|place| self.transactions[*place].as_deref())
+        self.transactions.values().map(Box::as_ref)
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = &TransactionId> {
-        self.places.keys()
+    /// In how many parts they can be looked through: see [`Live::part`].
+    pub(crate) fn parts(&self) -> usize {
+        self.transactions.parts()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.places.len()
+    /// Those of one part, ordered by id. All parts together are all of them.
+    pub(crate) fn part(&self, part: usize) -> impl Iterator<Item = &Transaction> {
+        self.transactions.part(part).into_iter().map(Box::as_ref)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+    pub(crate) const fn len(&self) -> usize {
+        self.transactions.len()
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -96,16 +88,18 @@ impl Hash for Live {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::{Options, Plan};
+    use crate::Options;
 
     fn transaction(name: &str, begun_at: u64) -> Transaction {
-        let plan = Plan { open: true, branches: Vec::new(), options: Options::default() };
-        Transaction::new(TransactionId::new(name).unwrap(), begun_at, 0, plan)
+        let id = TransactionId::new(name).unwrap();
+        Transaction::new(id, begun_at, 0, (true, Vec::new()), Arc::new(Options::default()))
     }
 
     #[test]
-    fn places_are_used_again_and_mean_nothing() {
+    fn what_was_there_before_means_nothing() {
         let id = |name: &str| TransactionId::new(name).unwrap();
         let mut live = Live::default();
         for name in ["a", "b", "c"] {
@@ -115,7 +109,7 @@ mod tests {
         assert!(live.remove(&id("b")).is_none() && live.get(&id("b")).is_none());
         live.insert(transaction("d", 2));
         live.insert(transaction("a", 3));
-        assert_eq!((live.len(), live.transactions.len()), (3, 3));
+        assert_eq!(live.len(), 3);
         assert_eq!(live.get_mut(&id("a")).map(|found| found.begun_at), Some(3));
         assert_eq!(live.get(&id("d")).map(|found| found.begun_at), Some(2));
 

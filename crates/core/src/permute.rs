@@ -7,6 +7,7 @@
 
 use crate::live::Live;
 use crate::schedule::Schedule;
+use crate::shared::Shared;
 use crate::{
     BranchPlan, Coordinator, Durable, Effect, Fact, Observation, Reason, Record, Sealed, Step,
     Timer, TimerPurpose, Transaction,
@@ -29,7 +30,7 @@ impl Coordinator {
             transactions.insert(permuted_transaction(transaction, order));
         }
         let (config, aside) = (self.config.clone(), self.aside.clone());
-        Self { config, transactions, aside, schedule }
+        Self { config, transactions, aside, schedule, shared: Shared::default() }
     }
 }
 
@@ -40,7 +41,8 @@ impl Record {
     pub fn with_branches_permuted(&self, order: &[u16]) -> Self {
         let mut record = self.clone();
         permute_fact(&mut record.fact, order);
-        permute_observations(&mut record.observations, order);
+        let seen = self.observations.iter().map(|seen| permuted_observation(seen, order));
+        record.observations = seen.collect();
         record
     }
 }
@@ -91,8 +93,7 @@ fn permuted_transaction(transaction: &Transaction, order: &[u16]) -> Transaction
     if let Some(decision) = &mut permuted.decision {
         permute_reason(&mut decision.reason, order);
     }
-    permute_observations(&mut permuted.timeline.saved, order);
-    permute_observations(&mut permuted.timeline.unsaved, order);
+    permuted.timeline = transaction.timeline.changed(|seen| permuted_observation(seen, order));
     permuted
 }
 
@@ -109,10 +110,9 @@ fn permute_reason(reason: &mut Reason, order: &[u16]) {
     }
 }
 
-fn permute_observations(observations: &mut [Observation], order: &[u16]) {
-    for observation in observations {
-        observation.branch = observation.branch.map(|number| new_number(number, order));
-    }
+fn permuted_observation(mut observation: Observation, order: &[u16]) -> Observation {
+    observation.branch = observation.branch.map(|number| new_number(number, order));
+    observation
 }
 
 fn permute_fact(fact: &mut Fact, order: &[u16]) {

@@ -67,7 +67,7 @@ fn settled(transaction: &Transaction, reason: &Reason) -> Next {
 fn refusal(transaction: &Transaction) -> Option<Reason> {
     let (number, branch) =
         transaction.numbered().find(|(_, branch)| branch.ballot == Ballot::No)?;
-    let text = branch.last_error.clone().unwrap_or_default();
+    let text = branch.last_error.as_deref().cloned().unwrap_or_default();
     Some(Reason::No { branch: number, text })
 }
 

@@ -35,7 +35,7 @@ pub struct BranchPlan {
     /// What sort of promise it makes.
     pub kind: Kind,
     /// The branches (by their place in the plan) that must have voted yes or executed before.
-    pub after: Vec<u16>,
+    pub after: Box<[u16]>,
     /// What the participant is given; opaque.
     pub payload: Arc<[u8]>,
     /// Whether commit and rollback carry the payload too.
@@ -51,7 +51,7 @@ pub struct BranchPlan {
     /// enlisted after it.
     pub comes_last: bool,
     /// The branches (by number) whose results the payload refers to.
-    pub refers: Vec<u16>,
+    pub refers: Box<[u16]>,
 }
 
 impl BranchPlan {
@@ -62,14 +62,14 @@ impl BranchPlan {
             name: name.into(),
             participant: participant.into(),
             kind,
-            after: Vec::new(),
+            after: Box::default(),
             payload: Arc::from(&[][..]),
             payload_in_phase_two: false,
             by_initiator: kind == Kind::Local,
             delay_ms: 0,
             also_on_rollback: false,
             comes_last: false,
-            refers: Vec::new(),
+            refers: Box::default(),
         }
     }
 }
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
 
     fn branch(name: &str, kind: Kind, after: &[u16]) -> BranchPlan {
-        BranchPlan { after: after.to_vec(), ..BranchPlan::new(name, "p", kind) }
+        BranchPlan { after: after.into(), ..BranchPlan::new(name, "p", kind) }
     }
 
     fn check(branches: Vec<BranchPlan>, expected: Result<(), &str>) {
@@ -282,7 +282,7 @@ mod tests {
         open(vec![tried(TwoPhase), branch("b", TwoPhase, &[])], Ok(()));
         check(vec![tried(TwoPhase)], Err("phase_one_by_unsafe"));
         open(vec![tried(Deferred)], Err("phase_one_by_unsafe"));
-        let late = |kind| BranchPlan { after: vec![0], name: "late".into(), ..tried(kind) };
+        let late = |kind| BranchPlan { after: [0].into(), name: "late".into(), ..tried(kind) };
         open(vec![tried(TwoPhase), late(TwoPhase)], Ok(()));
         open(vec![branch("b", TwoPhase, &[]), late(TwoPhase)], Err("after_unsafe"));
         open(vec![branch("l", Local, &[]), branch("m", Deferred, &[])], Ok(()));
@@ -306,7 +306,7 @@ mod tests {
     fn a_reference_needs_a_result_that_is_certainly_there() {
         use Kind::{Compensable, Deferred, TwoPhase};
         let refers = |kind, after: &[u16], refers: &[u16]| BranchPlan {
-            refers: refers.to_vec(),
+            refers: refers.into(),
             ..branch("r", kind, after)
         };
         let (vote, step) = (branch("v", TwoPhase, &[]), branch("s", Compensable, &[]));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::transaction::Ballot;
 use crate::{
-    BranchPlan, Millis, Observation, Outcome, Plan, Reason, Resolution, Transaction, TransactionId,
+    BranchPlan, Millis, Observations, Outcome, Plan, Reason, Resolution, Transaction, TransactionId,
 };
 
 /// One fact about one transaction, as the journal keeps it.
@@ -18,7 +18,7 @@ pub struct Record {
     /// What.
     pub fact: Fact,
     /// What was seen since this transaction's last record; decides nothing.
-    pub observations: Vec<Observation>,
+    pub observations: Observations,
 }
 
 /// What a record says.

@@ -2,7 +2,9 @@
 //! the same function as in live operation; here are only the first moves.
 
 use crate::transaction::Ballot;
-use crate::{Coordinator, Millis, Mutation, Reason, Step, TransactionId, What, phase_one};
+use crate::{
+    Coordinator, Millis, Mutation, Reason, Step, Transaction, TransactionId, What, phase_one,
+};
 
 impl Coordinator {
     /// Takes up every live transaction after recovery: arms its deadlines and retries, calls who is
@@ -11,7 +13,8 @@ impl Coordinator {
     /// their initiator asks again.
     pub fn resume(&mut self, now: Millis) -> Step {
         let mut step = Step::default();
-        let ids: Vec<TransactionId> = self.transactions.ids().cloned().collect();
+        let ids: Vec<TransactionId> =
+            self.transactions.values().map(|one| one.id.clone()).collect();
         for id in ids {
             self.resume_one(now, &id, &mut step);
         }
@@ -19,14 +22,36 @@ impl Coordinator {
     }
 
     /// Takes up one transaction: what [`Coordinator::resume`] does, in as many steps as there are
-    /// transactions. Each must be taken up before anything else happens to it.
+    /// transactions. One that something happens to before is taken up first.
     pub fn resume_transaction(&mut self, now: Millis, id: &TransactionId) -> Step {
         let mut step = Step::default();
         self.resume_one(now, id, &mut step);
         step
     }
 
+    /// In how many parts the live transactions can be looked through; it can only grow.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.transactions.parts()
+    }
+
+    /// Those of one part that were read back and are still to be taken up.
+    #[must_use]
+    pub fn dormant(&self, part: usize) -> Vec<TransactionId> {
+        let waits = |one: &&Transaction| one.dormant && one.set_aside.is_none();
+        self.transactions.part(part).filter(waits).map(|one| one.id.clone()).collect()
+    }
+
+    /// Whether this one was read back and is still to be taken up.
+    #[must_use]
+    pub fn is_dormant(&self, id: &TransactionId) -> bool {
+        self.transactions.get(id).is_some_and(|one| one.dormant && one.set_aside.is_none())
+    }
+
     pub(crate) fn resume_one(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
+        if let Some(transaction) = self.transactions.get_mut(id) {
+            transaction.dormant = false;
+        }
         self.observe(now, id, None, What::Recovered);
         let forgets_timers = self.config.mutations.has(Mutation::TimersLostOnRecovery);
         let Some(transaction) = self.transactions.get_mut(id) else { return };

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::{
-    Coordinator, Fact, Millis, Mutation, Record, Transaction, TransactionId, decode_head,
-    decode_record,
+    Coordinator, CoordinatorConfig, DecodeError, Fact, Homes, Millis, Mutation, Record,
+    Transaction, TransactionId, decode_head, decode_record,
 };
 
 /// What a shard's journal held.
@@ -16,7 +16,9 @@ pub struct Replayed {
     /// [`Coordinator::resume_transaction`].
     pub coordinator: Coordinator,
     /// In which batch each live or just ended transaction was last written whole.
-    pub homes: BTreeMap<TransactionId, u64>,
+    pub homes: Homes,
+    /// How many records were read.
+    pub records: u64,
     /// Transactions that were passed over, and when they began: they are live as far as anybody
     /// knows, and are to be set aside.
     pub unread: BTreeMap<TransactionId, Millis>,
@@ -40,8 +42,11 @@ pub struct ReplayError {
 #[derive(Clone, Debug)]
 pub struct Replay {
     coordinator: Coordinator,
-    homes: BTreeMap<TransactionId, u64>,
+    homes: Homes,
+    records: u64,
     ended: Vec<Arc<Transaction>>,
+    /// What ended up to this position is in the history.
+    archived_up_to: u64,
     /// Transactions whose records are not to be looked at.
     passed_over: BTreeSet<TransactionId>,
     unread: BTreeMap<TransactionId, Millis>,
@@ -55,17 +60,27 @@ pub struct Replay {
 impl Replay {
     /// Starts with a coordinator that knows of nothing.
     #[must_use]
-    pub const fn new(coordinator: Coordinator) -> Self {
+    pub fn new(coordinator: Coordinator) -> Self {
+        let CoordinatorConfig { mutations, seed, .. } = coordinator.config;
         Self {
             coordinator,
-            homes: BTreeMap::new(),
+            homes: Homes::new(mutations, seed),
+            records: 0,
             ended: Vec::new(),
+            archived_up_to: 0,
             passed_over: BTreeSet::new(),
             unread: BTreeMap::new(),
             orphans: BTreeSet::new(),
             latest: 0,
             problem: None,
         }
+    }
+
+    /// Everything that ended up to this position is known to be in the history: it is not handed to
+    /// the history again, and the journal may forget it.
+    #[must_use]
+    pub fn archived_up_to(self, archived_up_to: u64) -> Self {
+        Self { archived_up_to, ..self }
     }
 
     /// These transactions' records are left where they are: the program breaks on them.
@@ -91,11 +106,18 @@ impl Replay {
         if head.whole {
             let forgets = self.coordinator.config.mutations.has(Mutation::UnreadNotAtHome);
             if !forgets {
-                self.homes.insert(head.transaction.clone(), position);
+                self.homes.settle(&head.transaction, position, self.records);
             }
             self.unread.entry(head.transaction).or_insert(head.at);
         }
         true
+    }
+
+    /// Whether any transaction's records are left where they are: then each must be looked at by
+    /// [`Replay::take`].
+    #[must_use]
+    pub fn passes_over_some(&self) -> bool {
+        !self.passed_over.is_empty()
     }
 
     /// Takes the next record in. After the first that does not fit, nothing more is looked at.
@@ -103,24 +125,35 @@ impl Replay {
         if self.problem.is_some() {
             return;
         }
-        if !self.passed_over.is_empty() && self.pass_over(position, bytes) {
+        if self.passes_over_some() && self.pass_over(position, bytes) {
+            self.records += 1;
             return;
         }
-        let applied = decode_record(bytes)
+        self.take_decoded(position, decode_record(bytes));
+    }
+
+    /// As [`Replay::take`], of a record that [`decode_record`] has read already, while others were
+    /// taken in.
+    pub fn take_decoded(&mut self, position: u64, decoded: Result<Record, DecodeError>) {
+        if self.problem.is_some() {
+            return;
+        }
+        self.records += 1;
+        let applied = decoded
             .map_err(|error| error.to_string())
-            .and_then(|record| self.apply(position, &record));
+            .and_then(|record| self.apply(position, record));
         if let Err(problem) = applied {
             self.problem = Some(ReplayError { position, problem });
         }
     }
 
-    fn apply(&mut self, position: u64, record: &Record) -> Result<(), String> {
+    fn apply(&mut self, position: u64, record: Record) -> Result<(), String> {
         let id = &record.transaction;
         self.latest = self.latest.max(record.at);
         let whole = matches!(record.fact, Fact::Begun { .. } | Fact::Snapshot(_));
         if whole {
             self.orphans.remove(id);
-            self.homes.insert(id.clone(), position);
+            self.homes.settle(id, position, self.records);
         } else if !self.coordinator.knows(id) {
             if matches!(record.fact, Fact::Ended) {
                 self.orphans.remove(id);
@@ -129,8 +162,11 @@ impl Replay {
             }
             return Ok(());
         }
-        let ended = self.coordinator.apply(record).map_err(|error| error.to_string())?;
-        self.ended.extend(ended.map(Arc::new));
+        let ended = self.coordinator.take_over(record).map_err(|error| error.to_string())?;
+        match ended {
+            Some(ended) if position <= self.archived_up_to => self.homes.leave(&ended.id),
+            ended => self.ended.extend(ended.map(Arc::new)),
+        }
         Ok(())
     }
 
@@ -146,7 +182,7 @@ impl Replay {
             let problem = format!("transaction {orphan} has records but no beginning");
             return Err(ReplayError { position: next_position, problem });
         }
-        let Self { coordinator, homes, unread, ended, latest, .. } = self;
-        Ok(Replayed { coordinator, homes, unread, ended, latest })
+        let Self { coordinator, homes, records, unread, ended, latest, .. } = self;
+        Ok(Replayed { coordinator, homes, records, unread, ended, latest })
     }
 }

@@ -71,7 +71,7 @@ impl Branch {
     /// Takes somebody's word: after the decision nothing is owed any more; before it, this is the
     /// answer of the participant that alone decides.
     pub(crate) fn resolve(&mut self, resolution: &Resolution, decided: bool) {
-        self.resolution = Some(resolution.clone());
+        self.resolution = Some(Box::new(resolution.clone()));
         if decided {
             self.finish();
         } else {

@@ -145,7 +145,7 @@ fn check_reference(
 /// For each branch, whether this one waits for it, over any number of `after`s.
 fn all_before(branches: &[&BranchPlan], index: usize) -> Vec<bool> {
     let mut before = vec![false; branches.len()];
-    let mut open = branches[index].after.clone();
+    let mut open = branches[index].after.to_vec();
     while let Some(number) = open.pop() {
         let place = usize::from(number);
         if before.get(place) == Some(&false) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::guard::Contradiction;
 use crate::timeline::Timeline;
 use crate::{
-    BranchPlan, Decision, Fact, Kind, Millis, Mutation, Operation, Options, Outcome, Plan, Reason,
+    BranchPlan, Decision, Fact, Kind, Millis, Mutation, Operation, Options, Outcome, Reason,
     Record, Resolution, SetAside, Stage, TransactionId, mutation::Mutations,
 };
 
@@ -83,7 +83,8 @@ pub struct Branch {
     /// How often in a row it got no decisive answer.
     pub failures: u16,
     /// What went wrong last.
-    pub last_error: Option<Box<str>>,
+    /// (Boxed twice, to take as little room as may be while there is none.)
+    pub last_error: Option<Box<Box<str>>>,
     /// When it is tried again, or first, if that is what it waits for.
     pub retry_at: Option<Millis>,
     /// Whether a commit in one phase, or a prepare before a restart, may have reached it.
@@ -92,8 +93,9 @@ pub struct Branch {
     pub(crate) declines_one_phase: bool,
     /// What the participant last claimed against what it was asked to do.
     pub contradiction: Option<Contradiction>,
-    /// How somebody settled it without the coordinator, if somebody did.
-    pub resolution: Option<Resolution>,
+    /// How somebody settled it without the coordinator, if somebody did. (Boxed, because hardly any
+    /// branch has it.)
+    pub resolution: Option<Box<Resolution>>,
 }
 
 impl Branch {
@@ -158,14 +160,20 @@ impl Branch {
         let keeps_payload =
             owes.is_some_and(|next| next.carries_payload() || self.plan.payload_in_phase_two);
         if !keeps_payload {
-            self.plan.payload = Arc::from(&[][..]);
+            self.drop_payload();
         }
     }
 
     pub(crate) fn finish(&mut self) {
         self.progress = Progress::Done;
-        self.plan.payload = Arc::from(&[][..]);
+        self.drop_payload();
         self.clear_attempts();
+    }
+
+    fn drop_payload(&mut self) {
+        if !self.plan.payload.is_empty() {
+            self.plan.payload = Arc::default();
+        }
     }
 
     pub(crate) fn clear_attempts(&mut self) {
@@ -186,10 +194,12 @@ pub struct Transaction {
     pub begun_at: Millis,
     /// A digest of the request.
     pub fingerprint: u128,
-    /// How long it waits for what.
-    pub options: Options,
+    /// How long it waits for what; shared with others that wait as long.
+    pub options: Arc<Options>,
     /// Whether it is interactive.
     pub open: bool,
+    /// Read back, and not taken up yet: nothing has happened to it since, and nothing is due.
+    pub(crate) dormant: bool,
     /// Its branches; their places are their numbers.
     pub branches: Vec<Branch>,
     /// Since when phase one is under way. Lost in a crash where it is interactive, safely: its
@@ -214,16 +224,23 @@ pub struct Transaction {
 
 impl Transaction {
     /// A transaction that has just begun.
-    pub(crate) fn new(id: TransactionId, begun_at: Millis, fingerprint: u128, plan: Plan) -> Self {
+    pub(crate) fn new(
+        id: TransactionId,
+        begun_at: Millis,
+        fingerprint: u128,
+        (open, branches): (bool, Vec<BranchPlan>),
+        options: Arc<Options>,
+    ) -> Self {
         Self {
             id,
             begun_at,
             fingerprint,
-            options: plan.options,
-            open: plan.open,
-            closed_at: (!plan.open).then_some(begun_at),
+            options,
+            open,
+            dormant: false,
+            closed_at: (!open).then_some(begun_at),
             settling: None,
-            branches: plan.branches.into_iter().map(Branch::new).collect(),
+            branches: branches.into_iter().map(Branch::new).collect(),
             executing_since: None,
             decision: None,
             ended_at: None,
@@ -235,8 +252,7 @@ impl Transaction {
 
     /// The place of one whose records could not be read.
     pub(crate) fn unread(id: TransactionId, begun_at: Millis) -> Self {
-        let plan = Plan { open: false, branches: Vec::new(), options: Options::default() };
-        Self::new(id, begun_at, 0, plan)
+        Self::new(id, begun_at, 0, (false, Vec::new()), Arc::new(Options::default()))
     }
 
     /// Where it stands, for people.
@@ -322,7 +338,7 @@ impl Transaction {
 
     /// Changes the facts, for live operation, recovery and the checkers alike.
     pub(crate) fn apply(&mut self, record: &Record, mutations: Mutations) {
-        self.timeline.saved.extend(record.observations.iter().cloned());
+        self.timeline.save(&record.observations);
         match &record.fact {
             Fact::Executing { branches, ballots, results } => {
                 self.take_ballots(ballots, results);

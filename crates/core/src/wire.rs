@@ -70,6 +70,15 @@ impl<'a> Reader<'a> {
         Self { left: bytes, version: 0 }
     }
 
+    pub(crate) const fn of_this_version(bytes: &'a [u8]) -> Self {
+        Self { left: bytes, version: crate::RECORD_VERSION }
+    }
+
+    /// What is still to be read.
+    pub(crate) const fn left(&self) -> &'a [u8] {
+        self.left
+    }
+
     /// Whether what was added with this version is there to be read.
     pub(crate) const fn since(&self, version: u8) -> bool {
         self.version >= version

@@ -7,7 +7,9 @@ use http::HeaderMap;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use unanimity::core::{Fact, Options, Record, TransactionId, decode_record, encode_record};
+use unanimity::core::{
+    Fact, Observations, Options, Record, TransactionId, decode_record, encode_record,
+};
 use unanimity::{ManagerConfig, Storage, TransactionManager};
 use unanimity_sdk::api::{BranchRequest, ResolveRequest, TransactionRequest};
 use unanimity_server::api::{Api, ApiLimits, read_query};
@@ -87,7 +89,7 @@ pub fn begin(bytes: &[u8]) -> bool {
     let some_id = || TransactionId::new("t").expect("an id");
     let transaction = id.unwrap_or_else(some_id);
     let fact = Fact::Begun { fingerprint: 1, plan };
-    let record = Record { transaction, at: 1, fact, observations: Vec::new() };
+    let record = Record { transaction, at: 1, fact, observations: Observations::new() };
     let mut written = Vec::new();
     encode_record(&record, &mut written);
     assert_eq!(decode_record(&written).as_ref(), Ok(&record));

@@ -52,6 +52,20 @@ pub enum StartError {
         /// Which file.
         path: String,
     },
+    /// The journal is older than the history: it was put back to an earlier state, or is another's.
+    #[error(
+        "the journal of shard {shard} ends at position {ends}, but the history holds what ended at \
+         position {archived_up_to}: it is an older copy, or another folder's, and would take \
+         transactions that were committed for unknown; put the latest journal back"
+    )]
+    JournalBehind {
+        /// Which shard.
+        shard: u16,
+        /// The journal's last position.
+        ends: u64,
+        /// The position that the history knows of.
+        archived_up_to: u64,
+    },
     /// The journal cannot be opened or read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -94,6 +108,7 @@ impl StartError {
             Self::Configuration(_) => "configuration",
             Self::Shards { .. } => "shards_changed",
             Self::JournalMissing { .. } => "journal_missing",
+            Self::JournalBehind { .. } => "journal_behind",
             Self::Journal(error) => error.code(),
             Self::Records { .. } => "journal_corrupt",
             Self::Panicked { .. } => "panicked",

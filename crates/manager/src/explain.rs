@@ -292,7 +292,7 @@ fn next_of(branch: &Branch, operation: Operation, parked: bool) -> String {
 
 /// When the operation that is awaited was first asked for.
 fn first_called(transaction: &Transaction, number: u16, operation: Operation) -> Option<Millis> {
-    let called = |seen: &&Observation| {
+    let called = |seen: &Observation| {
         seen.branch == Some(number)
             && matches!(seen.what, What::Called { operation: asked, .. } if asked == operation)
     };

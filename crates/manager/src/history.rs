@@ -2,7 +2,7 @@
 //! can open. Written in large batches by a thread of its own, off the commit path; the journal
 //! forgets a transaction only after it is durable here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -233,8 +233,23 @@ pub(crate) fn coordinator_id(connection: &Connection) -> Result<u64, rusqlite::E
     connection.query_row(sql, [], |row| row.get(0)).map(i64::cast_unsigned)
 }
 
+/// Up to which position of a shard's journal everything that ended is in the history; 0 if that was
+/// never noted.
+pub(crate) fn archived_up_to(connection: &Connection, shard: u16) -> Result<u64, rusqlite::Error> {
+    let sql = "SELECT value FROM meta WHERE name = ?1";
+    let found = connection.query_row(sql, [archived_name(shard)], |row| row.get(0)).optional()?;
+    Ok(found.map_or(0, i64::cast_unsigned))
+}
+
+fn archived_name(shard: u16) -> String {
+    format!("archived_up_to_{shard}")
+}
+
 /// A batch of ended transactions to write, and whom to tell when they are durable.
 pub(crate) struct ArchiveRequest {
+    /// With these (and those before) everything is in the history that ended in this shard's
+    /// journal up to this position.
+    pub(crate) up_to: Option<(u16, u64)>,
     pub(crate) transactions: Vec<Arc<Transaction>>,
     pub(crate) done: ArchiveReply,
 }
@@ -345,6 +360,12 @@ fn write_batch(
         )?;
         for participant in participants {
             insert.execute(params![participant, first, number - 1])?;
+        }
+        let noted: BTreeMap<u16, u64> = batch.iter().filter_map(|request| request.up_to).collect();
+        let mut note =
+            storage.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?;
+        for (shard, up_to) in noted {
+            note.execute(params![archived_name(shard), clamp(up_to)])?;
         }
     }
     storage.commit()

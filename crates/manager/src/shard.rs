@@ -29,9 +29,11 @@ use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers,
 
 use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
+use waking::{RESUMED_ALONE, RESUMED_BESIDE, Waking};
 
 mod meters;
 mod requests;
+mod waking;
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
 const JOURNAL_GONE: &str = "the journal's thread has ended";
@@ -123,6 +125,7 @@ pub(crate) type WasUsed = Arc<dyn Fn(&TransactionId) -> Result<bool, Unavailable
 
 /// What a shard is made of.
 pub(crate) struct ShardParts {
+    pub(crate) number: u16,
     pub(crate) recovered: Recovered,
     pub(crate) clock: Clock,
     pub(crate) reserve: Arc<Reserve>,
@@ -139,6 +142,7 @@ pub(crate) struct ShardParts {
 }
 
 pub(crate) struct Shard {
+    number: u16,
     coordinator: Coordinator,
     clock: Clock,
     reserve: Arc<Reserve>,
@@ -180,13 +184,13 @@ impl Shard {
         let (looked_up_sender, looked_up) = mpsc::unbounded_channel();
         let (archived_sender, archived) = mpsc::unbounded_channel();
         let Recovered { replayed, first_position, next_position } = parts.recovered;
-        let Replayed { coordinator, homes, ended, .. } = replayed;
+        let Replayed { coordinator, homes, records, ended, .. } = replayed;
         let bounds = OutboxBounds {
             truncate_batches_min: parts.bounds.truncate_batches_min,
             straggler_batches: parts.bounds.straggler_batches,
         };
         let positions = (first_position, next_position);
-        let outbox = Outbox::new(positions, &homes, bounds, Mutations::default());
+        let outbox = Outbox::new(positions, (homes, records), bounds, Mutations::default());
         let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended))).collect();
         // The program breaks on those that are set aside: they stay where they are.
         let (unarchivable, to_archive): (Vec<_>, Vec<_>) =
@@ -194,6 +198,7 @@ impl Shard {
         let aside = coordinator.aside().count() + unarchivable.len();
         metrics::gauge!("unanimity_transactions_set_aside").increment(aside as f64);
         Self {
+            number: parts.number,
             coordinator,
             clock: parts.clock,
             reserve: parts.reserve,
@@ -227,9 +232,10 @@ impl Shard {
     /// Works until stopped. An error means that the journal or the history failed: the shard is
     /// ended, and recovery is the repair.
     pub(crate) async fn run(mut self) -> Result<(), String> {
-        self.resume();
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
+        let mut waking = Waking::default();
         loop {
+            self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
             self.start_append()?;
@@ -250,6 +256,10 @@ impl Shard {
                     for event in answers.drain(..) {
                         self.handle(event);
                     }
+                    // Answers come without end while a million are taken up.
+                    if !waking.is_over && self.serve_beside() {
+                        return Ok(());
+                    }
                 }
                 Some(looked_up) = self.looked_up.recv() => self.on_looked_up(looked_up),
                 count = self.commands.recv_many(&mut commands, TURN_MAX) => {
@@ -257,27 +267,16 @@ impl Shard {
                         return Ok(()); // Every handle of the manager is gone.
                     }
                     for command in commands.drain(..) {
-                        if matches!(command, Command::Abandon) {
+                        if self.on_command(command) {
                             return Ok(());
                         }
-                        self.on_command(command);
                     }
+                }
+                () = std::future::ready(()), if !waking.is_over => {
+                    self.resume_some(&mut waking, RESUMED_ALONE);
                 }
                 () = sleep => {}
             }
-        }
-    }
-
-    /// Takes up what recovery found, each transaction in a step of its own, so that no batch grows
-    /// with their number.
-    fn resume(&mut self) {
-        let live = self.coordinator.iter().filter(|one| one.set_aside.is_none());
-        let live: Vec<TransactionId> = live.map(|one| one.id.clone()).collect();
-        for id in live {
-            self.on(&id, Doing::Handling, |shard| {
-                let step = shard.coordinator.resume_transaction(shard.clock.now_ms(), &id);
-                shard.take(step);
-            });
         }
     }
 
@@ -417,10 +416,12 @@ impl Shard {
         self.watchers.notify(id, told, self.coordinator.get(id));
     }
 
-    fn on_command(&mut self, command: Command) {
+    /// Says whether the shard is to end at once.
+    fn on_command(&mut self, command: Command) -> bool {
         match command {
             Command::Begin(command) => self.on_begin(command),
             Command::Get { id, wait, reply } => {
+                self.resume(&id);
                 self.show(
                     &id,
                     wait.unwrap_or(Wait::Accepted),
@@ -434,7 +435,10 @@ impl Shard {
                 let send = move || drop(reply.send(found));
                 self.reply(Box::new(send));
             }
-            Command::Ask(ask) => self.on_ask(ask),
+            Command::Ask(ask) => {
+                self.resume(ask.transaction());
+                self.on_ask(ask);
+            }
             Command::TakeUp { id, reply } => {
                 self.take_up(&id);
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
@@ -445,8 +449,10 @@ impl Shard {
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
                 self.reply(Box::new(send));
             }
-            Command::Stop | Command::Abandon => self.stopping = true,
+            Command::Stop => self.stopping = true,
+            Command::Abandon => return true,
         }
+        false
     }
 
     fn on_begin(&mut self, command: BeginCommand) {
@@ -554,7 +560,10 @@ impl Shard {
         }
         let transactions = std::mem::take(&mut self.to_archive);
         let done = ArchiveReply::new(self.archived_sender.clone());
-        let sent = self.history.send(ArchiveRequest { transactions, done });
+        // One that cannot be archived must be found again, whatever ends after it.
+        let all = self.outbox.let_out_up_to().filter(|_| self.unarchivable == 0);
+        let up_to = all.map(|up_to| (self.number, up_to));
+        let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
         sent.map_err(|_| "the history's thread has ended".to_owned())
     }
 

@@ -17,8 +17,8 @@ use crate::blame::{Blame, Blamed, text_of};
 use crate::clock::Clock;
 use crate::error::{StartError, Unavailable};
 use crate::history::{
-    ArchiveRequest, HistoryPlace, HistoryReader, coordinator_id, known_shards, open_history,
-    remember_shards, write_history,
+    ArchiveRequest, HistoryPlace, HistoryReader, archived_up_to, coordinator_id, known_shards,
+    open_history, remember_shards, write_history,
 };
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
@@ -118,10 +118,13 @@ pub(crate) fn start(
     }
     let panics = Panics::read(&writer, config.panics_per_transaction_max.max(1));
     let panics = panics.map_err(|source| place.error(source))?;
-    let recovered = recover_all(&config, &internals, &panics);
+    let archived = (0..config.shards).map(|shard| archived_up_to(&writer, shard));
+    let archived: Vec<u64> =
+        archived.collect::<Result<_, _>>().map_err(|source| place.error(source))?;
+    let recovered = recover_all(&config, &internals, &panics, &archived);
     let recovered = recovered.inspect_err(|error| note_start(&place, error))?;
     let known =
-        |id: &TransactionId| recovered.iter().any(|(_, read)| read.replayed.homes.contains_key(id));
+        |id: &TransactionId| recovered.iter().any(|(_, read)| read.replayed.homes.knows(id));
     panics.forget_unknown(&writer, known).map_err(|source| place.error(source))?;
     let latest = recovered.iter().map(|(_, read)| read.replayed.latest).max().unwrap_or(0);
     remember_shards(&writer, config.shards).map_err(|source| place.error(source))?;
@@ -150,10 +153,11 @@ fn recover_all(
     config: &ManagerConfig,
     internals: &Internals,
     panics: &Panics,
+    archived: &[u64],
 ) -> Result<Vec<Opened>, StartError> {
     let per_shard = config.live_transactions_max.div_ceil(usize::from(config.shards));
     let mut recovered = Vec::new();
-    for shard in 0..config.shards {
+    for (shard, archived_up_to) in (0..config.shards).zip(archived) {
         let mut engine = match &internals.open_engine {
             Some(open) => open(shard)?,
             None => open_engine(&config.storage, shard)?,
@@ -164,7 +168,7 @@ fn recover_all(
             seed: splitmix64(uuid::Uuid::new_v4().as_u64_pair().0),
             ..CoordinatorConfig::default()
         });
-        let read = recover(engine.as_mut(), shard, coordinator, panics)?;
+        let read = recover(engine.as_mut(), shard, coordinator, panics, *archived_up_to)?;
         let live = read.replayed.coordinator.len();
         if live > 0 {
             tracing::info!(shard, live, "taking up the transactions that the journal holds");
@@ -259,6 +263,7 @@ impl Starting {
             run_journal(engine, number, &journal_commands, &receipts_sender);
         })?;
         Ok(Shard::new(ShardParts {
+            number,
             recovered,
             clock: self.clock,
             reserve: Arc::clone(&self.reserve),

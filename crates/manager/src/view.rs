@@ -286,7 +286,7 @@ impl BranchView {
             phase_one_by: branch.plan.by_initiator.then(|| "initiator".to_owned()),
             also_on_rollback: branch.plan.also_on_rollback,
             comes_last: branch.plan.comes_last,
-            resolution: branch.resolution.as_ref().map(ResolutionView::of),
+            resolution: branch.resolution.as_deref().map(ResolutionView::of),
             vote: vote(branch.ballot).map(str::to_owned),
             state: state.to_owned(),
             attempt: branch.attempt,
@@ -305,7 +305,7 @@ impl TimelineView {
         let name = |number: u16| transaction.branch(number).plan.name.to_string();
         let mut events = vec![EventView::plain(transaction.begun_at, "begun")];
         events.extend(course(transaction).into_iter().map(|moment| match moment {
-            Moment::Seen(seen) => EventView::of(seen, &name),
+            Moment::Seen(seen) => EventView::of(&seen, &name),
             Moment::Decided { at, outcome } => EventView {
                 detail: Some(outcome.as_str().to_owned()),
                 ..EventView::plain(at, "decided")
@@ -320,30 +320,29 @@ impl TimelineView {
 }
 
 /// One moment between a transaction's beginning and its end.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Moment<'a> {
+#[derive(Clone, Debug)]
+pub(crate) enum Moment {
     /// Something was seen.
-    Seen(&'a Observation),
+    Seen(Observation),
     /// The decision was taken.
     Decided { at: u64, outcome: Outcome },
 }
 
 /// What was recorded and what was seen between beginning and end, in the order of time.
-pub(crate) fn course(transaction: &Transaction) -> Vec<Moment<'_>> {
+pub(crate) fn course(transaction: &Transaction) -> Vec<Moment> {
     // Equal failures are folded into the first, which then bears the time of the last.
-    let mut seen: Vec<&Observation> = transaction.timeline.iter().collect();
+    let mut seen: Vec<Observation> = transaction.timeline.iter().collect();
     seen.sort_by_key(|observation| observation.at);
     let decided = transaction.decision.as_ref();
     let before = decided.map_or(seen.len(), |decision| {
         let first = seen.iter().position(|seen| follows(seen, decision.at, transaction));
         first.unwrap_or(seen.len())
     });
-    let mut course = Vec::with_capacity(seen.len() + 1);
-    course.extend(seen[..before].iter().map(|seen| Moment::Seen(seen)));
-    course.extend(
-        decided.map(|decision| Moment::Decided { at: decision.at, outcome: decision.outcome }),
-    );
-    course.extend(seen[before..].iter().map(|seen| Moment::Seen(seen)));
+    let mut course: Vec<Moment> = seen.into_iter().map(Moment::Seen).collect();
+    if let Some(decision) = decided {
+        let moment = Moment::Decided { at: decision.at, outcome: decision.outcome };
+        course.insert(before, moment);
+    }
     course
 }
 

@@ -75,6 +75,15 @@ const START_CODES: &[Row] = &[
         "Restore the journal from a copy, or use a new data folder.",
     ),
     (
+        "journal_behind",
+        "The journal is older than the history",
+        "The history holds transactions that ended at a position which the journal does not have: \
+         the journal is an older copy, or belongs to another folder. Nothing in it was changed. \
+         Going on would take transactions that were committed for unknown.",
+        "Put the latest journal back beside this history. If it is lost, read \"To restore an \
+         older copy is dangerous\" in the operating guide before anything else.",
+    ),
+    (
         "journal_in_use",
         "Another process has the journal open",
         "A journal belongs to one process at a time. Nothing in it was changed.",

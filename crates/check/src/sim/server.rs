@@ -213,7 +213,12 @@ pub fn recover(
         let places = (bounds.first, bounds.next + 1);
         shards.push(Shard {
             number,
-            outbox: Outbox::new(places, &replayed.homes, outbox_bounds, mutations),
+            outbox: Outbox::new(
+                places,
+                (replayed.homes, replayed.records),
+                outbox_bounds,
+                mutations,
+            ),
             ending: ending.collect(),
             to_archive: replayed.ended,
             coordinator: replayed.coordinator,

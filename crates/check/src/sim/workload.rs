@@ -129,7 +129,7 @@ fn branch(
     let tried = matches!(kind, Kind::TwoPhase | Kind::Compensable) && open;
     let delayed = kind == Kind::Deferred && random.chance(200_000);
     let mut branch = BranchPlan::new(format!("b{number}"), format!("s{service}"), kind);
-    branch.after = after;
+    branch.after = after.into();
     branch.by_initiator |= tried && random.chance(400_000);
     branch.delay_ms = if delayed { random.between(1, DELAY_MS_MAX) } else { 0 };
     branch

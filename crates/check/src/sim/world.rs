@@ -316,7 +316,7 @@ pub fn branch_line(branch: &BranchPlan) -> BranchLine {
     BranchLine {
         name: Arc::clone(&branch.name),
         kind: branch.kind,
-        after: branch.after.clone(),
+        after: branch.after.to_vec(),
         by_initiator: branch.by_initiator,
         also_on_rollback: branch.also_on_rollback,
         comes_last: branch.comes_last,

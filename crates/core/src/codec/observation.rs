@@ -2,9 +2,27 @@
 
 use super::{get_count, get_operation, get_outcome};
 use crate::wire::{Reader, Writer};
-use crate::{DecodeError, Observation, What};
+use crate::{DecodeError, Observation, Observations, What};
 
-pub(super) fn put_observation(writer: &mut Writer<'_>, observation: &Observation) {
+/// So many, as they were written.
+pub(super) fn put_observations(writer: &mut Writer<'_>, (count, bytes): (u64, &[u8])) {
+    writer.number(count);
+    writer.fixed(bytes);
+}
+
+pub(super) fn get_observations(reader: &mut Reader<'_>) -> Result<Observations, DecodeError> {
+    let count = get_count(reader)?;
+    let bytes = reader.left();
+    let mut branches = 0;
+    for _ in 0..count {
+        let branch = get_observation(reader)?.branch;
+        branches = branches.max(branch.map_or(0, |number| number.saturating_add(1)));
+    }
+    let length = bytes.len() - reader.left().len();
+    Ok(Observations::written(&bytes[..length], count, branches))
+}
+
+pub(crate) fn put_observation(writer: &mut Writer<'_>, observation: &Observation) {
     writer.number(observation.at);
     // 0 stands for "the whole transaction", so that a branch costs one small number.
     writer.number(observation.branch.map_or(0, |number| u64::from(number) + 1));
@@ -50,7 +68,7 @@ pub(super) fn put_observation(writer: &mut Writer<'_>, observation: &Observation
     }
 }
 
-pub(super) fn get_observation(reader: &mut Reader<'_>) -> Result<Observation, DecodeError> {
+pub(crate) fn get_observation(reader: &mut Reader<'_>) -> Result<Observation, DecodeError> {
     let at = reader.number("time")?;
     let branch = match reader.number("branch")? {
         0 => None,

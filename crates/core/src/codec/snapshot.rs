@@ -2,10 +2,12 @@
 //! forgotten. The shapes that it shares with other records are `codec`'s.
 
 use super::{
-    check_branches, get_ballot, get_branch_plan, get_count, get_id, get_observation, get_options,
-    get_outcome, get_reason, get_resolution, operation, put_branch_plan, put_observation,
+    check_branches, get_ballot, get_branch_plan, get_count, get_id, get_observations, get_options,
+    get_outcome, get_reason, get_resolution, operation, put_branch_plan, put_observations,
     put_options, put_reason, put_resolution,
 };
+use std::sync::Arc;
+
 use crate::timeline::Timeline;
 use crate::transaction::{Branch, Progress};
 use crate::wire::{Reader, Writer};
@@ -23,8 +25,9 @@ pub(super) fn put(writer: &mut Writer<'_>, transaction: &Transaction) {
         writer.number(decision.at);
     });
     writer.flag(transaction.overdue);
-    writer.list(&transaction.timeline.saved, put_observation);
-    writer.number(u64::from(transaction.timeline.dropped));
+    let (count, bytes) = transaction.timeline.saved();
+    put_observations(writer, (u64::from(count), bytes));
+    writer.number(u64::from(transaction.timeline.dropped()));
     writer.text(transaction.id.as_str());
     writer.flag(transaction.open);
 }
@@ -34,7 +37,7 @@ pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
     let mut transaction = Transaction {
         begun_at,
         fingerprint: u128::from_le_bytes(reader.fixed("fingerprint")?),
-        options: get_options(reader)?,
+        options: Arc::new(get_options(reader)?),
         branches: reader.list("branches", get_branch)?,
         executing_since: reader.option("executing_since", |reader| reader.number("time"))?,
         decision: reader.option("decision", get_decision)?,
@@ -44,6 +47,7 @@ pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
         id: get_id(reader)?,
         ended_at: None,
         open: false,
+        dormant: false,
         closed_at: Some(begun_at),
         settling: None,
     };
@@ -63,7 +67,8 @@ fn check(transaction: &Transaction) -> Result<(), DecodeError> {
     if !transaction.branches.iter().all(in_step) {
         return Err(DecodeError::Malformed("progress"));
     }
-    let names_known = transaction.timeline.saved.iter().all(|seen| transaction.has(seen.branch));
+    let seen_of = usize::from(transaction.timeline.branches());
+    let names_known = seen_of <= transaction.branches.len();
     let reason = transaction.decision.as_ref().and_then(|decision| decision.reason.branch());
     if !names_known || !transaction.has(reason) {
         return Err(DecodeError::Malformed("branch"));
@@ -80,9 +85,8 @@ fn get_decision(reader: &mut Reader<'_>) -> Result<Decision, DecodeError> {
 }
 
 fn get_timeline(reader: &mut Reader<'_>) -> Result<Timeline, DecodeError> {
-    let saved = reader.list("observations", get_observation)?;
-    let dropped = get_count(reader)?;
-    Ok(Timeline { saved, dropped, ..Timeline::default() })
+    let saved = get_observations(reader)?;
+    Ok(Timeline::of_saved(saved, get_count(reader)?))
 }
 
 fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
@@ -94,7 +98,7 @@ fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
         Progress::Owes(operation) => operation as u8,
     });
     writer.option(branch.result.as_ref(), |writer, result| writer.text(result));
-    writer.option(branch.resolution.as_ref(), put_resolution);
+    writer.option(branch.resolution.as_deref(), put_resolution);
 }
 
 fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
@@ -107,7 +111,7 @@ fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
     };
     branch.result = reader.option("result", |reader| Ok(reader.text("result")?.into()))?;
     if reader.since(2) {
-        branch.resolution = reader.option("resolution", get_resolution)?;
+        branch.resolution = reader.option("resolution", get_resolution)?.map(Box::new);
     }
     Ok(branch)
 }

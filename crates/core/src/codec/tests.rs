@@ -43,7 +43,7 @@ fn a_snapshot_leaves_out_what_a_crash_may_take() {
     branch.in_flight = true;
     branch.attempt = 9;
     branch.failures = 8;
-    branch.last_error = Some("refused".into());
+    branch.last_error = Some(Box::new("refused".into()));
     branch.retry_at = Some(5);
     branch.result_unsaved = true;
     let read = decode_record(&bytes_of(&record(Fact::Snapshot(Box::new(busy)))));
@@ -151,16 +151,18 @@ fn numbers_of_branches_that_are_not_there_are_refused() {
     let mut none = plan();
     none.branches.clear();
     let mut unknown = plan();
-    unknown.branches[0].after = vec![3];
+    unknown.branches[0].after = [3].into();
     for (plan, expected) in [(none, "branches"), (unknown, "after")] {
         let read = decode_record(&bytes_of(&record(Fact::Begun { fingerprint: 1, plan })));
         assert_eq!(read, Err(DecodeError::Malformed(expected)));
     }
     refused(|transaction| transaction.branches.clear(), "branches");
-    refused(|transaction| transaction.branches[1].plan.after = vec![3], "after");
+    refused(|transaction| transaction.branches[1].plan.after = [3].into(), "after");
     refused(|transaction| transaction.branches[1].progress = Progress::Undecided, "progress");
     refused(|transaction| transaction.decision = None, "progress");
-    refused(|transaction| transaction.timeline.saved[0].branch = Some(3), "branch");
+    let mut unknown_branch = observations();
+    unknown_branch[0].branch = Some(3);
+    refused(|transaction| transaction.timeline = timeline(unknown_branch), "branch");
     refused(
         |transaction| {
             let reason = Reason::No { branch: 3, text: "no".into() };
@@ -176,7 +178,9 @@ fn records_that_do_not_fit_their_transaction_are_refused() {
         let mut coordinator = Coordinator::new(CoordinatorConfig::default());
         coordinator.apply(&record(facts().remove(0))).unwrap();
         let mut record = record(fact);
-        record.observations[0].branch = Some(seen);
+        let mut seen_there = observations();
+        seen_there[0].branch = Some(seen);
+        record.observations = seen_there.into_iter().collect();
         coordinator.apply(&record).is_ok()
     };
     let decided = |ballots: usize, number: u16, reason| Fact::Decided {
@@ -248,7 +252,7 @@ fn what_is_digested_tells_plans_apart_and_says_nothing_of_what_they_do_not_use()
         branch(|branch| branch.delay_ms = 1),
         branch(|branch| branch.also_on_rollback = true),
         branch(|branch| branch.comes_last = true),
-        branch(|branch| branch.refers = vec![0]),
+        branch(|branch| branch.refers = [0].into()),
         branch(|branch| branch.payload = Arc::from(&[1][..])),
     ];
     let digested: BTreeSet<Vec<u8>> = changed.iter().map(digested_bytes).collect();

@@ -108,22 +108,22 @@ impl Serialize for Events<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let begun_at = self.0.begun_at;
         serializer
-            .collect_seq(course(self.0).iter().map(|moment| OneEvent { begun_at, moment: *moment }))
+            .collect_seq(course(self.0).into_iter().map(|moment| OneEvent { begun_at, moment }))
     }
 }
 
-struct OneEvent<'a> {
+struct OneEvent {
     begun_at: u64,
-    moment: Moment<'a>,
+    moment: Moment,
 }
 
-impl Serialize for OneEvent<'_> {
+impl Serialize for OneEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let since = |at: u64| at.cast_signed().wrapping_sub(self.begun_at.cast_signed());
         let mut list = serializer.serialize_seq(None)?;
-        match self.moment {
+        match &self.moment {
             Moment::Decided { at, .. } => {
-                list.serialize_element(&since(at))?;
+                list.serialize_element(&since(*at))?;
                 list.serialize_element("decided")?;
             }
             Moment::Seen(seen) => {
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn what_is_read_is_what_the_views_say() {
         let branch = |name: &str, kind, after: &[u16]| BranchPlan {
-            after: after.to_vec(),
+            after: after.into(),
             ..BranchPlan::new(name, "http://p\"quoted\"", kind)
         };
         let three = || {

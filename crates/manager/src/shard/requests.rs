@@ -31,6 +31,17 @@ pub(crate) enum Ask {
     },
 }
 
+impl Ask {
+    /// Which transaction it is for.
+    pub(super) const fn transaction(&self) -> &TransactionId {
+        match self {
+            Self::Enlist(EnlistCommand { id, .. })
+            | Self::Commit { id, .. }
+            | Self::Resolve { id, .. } => id,
+        }
+    }
+}
+
 /// A branch to be enlisted; others are named here, and numbered by the shard.
 pub(crate) struct EnlistCommand {
     pub(crate) id: TransactionId,
@@ -107,7 +118,7 @@ impl Shard {
     ) -> Result<BranchPlan, EnlistError> {
         let after = self.numbers(id, after, "after")?;
         let refers = self.numbers(id, refers, "payload")?;
-        Ok(BranchPlan { after, refers, ..branch })
+        Ok(BranchPlan { after: after.into(), refers: refers.into(), ..branch })
     }
 
     /// A branch that is there already needs no room.

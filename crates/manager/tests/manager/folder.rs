@@ -1,10 +1,11 @@
 //! The data folder: one owner, a fixed number of shards, and damage that is told and not touched.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use unanimity::{Filter, ManagerConfig, StartError, Storage, TransactionManager, Wait};
 
-use crate::fake::{Fake, Folder, PATIENCE, Wire, begin, id, short, soon, start};
+use crate::fake::{Fake, Folder, PATIENCE, Wire, begin, id, short, soon, start, until};
 
 fn refused(config: ManagerConfig) -> StartError {
     let started = TransactionManager::start(config, Arc::new(Wire(Fake::new())));
@@ -58,6 +59,55 @@ async fn a_used_folder_without_its_journal_is_refused_and_forgets_nothing() {
     let next = start(folder.config(), &fake);
     assert!(next.get(&id("T")).await.unwrap().is_some());
     next.stop(PATIENCE).await;
+}
+
+/// The numbers that the history has given its rows; one that is written again gets another.
+fn numbers_in_history(folder: &Folder) -> Vec<i64> {
+    let history = rusqlite::Connection::open(folder.0.join("history.db")).unwrap();
+    let mut query = history.prepare("SELECT number FROM transactions ORDER BY number").unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[tokio::test]
+async fn what_is_in_the_history_is_not_written_there_again_after_a_restart() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    let manager = start(folder.config(), &fake);
+    fake.close("stays prepare");
+    // It keeps the journal's oldest batch from being forgotten.
+    begin(&manager, "stays", &["stays"], Wait::Accepted).await;
+    for n in 0..5 {
+        begin(&manager, &format!("T-{n}"), &["a", "b"], Wait::Completed).await;
+    }
+    until(|| numbers_in_history(&folder).len() == 5).await;
+    manager.stop(Duration::ZERO).await;
+    let before = numbers_in_history(&folder);
+    let next = start(folder.config(), &fake);
+    begin(&next, "T-5", &["a", "b"], Wait::Completed).await;
+    until(|| numbers_in_history(&folder).len() > 5).await;
+    next.stop(Duration::ZERO).await;
+    assert_eq!(numbers_in_history(&folder)[..5], before);
+}
+
+#[tokio::test]
+async fn a_journal_that_is_older_than_the_history_is_refused() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    let manager = start(folder.config(), &fake);
+    begin(&manager, "T", &["a"], Wait::Completed).await;
+    manager.stop(PATIENCE).await;
+    let journal = folder.0.join("journal-0.db");
+    let older = std::fs::read(&journal).unwrap();
+    let manager = start(folder.config(), &fake);
+    begin(&manager, "T-2", &["a"], Wait::Completed).await;
+    manager.stop(PATIENCE).await;
+    let latest = std::fs::read(&journal).unwrap();
+
+    std::fs::write(&journal, &older).unwrap();
+    let error = refused(folder.config());
+    assert_eq!(error.code(), "journal_behind", "{error}");
+    assert!(std::fs::read(&journal).unwrap() == older, "nothing may be changed");
+
+    std::fs::write(&journal, &latest).unwrap();
+    start(folder.config(), &fake).stop(PATIENCE).await;
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
         let refers = numbers(&named, code::REFERENCE_UNKNOWN, "payload")?;
         let branch = branch_plan(branch);
         check_branch(shared, &branch, field)?;
-        planned.push(BranchPlan { after, refers, ..branch });
+        planned.push(BranchPlan { after: after.into(), refers: refers.into(), ..branch });
     }
     if request.notice.is_some() {
         planned.iter_mut().last().into_iter().for_each(|notice| notice.comes_last = true);

@@ -9,7 +9,7 @@ use crate::*;
 
 pub(super) fn branch_plan(kind: Kind, after: &[u16]) -> BranchPlan {
     BranchPlan {
-        after: after.to_vec(),
+        after: after.into(),
         payload: Arc::from(&[7_u8, 0, 255][..]),
         payload_in_phase_two: kind == Kind::TwoPhase,
         ..BranchPlan::new(format!("b{}", kind as u8), "http://p/1", kind)
@@ -44,8 +44,11 @@ pub(super) fn plan() -> Plan {
 
 /// What version 2 added.
 pub(super) fn open_plan() -> Plan {
-    let special =
-        BranchPlan { by_initiator: true, refers: vec![0], ..branch_plan(Kind::Compensable, &[0]) };
+    let special = BranchPlan {
+        by_initiator: true,
+        refers: [0].into(),
+        ..branch_plan(Kind::Compensable, &[0])
+    };
     let late =
         BranchPlan { delay_ms: 300, also_on_rollback: true, ..branch_plan(Kind::Deferred, &[]) };
     let mut branches = plan().branches;
@@ -129,6 +132,10 @@ pub(super) fn number_of_reason(reason: &Reason) -> u8 {
     }
 }
 
+pub(super) fn timeline(observations: Vec<Observation>) -> Timeline {
+    Timeline::of_saved(observations.into_iter().collect(), 3)
+}
+
 pub(super) fn observations() -> Vec<Observation> {
     let seen = |(at, what)| Observation { at, branch: Some((at % 3) as u16), what };
     let mut all: Vec<_> = (1_700_000_000_000..).zip(whats()).map(seen).collect();
@@ -147,14 +154,15 @@ pub(super) fn undecided() -> Transaction {
         id: TransactionId::new("T-1:x.y_Z").unwrap(),
         begun_at: 1_700_000_000_000,
         fingerprint: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
-        options: options(),
+        options: Arc::new(options()),
         branches,
         executing_since: Some(1_700_000_000_005),
         decision: None,
         ended_at: None,
         overdue: false,
         set_aside: None,
-        timeline: Timeline { unsaved: Vec::new(), saved: observations(), dropped: 3 },
+        timeline: timeline(observations()),
+        dormant: false,
         open: false,
         closed_at: Some(1_700_000_000_000),
         settling: None,
@@ -203,7 +211,7 @@ pub(super) fn new_facts() -> Vec<Fact> {
     (open.open, open.closed_at, open.executing_since) = (true, None, None);
     open.branches.extend(open_plan().branches.into_iter().map(Branch::new));
     let mut settled = decided(Reason::Settled);
-    settled.branches[0].resolution = Some(resolution());
+    settled.branches[0].resolution = Some(Box::new(resolution()));
     settled.branches[1].ballot = Ballot::Committed;
     settled.branches[2].ballot = Ballot::RolledBack;
     let abandoned = Fact::Decided {
@@ -244,7 +252,12 @@ pub(super) fn number_of_fact(fact: &Fact) -> u8 {
 
 pub(super) fn record(fact: Fact) -> Record {
     let transaction = TransactionId::new("T-1:x.y_Z").unwrap();
-    Record { transaction, at: 1_700_000_000_007, fact, observations: observations() }
+    Record {
+        transaction,
+        at: 1_700_000_000_007,
+        fact,
+        observations: observations().into_iter().collect(),
+    }
 }
 
 pub(super) fn old_samples() -> Vec<Record> {

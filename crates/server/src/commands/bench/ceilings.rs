@@ -208,7 +208,7 @@ impl Alone {
         let bounds = OutboxBounds { truncate_batches_min: 256, straggler_batches: 2_048 };
         Self {
             coordinator: Coordinator::new(config),
-            outbox: Outbox::new((1, 1), [], bounds, Mutations::default()),
+            outbox: Outbox::new((1, 1), Default::default(), bounds, Mutations::default()),
             answers: Vec::new(),
             shard,
             concurrency,

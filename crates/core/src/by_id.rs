@@ -1,0 +1,240 @@
+//! A map from transaction ids that finds one of a million as it finds one of ten, and grows a
+//! little at a time: nobody waits while everything is moved. Decides nothing about what it holds.
+//!
+//! It looks ids up by [`TransactionId::spread`]. Whoever chooses ids can make some that spread
+//! alike, so the second and later of those are kept apart, in order, where each costs the same.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, Hasher};
+use std::mem;
+
+use crate::{TransactionId, splitmix64};
+
+/// A small map has one part. From this many entries on it has [`PARTS`], each of which grows by
+/// itself.
+const ONE_PART_MAX: usize = 4_096;
+const PARTS: usize = 256;
+
+/// What is kept under the id of a transaction.
+pub(crate) trait OfTransaction {
+    /// That id, as text.
+    fn name(&self) -> &str;
+}
+
+type Part<V> = HashMap<u64, V, Mixed>;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct ById<V> {
+    parts: Vec<Part<V>>,
+    /// Those whose place in the parts another id has taken that spreads alike.
+    others: BTreeMap<TransactionId, V>,
+    mixed: Mixed,
+    count: usize,
+}
+
+impl<V> Default for ById<V> {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl<V> ById<V> {
+    /// An empty one. Who does not know the seed cannot choose ids that are found slowly.
+    pub(crate) fn new(seed: u64) -> Self {
+        let mixed = Mixed(splitmix64(seed));
+        Self { parts: vec![Part::with_hasher(mixed)], others: BTreeMap::new(), mixed, count: 0 }
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The parts that hold what is in it: see [`ById::part`].
+    pub(crate) fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// The part of an id: the parts follow each other in the order of ids.
+    fn part_of(&self, spread: u64) -> usize {
+        if self.parts.len() == 1 { 0 } else { (spread >> 56) as usize }
+    }
+
+    /// What is in one part, with how its id spreads, in no order.
+    fn entries_of(&self, part: usize) -> impl Iterator<Item = (u64, &V)> {
+        let others = self.others.iter().map(|(id, value)| (id.spread(), value));
+        let others = others.filter(move |(spread, _)| self.part_of(*spread) == part);
+        self.parts[part].iter().map(|(spread, value)| (*spread, value)).chain(others)
+    }
+}
+
+impl<V: OfTransaction> ById<V> {
+    pub(crate) fn get(&self, id: &TransactionId) -> Option<&V> {
+        match self.parts[self.part_of(id.spread())].get(&id.spread()) {
+            Some(found) if found.name() == id.as_str() => Some(found),
+            Some(_) | None if self.others.is_empty() => None,
+            Some(_) | None => self.others.get(id),
+        }
+    }
+
+    pub(crate) fn get_mut(&mut self, id: &TransactionId) -> Option<&mut V> {
+        let part = self.part_of(id.spread());
+        match self.parts[part].get_mut(&id.spread()) {
+            Some(found) if found.name() == id.as_str() => Some(found),
+            Some(_) | None if self.others.is_empty() => None,
+            Some(_) | None => self.others.get_mut(id),
+        }
+    }
+
+    pub(crate) fn contains(&self, id: &TransactionId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Takes in what belongs to this id. What was there under the same id is given back.
+    pub(crate) fn insert(&mut self, id: &TransactionId, value: V) -> Option<V> {
+        if let Some(old) = self.others.get_mut(id) {
+            return Some(mem::replace(old, value));
+        }
+        let part = self.part_of(id.spread());
+        match self.parts[part].entry(id.spread()) {
+            Entry::Occupied(mut old) if old.get().name() == id.as_str() => {
+                return Some(old.insert(value));
+            }
+            Entry::Occupied(_) => {
+                self.others.insert(id.clone(), value);
+            }
+            Entry::Vacant(place) => {
+                place.insert(value);
+            }
+        }
+        self.count += 1;
+        if self.count > ONE_PART_MAX && self.parts.len() == 1 {
+            self.divide();
+        }
+        None
+    }
+
+    fn divide(&mut self) {
+        let mixed = self.mixed;
+        let parts = (0..PARTS).map(|_| Part::with_hasher(mixed)).collect();
+        for (spread, value) in mem::replace(&mut self.parts, parts).into_iter().flatten() {
+            let part = self.part_of(spread);
+            self.parts[part].insert(spread, value);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, id: &TransactionId) -> Option<V> {
+        let part = self.part_of(id.spread());
+        let removed = match self.parts[part].entry(id.spread()) {
+            Entry::Occupied(found) if found.get().name() == id.as_str() => Some(found.remove()),
+            Entry::Occupied(_) | Entry::Vacant(_) => self.others.remove(id),
+        };
+        self.count -= usize::from(removed.is_some());
+        removed
+    }
+
+    /// What is in one part, in the order of ids.
+    pub(crate) fn part(&self, part: usize) -> Vec<&V> {
+        let mut entries: Vec<(u64, &V)> = self.entries_of(part).collect();
+        entries.sort_unstable_by_key(|(spread, value)| (*spread, value.name()));
+        entries.into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// Everything that spreads so.
+    pub(crate) fn that_spread(&self, spread: u64) -> impl Iterator<Item = &V> {
+        let first = self.parts[self.part_of(spread)].get(&spread);
+        let others = self.others.iter().filter(move |(id, _)| id.spread() == spread);
+        first.into_iter().chain(others.map(|(_, value)| value))
+    }
+
+    /// Everything, in the order of ids.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        (0..self.parts.len()).flat_map(|part| self.part(part))
+    }
+}
+
+/// Mixes the bits that an id carries with a number of the map's own.
+#[derive(Clone, Copy, Debug)]
+struct Mixed(u64);
+
+impl BuildHasher for Mixed {
+    type Hasher = MixedHasher;
+
+    fn build_hasher(&self) -> MixedHasher {
+        MixedHasher(self.0)
+    }
+}
+
+struct MixedHasher(u64);
+
+impl Hasher for MixedHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, spread: u64) {
+        self.0 = splitmix64(self.0 ^ spread);
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        panic!("keys are numbers");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl OfTransaction for TransactionId {
+        fn name(&self) -> &str {
+            self.as_str()
+        }
+    }
+
+    fn id(name: &str) -> TransactionId {
+        TransactionId::new(name).unwrap()
+    }
+
+    /// Two ids that spread alike, as somebody would make them who wanted to.
+    fn alike() -> [TransactionId; 2] {
+        let [a, b] = [id("a"), id("b")];
+        [a.clone(), b.spreading_as(&a)]
+    }
+
+    #[test]
+    fn ids_that_spread_alike_are_told_apart() {
+        let [first, second] = alike();
+        let mut map = ById::new(7);
+        assert!(map.insert(&first, first.clone()).is_none());
+        assert!(!map.contains(&second) && map.remove(&second).is_none());
+        assert!(map.insert(&second, second.clone()).is_none());
+        assert!(map.insert(&second, second.clone()).is_some());
+        assert_eq!(map.get_mut(&second), Some(&mut second.clone()));
+        assert_eq!(map.get(&first), Some(&first));
+        assert_eq!(map.that_spread(first.spread()).count(), 2);
+        assert_eq!(map.values().collect::<Vec<_>>(), [&first, &second]);
+        // The place in the parts is free again; the other is still found where it is.
+        assert_eq!(map.remove(&first), Some(first.clone()));
+        assert_eq!((map.len(), map.get(&second)), (1, Some(&second)));
+        assert!(map.insert(&second, second.clone()).is_some());
+        assert_eq!((map.remove(&second), map.len()), (Some(second), 0));
+    }
+
+    #[test]
+    fn a_large_map_holds_what_a_small_one_would_in_the_order_of_ids() {
+        let ids: Vec<TransactionId> = (0..3 * ONE_PART_MAX).map(|n| id(&format!("t{n}"))).collect();
+        let mut map = ById::new(1);
+        for id in &ids {
+            assert!(map.insert(id, id.clone()).is_none() && map.contains(id));
+        }
+        assert_eq!((map.len(), map.parts()), (ids.len(), PARTS));
+        let mut sorted = ids.clone();
+        sorted.sort();
+        assert!(map.values().eq(&sorted));
+        for id in &ids[1..] {
+            assert_eq!(map.remove(id).as_ref(), Some(id));
+        }
+        assert!(map.values().eq([&ids[0]]));
+    }
+}
