@@ -103,6 +103,11 @@ impl What {
     }
 }
 
+/// What one observation takes that says no more than what was asked or answered.
+const OBSERVATION_BYTES: usize = 11;
+/// Room for those that come together, when there is none: a call and an answer of two branches.
+const OBSERVATIONS_AT_ONCE: usize = 4 * OBSERVATION_BYTES;
+
 /// Observations in the form that they have on disk, which takes a fifth of the memory: they are
 /// written often and looked at seldom.
 #[derive(Clone, Debug, Default)]
@@ -147,6 +152,10 @@ impl Observations {
     }
 
     fn push(&mut self, observation: &Observation) {
+        let left = self.bytes.capacity() - self.bytes.len();
+        if left < OBSERVATION_BYTES {
+            self.bytes.reserve_exact(OBSERVATIONS_AT_ONCE.max(self.bytes.len() / 2));
+        }
         put_observation(&mut Writer::new(&mut self.bytes), observation);
         self.count += 1;
         let after = observation.branch.map_or(0, |number| number.saturating_add(1));
