@@ -1,7 +1,10 @@
 //! `unanimity bench --databases`: what atomicity costs. One transfer is a change of an account in
 //! each of two PostgreSQL databases, of a server that the bench starts itself. It is measured as
 //! two plain local transactions side by side, with nobody to make them one (the floor: what the
-//! databases themselves can do from here), and in the ways that make them one.
+//! databases themselves can do from here), and in the ways that make them one. Beside each way
+//! stands what the databases alone make of its statements, sent by hand from here without a
+//! coordinator, a service or a decision on record: whatever coordinates them, the way cannot do
+//! better than that.
 //!
 //! The load is a closed loop of N initiators, as in the rest of the bench. Accounts are many, so
 //! that transfers seldom meet. At the end all money must be there.
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{NoTls, Statement};
 use unanimity::core::splitmix64;
 use unanimity_databases::{Database, DatabaseOptions, Make};
@@ -54,23 +58,30 @@ pub(super) async fn databases(arguments: &BenchArguments, folder: &Path) -> Ende
     for name in NAMES {
         fill(&server.url_of(name)).await?;
     }
-    let floor = plain(arguments, &server, initiators).await?;
-    let mut rows = vec![row("plain, not atomic", &floor, &floor)];
-    for (way, names, flags) in
-        [("services with a guard", GUARDED, &[][..]), ("services with XA", XA, &["--xa"])]
-    {
+    let floor = by_hand(arguments, &server, initiators, ByHand::Plain).await?;
+    let twice = by_hand(arguments, &server, initiators, ByHand::Twice).await?;
+    let prepared = by_hand(arguments, &server, initiators, ByHand::Prepared).await?;
+    let mut rows = vec![
+        row("plain, not atomic", &floor, &floor, None),
+        row("two local transactions, by hand", &twice, &floor, None),
+        row("prepared transactions, by hand", &prepared, &floor, None),
+    ];
+    for (way, names, flags, alone) in [
+        ("services with a guard", GUARDED, &[][..], &twice),
+        ("services with XA", XA, &["--xa"], &prepared),
+    ] {
         let measured = services(arguments, &server, folder, initiators, names, flags).await?;
-        rows.push(row(way, &measured, &floor));
+        rows.push(row(way, &measured, &floor, Some(alone)));
     }
     let atomic = participants(arguments, &server, folder, initiators).await?;
-    rows.push(row("database participants", &atomic, &floor));
+    rows.push(row("database participants", &atomic, &floor, Some(&prepared)));
     let sound = money(&server).await? == 6 * BALANCE * i64::try_from(ACCOUNTS)?;
     tell(arguments, &rows, initiators, sound)?;
     let failures = rows.iter().any(|row| row["failures"] != 0);
     Ok(if sound && !failures { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn row(way: &str, measured: &Measured, floor: &Measured) -> Value {
+fn row(way: &str, measured: &Measured, floor: &Measured, alone: Option<&Measured>) -> Value {
     json!({
         "way": way,
         "committed_per_second": measured.per_second,
@@ -78,6 +89,7 @@ fn row(way: &str, measured: &Measured, floor: &Measured) -> Value {
         "p99_ms": measured.latency.p99_ms,
         "failures": measured.failed,
         "of_floor": measured.per_second / floor.per_second,
+        "of_databases_alone": alone.map(|alone| measured.per_second / alone.per_second),
     })
 }
 
@@ -99,18 +111,21 @@ fn tell(
     }
     let title = format!("Transfers between two PostgreSQL databases, {initiators} initiators");
     anstream::println!("{}", paint(HEADING, title));
-    let heads = ["", "committed/s", "p50 ms", "p99 ms", "of the floor"];
-    let [way, rate, p50, p99, share] = heads;
-    anstream::println!("{way:<24} {rate:>12} {p50:>9} {p99:>9} {share:>13}");
+    let heads = ["", "committed/s", "p50 ms", "p99 ms", "of the floor", "of its own by hand"];
+    let [way, rate, p50, p99, share, alone] = heads;
+    anstream::println!("{way:<32} {rate:>12} {p50:>9} {p99:>9} {share:>13} {alone:>19}");
     for row in rows {
         let number = |name: &str| row[name].as_f64().unwrap_or_default();
         anstream::println!(
-            "{:<24} {:>12.0} {:>9.1} {:>9.1} {:>12.0}%",
+            "{:<32} {:>12.0} {:>9.1} {:>9.1} {:>12.0}% {:>19}",
             row["way"].as_str().unwrap_or_default(),
             number("committed_per_second"),
             number("p50_ms"),
             number("p99_ms"),
             number("of_floor") * 100.0,
+            row["of_databases_alone"]
+                .as_f64()
+                .map_or(String::new(), |share| format!("{:.0}%", share * 100.0)),
         );
     }
     let kept = if sound { "all money was there at the end" } else { "MONEY IS MISSING" };
@@ -130,6 +145,7 @@ async fn fill(url: &str) -> anyhow::Result<()> {
     let client = connect(url).await?;
     let sql = format!(
         "CREATE TABLE account (id bigint PRIMARY KEY, balance bigint NOT NULL); \
+         CREATE TABLE held (id text PRIMARY KEY, account bigint NOT NULL, amount bigint NOT NULL); \
          INSERT INTO account SELECT n, {BALANCE} FROM generate_series(0, {}) n; \
          VACUUM ANALYZE account",
         ACCOUNTS - 1
@@ -172,22 +188,99 @@ fn draw(number: &AtomicU64) -> (i64, i64, i64) {
     (account(random >> 8), account(random >> 32), amount)
 }
 
-/// A connection with its one statement.
-type Ready = (tokio_postgres::Client, Statement);
+/// What is sent to the two databases of a transfer, without anybody to coordinate it.
+#[derive(Clone, Copy)]
+enum ByHand {
+    /// The change alone: whatever comes in between stays.
+    Plain,
+    /// A local transaction that holds, and one that changes: what a service with a guard does.
+    Twice,
+    /// A transaction that is prepared, and committed when both are.
+    Prepared,
+}
 
-/// Two local transactions for each transfer, side by side: whatever comes in between stays.
-async fn plain(
+/// A connection with its statements: the change, and what holds and lets go.
+struct Ready {
+    client: tokio_postgres::Client,
+    change: Statement,
+    hold: Statement,
+    let_go: Statement,
+}
+
+impl Ready {
+    async fn connect(url: &str) -> anyhow::Result<Self> {
+        let client = connect(url).await?;
+        let change = client.prepare(CHANGE).await?;
+        let hold = client.prepare("INSERT INTO held VALUES ($1, $2, $3)").await?;
+        let let_go = client.prepare("DELETE FROM held WHERE id = $1").await?;
+        Ok(Self { client, change, hold, let_go })
+    }
+
+    /// The statements of each phase go out together and cost one round trip.
+    async fn phase_one(&self, way: ByHand, id: &String, account: i64, amount: i64) -> bool {
+        let client = &self.client;
+        match way {
+            ByHand::Plain => {
+                matches!(client.execute(&self.change, &[&amount, &account]).await, Ok(1))
+            }
+            ByHand::Twice => {
+                let parameters: [&(dyn ToSql + Sync); 3] = [id, &account, &amount];
+                let (begun, held, ended) = tokio::join!(
+                    client.batch_execute("BEGIN"),
+                    client.execute(&self.hold, &parameters),
+                    client.batch_execute("COMMIT"),
+                );
+                matches!((begun, held, ended), (Ok(()), Ok(1), Ok(())))
+            }
+            ByHand::Prepared => {
+                let (prepare, parameters) = (
+                    format!("PREPARE TRANSACTION '{id}'"),
+                    [&amount as &(dyn ToSql + Sync), &account],
+                );
+                let (begun, changed, ended) = tokio::join!(
+                    client.batch_execute("BEGIN"),
+                    client.execute(&self.change, &parameters),
+                    client.batch_execute(&prepare),
+                );
+                matches!((begun, changed, ended), (Ok(()), Ok(1), Ok(())))
+            }
+        }
+    }
+
+    async fn phase_two(&self, way: ByHand, id: &String, account: i64, amount: i64) -> bool {
+        let client = &self.client;
+        match way {
+            ByHand::Plain => true,
+            ByHand::Twice => {
+                let (ids, parameters): ([&(dyn ToSql + Sync); 1], [&(dyn ToSql + Sync); 2]) =
+                    ([id], [&amount, &account]);
+                let (begun, let_go, changed, ended) = tokio::join!(
+                    client.batch_execute("BEGIN"),
+                    client.execute(&self.let_go, &ids),
+                    client.execute(&self.change, &parameters),
+                    client.batch_execute("COMMIT"),
+                );
+                matches!((begun, let_go, changed, ended), (Ok(()), Ok(1), Ok(1), Ok(())))
+            }
+            ByHand::Prepared => {
+                client.batch_execute(&format!("COMMIT PREPARED '{id}'")).await.is_ok()
+            }
+        }
+    }
+}
+
+/// Each transfer as the databases alone do it.
+async fn by_hand(
     arguments: &BenchArguments,
     server: &Database,
     initiators: usize,
+    way: ByHand,
 ) -> anyhow::Result<Measured> {
     let mut pairs = Vec::new();
     for _ in 0..initiators {
         let mut pair = Vec::new();
         for name in NAMES {
-            let client = connect(&server.url_of(name)).await?;
-            let statement = client.prepare(CHANGE).await?;
-            pair.push((client, statement));
+            pair.push(Ready::connect(&server.url_of(name)).await?);
         }
         pairs.push(pair);
     }
@@ -197,7 +290,7 @@ async fn plain(
         async move {
             let taken = pairs.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let Some(pair) = taken else { return false };
-            let moved = moved(&pair, &number).await;
+            let moved = moved(&pair, &number, way).await;
             pairs.lock().unwrap_or_else(PoisonError::into_inner).push(pair);
             moved
         }
@@ -205,17 +298,22 @@ async fn plain(
     .await
 }
 
-async fn moved(pair: &[Ready], number: &AtomicU64) -> bool {
-    let [(first, debit), (second, credit)] = pair else { return false };
+async fn moved(pair: &[Ready], number: &AtomicU64, way: ByHand) -> bool {
+    let [first, second] = pair else { return false };
     let (from, to, amount) = draw(number);
-    let (taken, given) = (-amount, amount);
-    let (debit_parameters, credit_parameters): (
-        [&(dyn tokio_postgres::types::ToSql + Sync); 2],
-        _,
-    ) = ([&taken, &from], [&given as &(dyn tokio_postgres::types::ToSql + Sync), &to]);
-    let debited = first.execute(debit, &debit_parameters);
-    let credited = second.execute(credit, &credit_parameters);
-    matches!(tokio::join!(debited, credited), (Ok(1), Ok(1)))
+    let id = format!("by-hand-{}", number.fetch_add(1, Ordering::Relaxed));
+    let (done, other) = tokio::join!(
+        first.phase_one(way, &id, from, -amount),
+        second.phase_one(way, &id, to, amount)
+    );
+    if !(done && other) {
+        return false;
+    }
+    let (done, other) = tokio::join!(
+        first.phase_two(way, &id, from, -amount),
+        second.phase_two(way, &id, to, amount)
+    );
+    done && other
 }
 
 /// Two services, each with its accounts in a database of its own.
