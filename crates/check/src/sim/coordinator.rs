@@ -557,15 +557,18 @@ impl Simulation {
     pub(super) fn send_call(&mut self, key: CallKey, payload: Option<Arc<[u8]>>, back_to: BackTo) {
         let plan = self.plan_of(&key.0, key.1);
         let Some(service) = plan.map(service_of) else { return };
-        let call = CallOnItsWay { service, key, payload, back_to };
-        let down = !self.services[service].up;
+        let replica = self.pick_replica(service);
+        let waits_since = None;
+        let call = CallOnItsWay { service, replica, waits_since, key, payload, back_to };
+        let one = &self.services[service].replicas[replica];
+        let (down, cut) = (!one.up, one.cut_in_until > self.now);
         if down || self.strikes(FaultKind::ConnectionRefused) {
             self.situations.count("connection refused");
             let answer = Answer::Unsent("connection refused".into());
             self.later(1, Happening::AnswerArrives(call.key, back_to, answer));
             return;
         }
-        if self.services[service].cut_in_until > self.now || self.strikes(FaultKind::CallLost) {
+        if cut || self.strikes(FaultKind::CallLost) {
             return;
         }
         let mut delay = self.network.delay(self.options.message_ms);
@@ -574,7 +577,9 @@ impl Simulation {
         }
         for (kind, again) in [(FaultKind::CallTwice, 2_000), (FaultKind::CallReplayed, STEP_MS)] {
             if self.strikes(kind) {
-                let copy = CallOnItsWay { back_to: BackTo::Nobody, ..call.clone() };
+                // A message that is sent again may reach another process.
+                let replica = self.pick_replica(service);
+                let copy = CallOnItsWay { back_to: BackTo::Nobody, replica, ..call.clone() };
                 let later = self.faults.random().below(again);
                 self.later(delay + later, Happening::CallArrives(copy));
             }

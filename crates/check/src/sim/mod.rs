@@ -11,6 +11,7 @@ pub mod participants;
 pub mod planted;
 mod poison;
 pub mod random;
+pub mod replicas;
 pub mod run;
 pub mod server;
 pub mod service;

@@ -45,13 +45,15 @@ pub enum FaultKind {
     InitiatorRollsBack,
     OperatorRetries,
     TransactionPoisoned,
+    ReplicaDown,
+    ServiceUpgraded,
 }
 
 use FaultKind::*;
 
 impl FaultKind {
     /// Every kind, and how often it happens by default, in a million opportunities.
-    pub const ALL: [(Self, u64); 34] = [
+    pub const ALL: [(Self, u64); 36] = [
         (CallLost, 40_000),
         (CallTwice, 60_000),
         (CallLate, 30_000),
@@ -86,6 +88,8 @@ impl FaultKind {
         (InitiatorRollsBack, 30_000),
         (OperatorRetries, 5_000),
         (TransactionPoisoned, 6_000),
+        (ReplicaDown, 8_000),
+        (ServiceUpgraded, 4_000),
     ];
 
     /// What it does, in words.
@@ -128,6 +132,8 @@ impl FaultKind {
             InitiatorRollsBack => "an initiator asks to roll back",
             OperatorRetries => "an operator asks to retry now",
             TransactionPoisoned => "the program breaks on a transaction until it is upgraded",
+            ReplicaDown => "one process of a service is down while another one answers",
+            ServiceUpgraded => "a process of a service is replaced by another version's",
         }
     }
 }
@@ -151,12 +157,26 @@ pub struct Options {
     pub live_max: u16,
     /// How much the journal keeps before it forgets, in batches.
     pub keeps_batches: u16,
+    /// How many processes each service has, over one database.
+    #[serde(default = "one")]
+    pub replicas: u16,
+    /// How long a service's local transaction takes on average, in milliseconds; 0: no time.
+    #[serde(default)]
+    pub local_ms: u64,
+    /// Whether services begin as copies that do not know the commit in one phase.
+    #[serde(default)]
+    pub services_older: bool,
     /// How long a message takes on average, in milliseconds.
     pub message_ms: u64,
     /// How long a sync takes on average, in milliseconds.
     pub sync_ms: u64,
     /// Each fault that may happen, and how often, in a million opportunities.
     pub faults: Vec<(FaultKind, u64)>,
+}
+
+/// What a script that says nothing of replicas was run with.
+const fn one() -> u16 {
+    1
 }
 
 impl Options {
@@ -191,6 +211,9 @@ impl Options {
             keeps_batches: *random.pick(&[1, 4, 16, 16]),
             message_ms: *random.pick(&[1, 4, 20]),
             sync_ms: *random.pick(&[1, 3, 10]),
+            replicas: number(&mut random, 1, 3),
+            local_ms: *random.pick(&[0, 0, 2, 15]),
+            services_older: random.chance(MILLION / 8),
             faults,
         }
     }

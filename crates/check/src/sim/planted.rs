@@ -27,8 +27,13 @@ pub fn all() -> Vec<(String, Planted)> {
         let journal = unanimity_journal::Mutations::only(mutation);
         (format!("journal: {mutation:?}"), Planted { journal, ..Planted::default() })
     });
-    let stores = [StoreBug::AnswerBeforeCommit, StoreBug::RowApart]
-        .map(|bug| (format!("store: {bug:?}"), Planted { store: Some(bug), ..Planted::default() }));
+    let stores = [
+        StoreBug::AnswerBeforeCommit,
+        StoreBug::RowApart,
+        StoreBug::RowInMemory,
+        StoreBug::RowNotLocked,
+    ]
+    .map(|bug| (format!("store: {bug:?}"), Planted { store: Some(bug), ..Planted::default() }));
     core.chain(journal).chain(stores).collect()
 }
 

@@ -163,11 +163,13 @@ impl Simulation {
             process.paused_until = process.paused_until.min(self.now);
         }
         for number in 0..self.services.len() {
-            let service = &mut self.services[number];
-            service.cut_in_until = 0;
-            service.cut_out_until = 0;
-            service.paused_until = 0;
-            self.later(1, Happening::ServiceStarts(number));
+            for replica in 0..self.services[number].replicas.len() {
+                let one = &mut self.services[number].replicas[replica];
+                one.cut_in_until = 0;
+                one.cut_out_until = 0;
+                one.paused_until = 0;
+                self.later(1, Happening::ServiceStarts(number, replica));
+            }
         }
         for initiator in &mut self.initiators {
             initiator.todo.clear();
@@ -233,7 +235,7 @@ impl Simulation {
     /// What an hour-old message has stirred up at a service that lost its memory, it asks about.
     fn ask_about_what_is_in_doubt(&mut self) {
         for number in 0..self.services.len() {
-            self.service_asks(number);
+            self.service_asks(number, 0);
         }
         self.drain();
     }
@@ -258,6 +260,7 @@ impl Simulation {
         for service in &self.services {
             left.push(("branches in doubt", service.in_doubt().count()));
             left.push(("holds", service.holds()));
+            left.push(("locks", service.locks.len()));
         }
         for (what, count) in left {
             self.see(Seen::Left { what: what.into(), count: count as u64 });

@@ -20,8 +20,8 @@ use super::poison::{Panics, Poisoned, breaks};
 pub enum Asker {
     /// An initiator, with the number of its request.
     Initiator(usize, u64),
-    /// A service in doubt about a branch.
-    Service(usize, u16),
+    /// A service in doubt about a branch, and which of its processes asks.
+    Service(usize, usize, u16),
     /// Nobody who cares.
     Operator,
 }

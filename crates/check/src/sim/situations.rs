@@ -16,7 +16,7 @@ pub struct Situations {
 }
 
 /// What every run set must meet, and at least how often in 10,000 seeds.
-pub const REQUIRED: [(&str, u64); 46] = [
+pub const REQUIRED: [(&str, u64); 54] = [
     ("commit: all_yes", 1_000),
     ("commit: settled_by_participant", 50),
     ("rollback: voted_no", 1_000),
@@ -63,6 +63,14 @@ pub const REQUIRED: [(&str, u64); 46] = [
     ("a sync fails, and reads show what the disk does not hold", 20),
     ("a call arrives again an hour later", 100),
     ("an initiator dies and never comes back", 50),
+    ("one process is down, and another answers", 500),
+    ("a branch goes on at another process", 1_000),
+    ("a duplicate answered by another process", 100),
+    ("waited for a locked row", 100),
+    ("gave up waiting for a locked row", 10),
+    ("a process died within a local transaction", 20),
+    ("a process of a service is replaced by another version's", 100),
+    ("an older copy was asked for what it does not know", 100),
 ];
 
 impl Situations {

@@ -9,7 +9,7 @@ use super::command::run_seeds;
 use super::run::Plan;
 use super::shrink::{Script, shrink};
 use super::story::tell;
-use super::world::Planted;
+use super::world::{Planted, StoreBug};
 
 /// Every failure that was kept: the seed with which the simulator found it, made small.
 #[test]
@@ -58,6 +58,15 @@ fn a_planted_bug_is_found_made_small_and_told() {
     assert!(story.contains("=> line") && story.contains(&script.rule), "{story}");
     let read: Script = serde_json::from_str(&script.json()).unwrap();
     assert_eq!(read.options, script.options);
+}
+
+/// What several processes on one database must share, and what they must lock.
+#[test]
+fn a_store_that_forgets_its_other_processes_is_found() {
+    for bug in [StoreBug::RowInMemory, StoreBug::RowNotLocked] {
+        let planted = Planted { store: Some(bug), ..Planted::default() };
+        assert!(run_seeds(0, 500, planted, true).failed.is_some(), "{bug:?}");
+    }
 }
 
 /// The simulator's judge reads events; a trace's reader reads text. Both see the same.

@@ -14,6 +14,7 @@ use super::initiator::Initiator;
 use super::options::{FaultKind, Faults, Options};
 use super::poison::{Panics, Poisoned};
 use super::random::Random;
+use super::replicas::Begun;
 use super::server::{Answered, Ask, Asker, CallKey, Disk, Process, Say};
 use super::service::Service;
 use super::situations::Situations;
@@ -26,6 +27,10 @@ pub enum StoreBug {
     AnswerBeforeCommit,
     /// The guard's row is written in another local transaction than the work.
     RowApart,
+    /// The guard's row is kept in the memory of the process that wrote it.
+    RowInMemory,
+    /// The guard's row is read without a lock: another process may act on it at the same time.
+    RowNotLocked,
 }
 
 /// What is wrong on purpose.
@@ -44,6 +49,10 @@ pub struct Planted {
 pub struct CallOnItsWay {
     /// The service.
     pub service: usize,
+    /// Which of its processes.
+    pub replica: usize,
+    /// Since when it waits there for a row that another has locked.
+    pub waits_since: Option<u64>,
     /// Which call.
     pub key: CallKey,
     /// What it carries.
@@ -75,8 +84,10 @@ pub(super) enum Happening {
     AskArrives(Asker, TransactionId, u64, Ask),
     SayArrives(Answered),
     InitiatorWakes(usize, u64),
-    ServiceStarts(usize),
-    ServiceAsks(usize),
+    ServiceStarts(usize, usize),
+    ServiceAsks(usize, usize),
+    LocalEnds(Box<Begun>),
+    LocksFreed(usize, usize, u64),
     CoordinatorStarts,
 }
 
@@ -123,7 +134,7 @@ impl Simulation {
         traces: bool,
     ) -> Self {
         let services = (0..usize::from(options.services))
-            .map(|number| Service::new(number, options.accounts, planted.mutations));
+            .map(|number| Service::new(number, &options, planted.mutations));
         let initiators = (0..options.initiators).map(|number| {
             let mut random = Random::new(seed, "initiator", u64::from(number));
             let todo = (0..options.transactions).filter_map(|turn| {
@@ -276,8 +287,10 @@ impl Simulation {
             Happening::AskArrives(to, id, since, ask) => self.ask_arrives(to, &id, since, ask),
             Happening::SayArrives(answered) => self.say_arrives(answered),
             Happening::InitiatorWakes(number, request) => self.initiator_wakes(number, request),
-            Happening::ServiceStarts(number) => self.service_starts(number),
-            Happening::ServiceAsks(number) => self.service_asks(number),
+            Happening::ServiceStarts(number, replica) => self.service_starts(number, replica),
+            Happening::ServiceAsks(number, replica) => self.service_asks(number, replica),
+            Happening::LocalEnds(begun) => self.local_ends(begun),
+            Happening::LocksFreed(number, replica, life) => self.locks_freed(number, replica, life),
             Happening::CoordinatorStarts => self.start_coordinator(),
         }
     }
