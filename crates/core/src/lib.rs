@@ -55,6 +55,8 @@ pub use codec::{
     DecodeError, RECORD_VERSION, RecordHead, decode_head, decode_record, digested_bytes,
     encode_record,
 };
+#[cfg(any(test, feature = "mutations"))]
+pub use codec::{encode_version_1, plan_of_version_1};
 pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};

@@ -17,7 +17,9 @@ pub mod server;
 pub mod service;
 pub mod shrink;
 pub mod situations;
+mod starting;
 pub mod story;
+pub mod upgrade;
 pub mod workload;
 pub mod world;
 

@@ -47,13 +47,14 @@ pub enum FaultKind {
     TransactionPoisoned,
     ReplicaDown,
     ServiceUpgraded,
+    CoordinatorUpgraded,
 }
 
 use FaultKind::*;
 
 impl FaultKind {
     /// Every kind, and how often it happens by default, in a million opportunities.
-    pub const ALL: [(Self, u64); 36] = [
+    pub const ALL: [(Self, u64); 37] = [
         (CallLost, 40_000),
         (CallTwice, 60_000),
         (CallLate, 30_000),
@@ -90,6 +91,7 @@ impl FaultKind {
         (TransactionPoisoned, 6_000),
         (ReplicaDown, 8_000),
         (ServiceUpgraded, 4_000),
+        (CoordinatorUpgraded, 6_000),
     ];
 
     /// What it does, in words.
@@ -134,8 +136,20 @@ impl FaultKind {
             TransactionPoisoned => "the program breaks on a transaction until it is upgraded",
             ReplicaDown => "one process of a service is down while another one answers",
             ServiceUpgraded => "a process of a service is replaced by another version's",
+            CoordinatorUpgraded => "the coordinator ends, and comes back as a newer version",
         }
     }
+}
+
+/// What a coordinator is configured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// How many transactions may be live in a shard at once.
+    pub live_max: u16,
+    /// How much the journal keeps before it forgets, in batches.
+    pub keeps_batches: u16,
+    /// How many observations a timeline holds.
+    pub observations_max: u16,
 }
 
 /// What one run is made of.
@@ -166,6 +180,12 @@ pub struct Options {
     /// Whether services begin as copies that do not know the commit in one phase.
     #[serde(default)]
     pub services_older: bool,
+    /// Whether the coordinator begins as a version that writes records of version 1.
+    #[serde(default)]
+    pub begins_older: bool,
+    /// The coordinator's limits once it is upgraded, if they are others then.
+    #[serde(default)]
+    pub later: Option<Limits>,
     /// How long a message takes on average, in milliseconds.
     pub message_ms: u64,
     /// How long a sync takes on average, in milliseconds.
@@ -214,8 +234,22 @@ impl Options {
             replicas: number(&mut random, 1, 3),
             local_ms: *random.pick(&[0, 0, 2, 15]),
             services_older: random.chance(MILLION / 8),
+            begins_older: random.chance(MILLION / 6),
+            later: random.chance(MILLION / 2).then(|| Limits {
+                live_max: *random.pick(&[1, 2, 8, 100]),
+                keeps_batches: *random.pick(&[1, 4, 16]),
+                observations_max: *random.pick(&[0, 4, 64]),
+            }),
             faults,
         }
+    }
+
+    /// The coordinator's limits, before its upgrade and after it.
+    #[must_use]
+    pub fn limits(&self, upgraded: bool) -> Limits {
+        let (live_max, keeps_batches) = (self.live_max, self.keeps_batches);
+        let first = Limits { live_max, keeps_batches, observations_max: 16 };
+        self.later.filter(|_| upgraded).unwrap_or(first)
     }
 
     /// How often a fault happens, in a million opportunities.

@@ -143,9 +143,7 @@ impl Simulation {
     /// From any moment on when nothing fails any more, everything ends within this time. A clock
     /// that was set back moves what was planned by the clock.
     fn bound(&self) -> u64 {
-        let of_one =
-            |plan: &unanimity_core::Plan| bound_ms(&plan.options, plan.branches.len() as u64);
-        let longest = self.plans.values().map(of_one).max().unwrap_or(0);
+        let longest = self.plans.values().map(bound_ms).max().unwrap_or(0);
         longest + self.clock_stepped_ms + 20_000
     }
 
@@ -159,6 +157,7 @@ impl Simulation {
         let running = self.processes.iter().map(|one| one.generation);
         let older: Vec<u64> = running.filter(|one| *one != self.generations).collect();
         older.into_iter().for_each(|generation| self.kill(generation, false));
+        self.finish_upgrade();
         for process in &mut self.processes {
             process.paused_until = process.paused_until.min(self.now);
         }

@@ -9,6 +9,7 @@ use super::command::run_seeds;
 use super::run::Plan;
 use super::shrink::{Script, shrink};
 use super::story::tell;
+use super::upgrade::UpgradeBug;
 use super::world::{Planted, StoreBug};
 
 /// Every failure that was kept: the seed with which the simulator found it, made small.
@@ -66,6 +67,14 @@ fn a_store_that_forgets_its_other_processes_is_found() {
     for bug in [StoreBug::RowInMemory, StoreBug::RowNotLocked] {
         let planted = Planted { store: Some(bug), ..Planted::default() };
         assert!(run_seeds(0, 500, planted, true).failed.is_some(), "{bug:?}");
+    }
+}
+
+#[test]
+fn a_newer_version_that_misreads_an_older_ones_journal_is_found() {
+    for bug in [UpgradeBug::FirstVersionSkipped, UpgradeBug::LimitForgets] {
+        let planted = Planted { upgrade: Some(bug), ..Planted::default() };
+        assert!(run_seeds(0, 1_000, planted, true).failed.is_some(), "{bug:?}");
     }
 }
 

@@ -18,6 +18,7 @@ use super::replicas::Begun;
 use super::server::{Answered, Ask, Asker, CallKey, Disk, Process, Say};
 use super::service::Service;
 use super::situations::Situations;
+use super::upgrade::UpgradeBug;
 use super::workload;
 
 /// A mistake in the modelled parts of a participant, to show that the simulator would notice one.
@@ -42,6 +43,8 @@ pub struct Planted {
     pub journal: unanimity_journal::Mutations,
     /// In a participant's store.
     pub store: Option<StoreBug>,
+    /// In how a newer version reads what an older one wrote.
+    pub upgrade: Option<UpgradeBug>,
 }
 
 /// A call on its way to a service, or an initiator's own.
@@ -119,6 +122,8 @@ pub struct Simulation {
     pub(super) forgotten: BTreeSet<(TransactionId, u16)>,
     /// What the program breaks on, until it is upgraded.
     pub(super) poisoned: Poisoned,
+    /// Whether the coordinator has been upgraded: whichever starts is the newer one.
+    pub(super) upgraded: bool,
     /// What went wrong inside, if anything did.
     pub(super) broken: Option<Finding>,
 }
@@ -176,6 +181,7 @@ impl Simulation {
             clock_stepped_ms: 0,
             forgotten: BTreeSet::new(),
             poisoned: Poisoned::new(),
+            upgraded: false,
             broken: None,
             options,
         };
