@@ -78,11 +78,15 @@ pub enum Mutation {
     UnreadForgotten,
     /// A transaction that could not be read is written anew.
     UnreadWrittenAnew,
+    /// An initiator that gave up without an answer believes that nothing was done.
+    SilenceTakenForRefusal,
+    /// An initiator that is refused forgets that an earlier request of its kind had no answer.
+    EarlierSilenceForgotten,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -119,6 +123,8 @@ impl Mutation {
         Self::UnreadNotAtHome,
         Self::UnreadForgotten,
         Self::UnreadWrittenAnew,
+        Self::SilenceTakenForRefusal,
+        Self::EarlierSilenceForgotten,
     ];
 }
 

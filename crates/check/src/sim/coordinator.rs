@@ -349,7 +349,7 @@ impl Simulation {
                 Some(told(ToldLine::Ended { outcome: *outcome, mixed: *mixed }))
             }
             (Say::Outcome(outcome, false, _), _) => Some(read(false, Some(*outcome))),
-            (Say::NotOpen | Say::Busy | Say::Refused(_), _) => None,
+            (Say::NotOpen | Say::Decided | Say::Busy | Say::SetAside | Say::Refused(_), _) => None,
         };
         if let Some(seen) = seen {
             self.see(seen);

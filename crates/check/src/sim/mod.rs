@@ -5,6 +5,7 @@
 pub mod command;
 pub mod coordinator;
 pub mod initiator;
+mod initiators;
 pub mod lines;
 pub mod options;
 pub mod participants;

@@ -3,6 +3,7 @@
 //! kinds of faults out reaches what a run with all of them hides).
 
 use serde::{Deserialize, Serialize};
+use unanimity_core::{AskPolicy, Mutations};
 
 use super::random::{MILLION, Random};
 
@@ -186,6 +187,9 @@ pub struct Options {
     /// The coordinator's limits once it is upgraded, if they are others then.
     #[serde(default)]
     pub later: Option<Limits>,
+    /// How long initiators ask again for the same, in milliseconds.
+    #[serde(default = "usual_patience_ms")]
+    pub patience_ms: u64,
     /// How long a message takes on average, in milliseconds.
     pub message_ms: u64,
     /// How long a sync takes on average, in milliseconds.
@@ -197,6 +201,10 @@ pub struct Options {
 /// What a script that says nothing of replicas was run with.
 const fn one() -> u16 {
     1
+}
+
+fn usual_patience_ms() -> u64 {
+    AskPolicy::default().patience_ms
 }
 
 impl Options {
@@ -235,6 +243,7 @@ impl Options {
             local_ms: *random.pick(&[0, 0, 2, 15]),
             services_older: random.chance(MILLION / 8),
             begins_older: random.chance(MILLION / 6),
+            patience_ms: *random.pick(&[0, 1_000, 10_000, 10_000, 60_000]),
             later: random.chance(MILLION / 2).then(|| Limits {
                 live_max: *random.pick(&[1, 2, 8, 100]),
                 keeps_batches: *random.pick(&[1, 4, 16]),
@@ -242,6 +251,12 @@ impl Options {
             }),
             faults,
         }
+    }
+
+    /// How initiators ask again.
+    #[must_use]
+    pub fn asking(&self, mutations: Mutations) -> AskPolicy {
+        AskPolicy { patience_ms: self.patience_ms, mutations, ..AskPolicy::default() }
     }
 
     /// The coordinator's limits, before its upgrade and after it.

@@ -1,18 +1,15 @@
-//! What happens at services and initiators: calls arrive, local transactions are done or fail,
-//! answers are lost, processes die and come back and ask.
-
-use std::sync::Arc;
+//! What happens at services: calls arrive, local transactions are done or fail, answers are lost,
+//! processes die and come back and ask.
 
 use unanimity_core::guard::{GuardRow, LATE_REASON};
 use unanimity_core::{Answer, Kind, Operation, Outcome, TransactionId};
 use unanimity_judge::Event as Seen;
 
-use super::initiator::{ASK_AGAIN_MS, Next, Stage};
 use super::lines::word;
 use super::options::FaultKind;
 use super::server::{Answered, Ask, Asker, Say};
 use super::service::{Handled, Service};
-use super::world::{BackTo, CallOnItsWay, Happening, Simulation, StoreBug, payload_of};
+use super::world::{BackTo, CallOnItsWay, Happening, Simulation, StoreBug};
 
 /// How often a broken store shows what it is, in a million calls.
 const STORE_BUG_RATE: u64 = 60_000;
@@ -213,6 +210,7 @@ impl Simulation {
     pub(super) fn ask(&mut self, to: Asker, id: TransactionId, ask: Ask) {
         let since = self.now;
         if self.strikes(FaultKind::RequestTwice) {
+            self.doubled.insert(id.clone());
             let delay = self.faults.random().below(3_000);
             self.later(delay, Happening::AskArrives(to, id.clone(), since, ask.clone()));
         }
@@ -225,27 +223,7 @@ impl Simulation {
 
     pub(super) fn say_arrives(&mut self, answered: Answered) {
         match answered.to {
-            Asker::Initiator(number, request) => {
-                let initiator = &mut self.initiators[number];
-                if initiator.vanished || initiator.request != request {
-                    return;
-                }
-                let about = initiator.current.as_ref().map(|(work, _)| &work.id);
-                if about != Some(&answered.id) {
-                    return;
-                }
-                if let Say::Refused(code) = answered.say {
-                    self.fail("a good plan is accepted", code.to_owned());
-                    return;
-                }
-                initiator.answered(&answered.say);
-                // A request has one answer: a second one, to a copy of it, finds nobody.
-                initiator.request += 1;
-                let request = initiator.request;
-                let patience = if answered.say == Say::Busy { ASK_AGAIN_MS } else { 3 };
-                let pause = self.network.delay(patience);
-                self.later(pause, Happening::InitiatorWakes(number, request));
-            }
+            Asker::Initiator(number, request) => self.initiator_hears(number, request, &answered),
             Asker::Service(number, replica, branch) => {
                 let outcome = match answered.say {
                     Say::Outcome(outcome, ..) => outcome,
@@ -282,74 +260,5 @@ impl Simulation {
             Ok(handled) => handled.worked.into_iter().for_each(|worked| self.see(worked)),
             Err(problem) => self.fail("a decision makes sense", problem),
         }
-    }
-
-    pub(super) fn initiator_wakes(&mut self, number: usize, request: u64) {
-        let initiator = &mut self.initiators[number];
-        if initiator.vanished || initiator.request != request {
-            return;
-        }
-        initiator.request += 1;
-        if initiator.current.is_none() {
-            let Some(work) = initiator.todo.pop_front() else { return };
-            initiator.current = Some((work, Stage::Beginning));
-        }
-        if self.strikes(FaultKind::InitiatorVanishes) {
-            self.initiators[number].vanished = true;
-            return;
-        }
-        if self.strikes(FaultKind::InitiatorRollsBack)
-            && let Some((_, stage)) = &mut self.initiators[number].current
-            && *stage == Stage::Waiting
-        {
-            *stage = Stage::RollingBack;
-        }
-        self.initiator_acts(number);
-        let request = self.initiators[number].request;
-        self.later(ASK_AGAIN_MS, Happening::InitiatorWakes(number, request));
-    }
-
-    fn initiator_acts(&mut self, number: usize) {
-        let initiator = &self.initiators[number];
-        let request = initiator.request;
-        let Some((work, _)) = &initiator.current else { return };
-        let id = work.id.clone();
-        match initiator.next() {
-            Next::Ask(ask) => {
-                if self.strikes(FaultKind::OperatorRetries) {
-                    self.ask(Asker::Operator, id.clone(), Ask::Retry);
-                }
-                self.ask(Asker::Initiator(number, request), id, ask);
-            }
-            Next::Try(branch) => {
-                let plan = &work.plan.branches[branch];
-                let operation = match plan.kind {
-                    Kind::TwoPhase => Operation::Prepare,
-                    Kind::Compensable | Kind::Deferred => Operation::Execute,
-                    Kind::Local => Operation::CommitOnePhase,
-                };
-                let payload: Option<Arc<[u8]>> = payload_of(plan, operation);
-                let branch = u16::try_from(branch).unwrap_or(0);
-                let back_to = BackTo::Initiator(number, request);
-                self.send_call((id, branch, operation, 0), payload, back_to);
-            }
-            Next::Done => {}
-        }
-    }
-
-    /// The initiator hears of its own call. What is not clear it tries again.
-    pub(super) fn own_work_answered(&mut self, number: usize, request: u64, answer: &Answer) {
-        let initiator = &mut self.initiators[number];
-        if initiator.vanished || initiator.request != request {
-            return;
-        }
-        match answer {
-            Answer::Yes(_) | Answer::ReadOnly | Answer::Read(_) => initiator.tried(true),
-            Answer::No(_) | Answer::Contradiction(..) => initiator.tried(false),
-            Answer::Acknowledged | Answer::Unsupported | Answer::Unsent(_) | Answer::Unknown(_) => {
-                return;
-            }
-        }
-        self.later(1, Happening::InitiatorWakes(number, request));
     }
 }

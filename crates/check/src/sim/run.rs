@@ -129,6 +129,7 @@ impl Simulation {
         if self.broken.is_some() {
             return;
         }
+        self.what_is_believed_is_true();
         let before = self.outcomes();
         let newest = self.processes.last().map(|one| one.generation);
         newest.into_iter().for_each(|generation| self.kill(generation, true));

@@ -63,8 +63,12 @@ pub enum Say {
     Enlisted(u16),
     /// It is in a stage in which this cannot be.
     NotOpen,
+    /// It is decided, and not as was asked for.
+    Decided,
     /// Try later.
     Busy,
+    /// It is set aside: an operator is to see to it.
+    SetAside,
     /// There is no such transaction.
     Unknown,
     /// There is no outcome yet.
@@ -400,27 +404,8 @@ impl Shard {
                 out.extend(self.reply(to, id, since, say));
                 out
             }
-            Ask::Commit => {
-                if let Err(refusal) = self.coordinator.check_close(id) {
-                    let say = match refusal {
-                        CloseRefusal::SetAside => Say::Busy,
-                        CloseRefusal::Unknown | CloseRefusal::Whole => self.status(history, id),
-                    };
-                    return self.reply(to, id, since, say);
-                }
-                self.wait(id, Waiting { to, since, for_outcome: true });
-                let mut out = self.handle(now, Event::CommitRequested { transaction: id.clone() });
-                out.extend(self.answer_what_is_known(id));
-                out
-            }
-            Ask::Rollback => {
-                let reason = "asked".into();
-                let event = Event::RollbackRequested { transaction: id.clone(), reason };
-                let mut out = self.handle(now, event);
-                let say = self.status(history, id);
-                out.extend(self.reply(to, id, since, say));
-                out
-            }
+            Ask::Commit => self.commit(now, history, (to, id, since)),
+            Ask::Rollback => self.roll_back(now, history, (to, id, since)),
             Ask::Retry => self.handle(now, Event::RetryRequested { transaction: id.clone() }),
             Ask::Resolve(branch, outcome) => {
                 if self.coordinator.check_resolve(id, branch, outcome, true).is_err() {
@@ -432,6 +417,43 @@ impl Shard {
                 self.handle(now, event)
             }
         }
+    }
+
+    fn commit(
+        &mut self,
+        now: u64,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        (to, id, since): (Asker, &TransactionId, u64),
+    ) -> Vec<Out<Answered>> {
+        if let Err(refusal) = self.coordinator.check_close(id) {
+            let say = match (refusal, self.status(history, id)) {
+                (CloseRefusal::SetAside, _) => Say::SetAside,
+                (_, Say::Outcome(Outcome::Rollback, ..)) => Say::Decided,
+                (CloseRefusal::Unknown | CloseRefusal::Whole, say) => say,
+            };
+            return self.reply(to, id, since, say);
+        }
+        self.wait(id, Waiting { to, since, for_outcome: true });
+        let mut out = self.handle(now, Event::CommitRequested { transaction: id.clone() });
+        out.extend(self.answer_what_is_known(id));
+        out
+    }
+
+    fn roll_back(
+        &mut self,
+        now: u64,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        (to, id, since): (Asker, &TransactionId, u64),
+    ) -> Vec<Out<Answered>> {
+        if let Say::Outcome(Outcome::Commit, ..) = self.status(history, id) {
+            return self.reply(to, id, since, Say::Decided);
+        }
+        let reason = "asked".into();
+        let event = Event::RollbackRequested { transaction: id.clone(), reason };
+        let mut out = self.handle(now, event);
+        let say = self.status(history, id);
+        out.extend(self.reply(to, id, since, say));
+        out
     }
 
     fn wait(&mut self, id: &TransactionId, waiting: Waiting) {
@@ -491,7 +513,8 @@ impl Shard {
             }
             Some(Refusal::Exists { same: true }) => Say::Begun,
             Some(Refusal::Exists { same: false }) => Say::Refused("id_reused"),
-            Some(Refusal::SetAside | Refusal::AtCapacity) => Say::Busy,
+            Some(Refusal::SetAside) => Say::SetAside,
+            Some(Refusal::AtCapacity) => Say::Busy,
             Some(Refusal::Plan(error)) => Say::Refused(error.code),
         };
         self.reply(to, id, since, say)
@@ -532,7 +555,7 @@ fn fingerprint(plan: &Plan) -> u128 {
 #[must_use]
 pub fn said(transaction: &Transaction) -> Say {
     if transaction.set_aside.as_ref().is_some_and(|why| !why.read) {
-        return Say::Busy; // It may have an outcome that was told.
+        return Say::SetAside; // It may have an outcome that was told.
     }
     match transaction.outcome() {
         None => Say::Pending,

@@ -16,7 +16,7 @@ pub struct Situations {
 }
 
 /// What every run set must meet, and at least how often in 10,000 seeds.
-pub const REQUIRED: [(&str, u64); 61] = [
+pub const REQUIRED: [(&str, u64); 66] = [
     ("commit: all_yes", 1_000),
     ("commit: settled_by_participant", 50),
     ("rollback: voted_no", 1_000),
@@ -70,6 +70,11 @@ pub const REQUIRED: [(&str, u64); 61] = [
     ("of version 1, taken up: committing", 20),
     ("of version 1, taken up: rolling_back", 20),
     ("more are live than the newer limit allows", 20),
+    ("asked again after no answer", 1_000),
+    ("asked again after a refusal that passes", 1_000),
+    ("decided already, and asked what", 100),
+    ("an initiator gave up without an answer", 500),
+    ("an initiator gave up, refused", 500),
     ("one process is down, and another answers", 500),
     ("a branch goes on at another process", 1_000),
     ("a duplicate answered by another process", 100),

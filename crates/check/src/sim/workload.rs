@@ -20,6 +20,10 @@ pub struct Work {
     pub jobs: Vec<Job>,
     /// Whether the initiator gives up at its end, where it could commit.
     pub gives_up: bool,
+    /// Whether the initiator asks later what became of a transaction that it has no answer about.
+    pub asks_later: bool,
+    /// Spreads the jitter of what is asked again.
+    pub seed: u64,
 }
 
 /// How long everything takes at most, in virtual milliseconds.
@@ -120,7 +124,8 @@ fn drawn(random: &mut Random, options: &Options, id: TransactionId, open: bool) 
         plan.options.open_timeout_ms = usual.open_timeout_ms;
         plan.options.one_phase = usual.one_phase;
     }
-    Work { id, plan, begun_with, jobs, gives_up }
+    let (asks_later, seed) = (random.chance(700_000), random.bits());
+    Work { id, plan, begun_with, jobs, gives_up, asks_later, seed }
 }
 
 fn branch(

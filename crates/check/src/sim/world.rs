@@ -87,6 +87,7 @@ pub(super) enum Happening {
     AskArrives(Asker, TransactionId, u64, Ask),
     SayArrives(Answered),
     InitiatorWakes(usize, u64),
+    RequestTimesOut(usize, u64),
     ServiceStarts(usize, usize),
     ServiceAsks(usize, usize),
     LocalEnds(Box<Begun>),
@@ -120,6 +121,8 @@ pub struct Simulation {
     pub(super) clock_stepped_ms: u64,
     /// The branches that a service has lost its memory of.
     pub(super) forgotten: BTreeSet<(TransactionId, u16)>,
+    /// The transactions of which a request was on its way twice.
+    pub(super) doubled: BTreeSet<TransactionId>,
     /// What the program breaks on, until it is upgraded.
     pub(super) poisoned: Poisoned,
     /// Whether the coordinator has been upgraded: whichever starts is the newer one.
@@ -140,6 +143,7 @@ impl Simulation {
     ) -> Self {
         let services = (0..usize::from(options.services))
             .map(|number| Service::new(number, &options, planted.mutations));
+        let policy = options.asking(planted.mutations);
         let initiators = (0..options.initiators).map(|number| {
             let mut random = Random::new(seed, "initiator", u64::from(number));
             let todo = (0..options.transactions).filter_map(|turn| {
@@ -147,7 +151,7 @@ impl Simulation {
                 Some(workload::next(&mut random, &options, id))
             });
             let todo = todo.collect();
-            Initiator { todo, current: None, request: 0, vanished: false }
+            Initiator::new(todo, policy.clone())
         });
         let initiators: Vec<Initiator> = initiators.collect();
         let plans = initiators.iter().flat_map(|one| &one.todo);
@@ -180,6 +184,7 @@ impl Simulation {
             events: 0,
             clock_stepped_ms: 0,
             forgotten: BTreeSet::new(),
+            doubled: BTreeSet::new(),
             poisoned: Poisoned::new(),
             upgraded: false,
             broken: None,
@@ -293,6 +298,7 @@ impl Simulation {
             Happening::AskArrives(to, id, since, ask) => self.ask_arrives(to, &id, since, ask),
             Happening::SayArrives(answered) => self.say_arrives(answered),
             Happening::InitiatorWakes(number, request) => self.initiator_wakes(number, request),
+            Happening::RequestTimesOut(number, request) => self.request_times_out(number, request),
             Happening::ServiceStarts(number, replica) => self.service_starts(number, replica),
             Happening::ServiceAsks(number, replica) => self.service_asks(number, replica),
             Happening::LocalEnds(begun) => self.local_ends(begun),
