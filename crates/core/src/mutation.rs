@@ -82,11 +82,15 @@ pub enum Mutation {
     SilenceTakenForRefusal,
     /// An initiator that is refused forgets that an earlier request of its kind had no answer.
     EarlierSilenceForgotten,
+    /// More transactions are taken than may be live.
+    LimitNotHeld,
+    /// Deferred work is done after a rollback too.
+    DeferredAfterRollback,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -125,6 +129,8 @@ impl Mutation {
         Self::UnreadWrittenAnew,
         Self::SilenceTakenForRefusal,
         Self::EarlierSilenceForgotten,
+        Self::LimitNotHeld,
+        Self::DeferredAfterRollback,
     ];
 }
 

@@ -296,6 +296,7 @@ impl Simulation {
                 let Some(shard) = self.shard(generation, number) else { return };
                 shard.to_archive.push(Arc::clone(&transaction));
                 self.situations.ended(&transaction);
+                self.measure_timeline(&transaction);
                 self.tell(generation, number, &id, Some(server::said(&transaction)));
             }
             Effect::Parked(..) => self.situations.count("parked"),
@@ -306,6 +307,16 @@ impl Simulation {
             | Effect::Resolved(..)
             | Effect::Settling(_)
             | Effect::Overdue(_) => {}
+        }
+    }
+
+    /// A timeline holds as many observations as it may, under the limit before an upgrade or after.
+    fn measure_timeline(&mut self, transaction: &Transaction) {
+        let value = transaction.timeline.iter().count() as u64;
+        let most = [false, true].map(|upgraded| self.options.limits(upgraded).observations_max);
+        let most = u64::from(most[0].max(most[1]));
+        if value > most {
+            self.see(Seen::Height { what: "observations".into(), value, most });
         }
     }
 

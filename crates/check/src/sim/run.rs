@@ -1,6 +1,7 @@
 //! One run: faults; repair; everything must end within a bound computed from the configuration;
 //! then nothing may be left; restart of everything, and the same checks again.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use unanimity_core::{Outcome, TransactionId};
@@ -30,6 +31,8 @@ pub struct Report {
     pub transactions: u64,
     /// What is wrong, if anything.
     pub broken: Option<Finding>,
+    /// Every rule that is broken where the first one is.
+    pub rules: BTreeSet<&'static str>,
     /// A digest of everything that was seen.
     pub hash: u64,
     /// What was met.
@@ -78,6 +81,7 @@ impl Plan {
                 events: world.events,
                 transactions: world.plans.len() as u64,
                 broken: world.broken().cloned(),
+                rules: world.rules(),
                 hash: world.hash(),
                 situations: world.situations.clone(),
                 faults: world.faults.happened.clone(),
@@ -98,6 +102,7 @@ impl Plan {
             events: 0,
             transactions: 0,
             broken: Some(Finding { line: 0, at: 0, transaction: None, rule, problem }),
+            rules: [rule].into(),
             hash: 0,
             situations: Situations::default(),
             faults: Vec::new(),

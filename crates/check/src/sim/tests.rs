@@ -1,11 +1,13 @@
 //! The simulator is the same twice, finds what is planted, and what it found once stays right.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use unanimity_core::{Mutation, Mutations};
-use unanimity_judge::{Judge, read_line, write_line};
+use unanimity_judge::{Judge, names, read_line, write_line};
 
 use super::command::run_seeds;
+use super::planted;
 use super::run::Plan;
 use super::shrink::{Script, shrink};
 use super::story::tell;
@@ -76,6 +78,28 @@ fn a_newer_version_that_misreads_an_older_ones_journal_is_found() {
         let planted = Planted { upgrade: Some(bug), ..Planted::default() };
         assert!(run_seeds(0, 1_000, planted, true).failed.is_some(), "{bug:?}");
     }
+}
+
+/// The rules of the judge that the simulator cannot break: its network invents no answer, and its
+/// world neither turns time back nor lets a branch work that is on no plan.
+const NOT_HERE: [&str; 2] = [names::ANSWERED, names::TRACE];
+
+/// Every other rule of the judge goes red here by one planted bug at least.
+#[test]
+fn every_rule_of_the_judge_goes_red_in_the_simulator() {
+    let mut green: BTreeSet<&str> = unanimity_judge::RULES.into_iter().collect();
+    green.retain(|rule| !NOT_HERE.contains(rule));
+    for (name, planted) in planted::all() {
+        if green.is_empty() {
+            break;
+        }
+        for rule in run_seeds(0, 400, planted, false).rules.into_keys() {
+            if green.remove(rule) {
+                println!("{rule}: {name}");
+            }
+        }
+    }
+    assert!(green.is_empty(), "never red: {green:?}");
 }
 
 /// The simulator's judge reads events; a trace's reader reads text. Both see the same.

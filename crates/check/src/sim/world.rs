@@ -245,6 +245,13 @@ impl Simulation {
         self.broken.as_ref()
     }
 
+    /// Every rule that is broken so far.
+    #[must_use]
+    pub fn rules(&self) -> BTreeSet<&'static str> {
+        let judged = self.judge.found().iter().map(|one| one.rule);
+        judged.chain(self.broken().map(|one| one.rule)).collect()
+    }
+
     /// The trace, if it was kept.
     #[must_use]
     pub fn trace(&self) -> &[Line] {
