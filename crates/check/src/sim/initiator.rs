@@ -94,6 +94,10 @@ impl Current {
         };
     }
 
+    fn has_local_work(&self) -> bool {
+        self.work.plan.branches.iter().any(|branch| branch.kind == Kind::Local)
+    }
+
     /// The request of this stage leaves.
     pub fn asks(&mut self, now: u64) {
         self.asked_at.get_or_insert(now);
@@ -247,7 +251,8 @@ impl Initiator {
             }
             // Only what has acted can have made it commit.
             Asked::Begin => current.may_commit && may_have_acted,
-            Asked::Commit => may_have_acted,
+            // Its own database has committed, and says so to whoever asks.
+            Asked::Commit => may_have_acted || current.has_local_work(),
             Asked::Rollback => current.may_commit,
         };
         if !committed {
