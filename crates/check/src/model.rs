@@ -76,6 +76,8 @@ impl Protocol {
             names::AT_MOST_ONCE => properties::at_most_once(world),
             names::IN_ORDER => properties::in_order(world),
             names::PLAN_ORDER => properties::plan_order(world),
+            names::SAGA => properties::saga_undone(world),
+            names::DEFERRED => properties::deferred_iff_committed(world),
             names::NEXT_ACTION => properties::next_action(world),
             names::FORGOTTEN_LAST => properties::forgotten_last(world),
             names::NO_CONTRADICTION => properties::no_contradiction(world),
@@ -148,6 +150,8 @@ impl Model for Protocol {
             Property::always(names::AT_MOST_ONCE, |_, w| properties::at_most_once(w).is_ok()),
             Property::always(names::IN_ORDER, |_, w| properties::in_order(w).is_ok()),
             Property::always(names::PLAN_ORDER, |_, w| properties::plan_order(w).is_ok()),
+            Property::always(names::SAGA, |_, w| properties::saga_undone(w).is_ok()),
+            Property::always(names::DEFERRED, |_, w| properties::deferred_iff_committed(w).is_ok()),
             Property::always(names::NEXT_ACTION, |_, w| properties::next_action(w).is_ok()),
             Property::always(names::FORGOTTEN_LAST, |_, w| properties::forgotten_last(w).is_ok()),
             Property::always(names::NO_CONTRADICTION, |_, w| {

@@ -59,9 +59,10 @@ pub const ALL: &[Mutant] = &[
     caught(Mutation::EnlistmentNotRecorded, worlds::INTERACTIVE, names::DURABLE_FIRST, 3),
     caught(Mutation::UnsupportedBelieved, worlds::ONE_PHASE, names::AGREEMENT, 6),
     caught(Mutation::ExecutesBeforeVotes, worlds::VISIBLE, names::PLAN_ORDER, 6),
-    caught(Mutation::CompensationOrderIgnored, worlds::SAGA, names::PLAN_ORDER, 9),
+    caught(Mutation::CompensationOrderIgnored, worlds::SAGA, names::SAGA, 9),
     caught(Mutation::DeferredBeforeCommits, worlds::MIXED, names::PLAN_ORDER, 9),
     caught(Mutation::LastDoesNotWait, worlds::NOTICE_LAST, names::PLAN_ORDER, 10),
+    caught(Mutation::DeferredAfterRollback, worlds::MIXED, names::DEFERRED, 7),
     caught(Mutation::LateAnswerEndsTheCall, worlds::LOSSY, names::ONE_CALL, 8),
 ];
 

@@ -6,8 +6,9 @@ use unanimity_core::guard::Contradiction;
 use unanimity_core::guard::GuardState;
 use unanimity_core::{Fact, Kind, Operation, Outcome, TimerPurpose, Transaction};
 pub use unanimity_judge::rules::{
-    self, Verdict, agreement, at_most_once, commit_validity, exactly_matched, forgotten_last,
-    forward, in_order, plan_order, settled_stays_settled, stability,
+    self, Verdict, agreement, at_most_once, commit_validity, deferred_iff_committed,
+    exactly_matched, forgotten_last, forward, in_order, plan_order, saga_undone,
+    settled_stays_settled, stability,
 };
 use unanimity_judge::{Evidence, Outcomes};
 

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use unanimity_core::{BranchPlan, Fact, Kind, Operation, Outcome};
-use unanimity_judge::{BranchLine, Event, FactLine, Line, Sight, TRACE_VERSION, ToldLine};
+use unanimity_judge::{
+    BranchLine, Event, Evidence, FactLine, Line, Sight, TRACE_VERSION, ToldLine,
+};
 
 use crate::participant::Said;
 use crate::properties::forward;
@@ -52,6 +54,7 @@ impl Scribe {
         self.write_records(&before);
         self.write_told(&before);
         self.write_calls(&before, action);
+        self.write_read();
     }
 
     /// Everything has had its time, without a further fault.
@@ -180,6 +183,19 @@ impl Scribe {
         for what in told {
             let transaction = self.transaction();
             self.write(Event::Told { transaction, what });
+        }
+    }
+
+    /// What whoever asks now is told, where nothing holds the answer back.
+    fn write_read(&mut self) {
+        if self.world.coordinator.is_none() || !self.world.journal.pending.is_empty() {
+            return;
+        }
+        let (transaction, since) = (self.transaction(), self.lines.len() as u64);
+        let unknown = !self.world.begun();
+        let outcome = self.world.recorded().iter().next();
+        if unknown || outcome.is_some() || self.world.live().is_some() {
+            self.write(Event::Read { transaction, since, unknown, outcome });
         }
     }
 
@@ -344,6 +360,8 @@ mod tests {
             rules::names::AT_MOST_ONCE,
             rules::names::IN_ORDER,
             rules::names::PLAN_ORDER,
+            rules::names::SAGA,
+            rules::names::DEFERRED,
             rules::names::FORGOTTEN_LAST,
         ];
         let mut count = 0;

@@ -16,12 +16,16 @@ use crate::{
 mod digested;
 mod head;
 pub(crate) mod observation;
+#[cfg(any(test, feature = "mutations"))]
+mod older;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
 pub use digested::digested_bytes;
 pub use head::{RecordHead, decode_head};
+#[cfg(any(test, feature = "mutations"))]
+pub use older::{encode_version_1, plan_of_version_1};
 
 /// The version that is written; also the newest that is understood.
 pub const RECORD_VERSION: u8 = 2;
@@ -51,8 +55,12 @@ impl std::error::Error for DecodeError {}
 
 /// Appends a record's bytes to `out`.
 pub fn encode_record(record: &Record, out: &mut Vec<u8>) {
-    let mut writer = Writer::new(out);
-    writer.byte(RECORD_VERSION);
+    encode_as(RECORD_VERSION, record, out);
+}
+
+fn encode_as(version: u8, record: &Record, out: &mut Vec<u8>) {
+    let mut writer = Writer::of_version(version, out);
+    writer.byte(version);
     writer.text(record.transaction.as_str());
     writer.number(record.at);
     put_fact(&mut writer, &record.fact);
@@ -93,7 +101,7 @@ fn put_fact(writer: &mut Writer<'_>, fact: &Fact) {
             writer.fixed(&fingerprint.to_le_bytes());
             put_options(writer, &plan.options);
             writer.list(&plan.branches, put_branch_plan);
-            writer.flag(plan.open);
+            writer.later(|writer| writer.flag(plan.open));
         }
         Fact::Executing { branches, ballots, results } => {
             writer.byte(2);
@@ -255,7 +263,7 @@ fn get_reason(reader: &mut Reader<'_>) -> Result<Reason, DecodeError> {
 
 fn put_options(writer: &mut Writer<'_>, options: &Options) {
     put_first_options(writer, options);
-    put_later_options(writer, options);
+    writer.later(|writer| put_later_options(writer, options));
 }
 
 /// What version 1 knew.
@@ -301,7 +309,7 @@ fn get_options(reader: &mut Reader<'_>) -> Result<Options, DecodeError> {
 
 fn put_branch_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
     put_first_plan(writer, plan);
-    put_later_plan(writer, plan);
+    writer.later(|writer| put_later_plan(writer, plan));
 }
 
 /// What version 1 knew.

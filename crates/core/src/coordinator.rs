@@ -152,7 +152,9 @@ impl Coordinator {
     ) {
         let refusal = if let Some(existing) = self.transactions.get(&id) {
             Some(Refusal::of_existing(existing, fingerprint))
-        } else if self.transactions.len() >= self.config.live_transactions_max {
+        } else if self.transactions.len() >= self.config.live_transactions_max
+            && !self.config.mutations.has(Mutation::LimitNotHeld)
+        {
             Some(Refusal::AtCapacity)
         } else {
             plan.check().err().map(Refusal::Plan)

@@ -16,6 +16,7 @@
 //! compensable branches (Garcia-Molina and Salem: "Sagas", SIGMOD 1987) and deferred ones.
 
 mod answers;
+mod asking;
 mod by_id;
 mod codec;
 mod coordinator;
@@ -51,10 +52,16 @@ mod timers;
 mod transaction;
 mod wire;
 
+pub use asking::{
+    AskNext, AskPolicy, Asked, Asking, OWN_WORK_ATTEMPTS_MAX, Unheard, asks_status,
+    own_work_again_ms,
+};
 pub use codec::{
     DecodeError, RECORD_VERSION, RecordHead, decode_head, decode_record, digested_bytes,
     encode_record,
 };
+#[cfg(any(test, feature = "mutations"))]
+pub use codec::{encode_version_1, plan_of_version_1};
 pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};

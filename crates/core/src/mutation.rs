@@ -78,11 +78,19 @@ pub enum Mutation {
     UnreadForgotten,
     /// A transaction that could not be read is written anew.
     UnreadWrittenAnew,
+    /// An initiator that gave up without an answer believes that nothing was done.
+    SilenceTakenForRefusal,
+    /// An initiator that is refused forgets that an earlier request of its kind had no answer.
+    EarlierSilenceForgotten,
+    /// More transactions are taken than may be live.
+    LimitNotHeld,
+    /// Deferred work is done after a rollback too.
+    DeferredAfterRollback,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 40] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -119,6 +127,10 @@ impl Mutation {
         Self::UnreadNotAtHome,
         Self::UnreadForgotten,
         Self::UnreadWrittenAnew,
+        Self::SilenceTakenForRefusal,
+        Self::EarlierSilenceForgotten,
+        Self::LimitNotHeld,
+        Self::DeferredAfterRollback,
     ];
 }
 

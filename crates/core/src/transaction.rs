@@ -142,8 +142,9 @@ impl Branch {
             && (mutations.has(Mutation::UnansweredLeftOutOfRollback)
                 || self.plan.by_initiator
                     && mutations.has(Mutation::InitiatorsWorkLeftOutOfRollback));
+        let tells = self.plan.also_on_rollback || mutations.has(Mutation::DeferredAfterRollback);
         match (self.plan.kind, self.ballot) {
-            (Kind::Deferred, _) if self.plan.also_on_rollback => Some(Operation::Execute),
+            (Kind::Deferred, _) if tells => Some(Operation::Execute),
             (Kind::Deferred | Kind::Local, _)
             | (_, Ballot::NotCalled | Ballot::ReadOnly | Ballot::RolledBack) => None,
             _ if forgotten => None,

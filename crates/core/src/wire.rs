@@ -1,16 +1,29 @@
 //! The few shapes that records are made of: bytes, varints, texts, lists and options. What they
 //! mean is `codec`'s.
 
-use crate::DecodeError;
+use crate::{DecodeError, RECORD_VERSION};
 
 /// Appends shapes to a buffer.
 pub(crate) struct Writer<'a> {
     out: &'a mut Vec<u8>,
+    /// The version of the shapes that are written.
+    version: u8,
 }
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self { out }
+        Self::of_version(RECORD_VERSION, out)
+    }
+
+    pub(crate) const fn of_version(version: u8, out: &'a mut Vec<u8>) -> Self {
+        Self { out, version }
+    }
+
+    /// Writes what version 2 added, unless version 1 is written.
+    pub(crate) fn later(&mut self, put: impl FnOnce(&mut Self)) {
+        if self.version >= 2 {
+            put(self);
+        }
     }
 
     pub(crate) fn byte(&mut self, byte: u8) {

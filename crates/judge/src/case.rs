@@ -128,8 +128,20 @@ impl Case {
         self.records.iter().any(|one| what(&one.fact))
     }
 
-    /// The audit is gap-free and one-to-one with state changes: one beginning, first; at most one
-    /// decision, before the end; nothing after the end (FAULTS I17).
+    /// The decision is a register that is written once: a second one, also of the same word, would
+    /// be somebody deciding what was decided (Gray and Lamport, "Consensus on Transaction Commit",
+    /// ACM TODS 31(1), 2006, section 2: a decided value never changes).
+    ///
+    /// # Errors
+    /// If it is decided already.
+    pub(crate) fn writes_once(&self, fact: &FactLine) -> Verdict {
+        let decided = self.has(|fact| matches!(fact, FactLine::Decided { .. }));
+        let again = decided && matches!(fact, FactLine::Decided { .. });
+        check(!again, || "it is decided twice".to_owned())
+    }
+
+    /// The audit is gap-free and one-to-one with state changes: one beginning, first; a decision
+    /// before the end; nothing after the end (FAULTS I17).
     fn check_order(&self, fact: &FactLine) -> Verdict {
         let begun = self.has(|fact| matches!(fact, FactLine::Begun { .. }));
         let decided = self.has(|fact| matches!(fact, FactLine::Decided { .. }));
@@ -141,7 +153,6 @@ impl Case {
             FactLine::Begun { .. } if begun => says("it begins twice"),
             FactLine::Begun { .. } => Ok(()),
             _ if !begun => says("there is a record before the beginning"),
-            FactLine::Decided { .. } if decided => says("it is decided twice"),
             FactLine::Enlisted { .. } | FactLine::Executing { .. } if decided => {
                 says("there is work of phase one after the decision")
             }

@@ -25,6 +25,7 @@ pub mod names {
     pub const LINEARIZABLE: &str = "status is a write-once register";
     pub const NOTHING_LEFT: &str = "nothing is left at rest";
     pub const TRACE: &str = "the trace makes sense";
+    pub const WRITE_ONCE: &str = "the decision is written once";
 }
 
 /// Something that does not hold.
@@ -151,6 +152,10 @@ impl Judge {
         }
         let sees_calls = self.sees(Sight::Coordinator);
         let case = self.cases.entry(Arc::clone(id)).or_default();
+        let write_once = match event {
+            Event::Recorded { fact, .. } => case.writes_once(fact),
+            _ => Ok(()), // Nothing else is a record.
+        };
         let (rule, verdict) = match event {
             Event::Recorded { shard, position, fact, .. } => {
                 let place = sees_disk.then_some((*shard, *position));
@@ -189,6 +194,7 @@ impl Judge {
             Event::Recorded { fact, .. } => (names::BALLOTS, case.counts_every_ballot(fact)),
             _ => (names::TRACE, Ok(())), // Nothing else is the coordinator's own course.
         };
+        self.note(Some(id), names::WRITE_ONCE, write_once);
         self.note(Some(id), rule, verdict);
         self.note(Some(id), course_rule, course);
         self.watch_status(id, event);

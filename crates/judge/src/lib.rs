@@ -34,3 +34,29 @@ pub use judge::{Finding, Judge, names};
 pub use trace::{BranchLine, Event, FactLine, Line, Move, Sight, TRACE_VERSION, ToldLine};
 pub use trace::{TraceError, read_line, write_line};
 pub use words::state_word;
+
+/// Every rule there is.
+pub const RULES: [&str; 22] = [
+    rules::names::AGREEMENT,
+    rules::names::STABILITY,
+    rules::names::SETTLED_STAYS,
+    rules::names::COMMIT_VALIDITY,
+    rules::names::DURABLE_FIRST,
+    rules::names::AT_MOST_ONCE,
+    rules::names::IN_ORDER,
+    rules::names::PLAN_ORDER,
+    rules::names::SAGA,
+    rules::names::DEFERRED,
+    rules::names::FORGOTTEN_LAST,
+    names::ANSWERED,
+    names::AUDIT,
+    names::BALLOTS,
+    names::BOUNDS,
+    names::CALL_ORDER,
+    names::CONSERVATION,
+    names::ENDED_LAST,
+    names::LINEARIZABLE,
+    names::NOTHING_LEFT,
+    names::TRACE,
+    names::WRITE_ONCE,
+];

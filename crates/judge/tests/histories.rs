@@ -7,30 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use unanimity_judge::rules::names as rules;
-use unanimity_judge::{Judge, names, read_line};
-
-/// Every rule there is.
-const RULES: [&str; 19] = [
-    rules::AGREEMENT,
-    rules::STABILITY,
-    rules::SETTLED_STAYS,
-    rules::COMMIT_VALIDITY,
-    rules::DURABLE_FIRST,
-    rules::AT_MOST_ONCE,
-    rules::IN_ORDER,
-    rules::PLAN_ORDER,
-    rules::FORGOTTEN_LAST,
-    names::ANSWERED,
-    names::AUDIT,
-    names::BALLOTS,
-    names::BOUNDS,
-    names::CALL_ORDER,
-    names::CONSERVATION,
-    names::ENDED_LAST,
-    names::LINEARIZABLE,
-    names::NOTHING_LEFT,
-    names::TRACE,
-];
+use unanimity_judge::{Judge, RULES, read_line};
 
 struct History {
     title: &'static str,

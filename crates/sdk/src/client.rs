@@ -13,7 +13,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
-use unanimity_core::TransactionId;
+use unanimity_core::{AskNext, AskPolicy, Asked, Asking, TransactionId, Unheard, splitmix64};
 
 use crate::api::{
     DecisionAnswer, Problem, Timeline, TransactionList, TransactionRequest, TransactionStatus,
@@ -56,6 +56,15 @@ impl ClientError {
             Self::Unusable(_) | Self::NoAnswer(_) | Self::Unreadable(_) => None,
         }
     }
+
+    /// What matters of it for asking again.
+    pub(crate) fn unheard(&self) -> Unheard<'_> {
+        match self {
+            Self::Unusable(_) => Unheard::Unusable,
+            Self::Refused { status, code, .. } => Unheard::Refused { status: *status, code },
+            Self::NoAnswer(_) | Self::Unreadable(_) => Unheard::NoAnswer,
+        }
+    }
 }
 
 /// A client's limits.
@@ -70,6 +79,9 @@ pub struct ClientOptions {
     pub requests_max: usize,
     /// The most bytes of an answer.
     pub answer_bytes_max: usize,
+    /// How long a step of an interactive transaction is asked for again, in milliseconds, where no
+    /// answer comes or the refusal passes (429, 503); 0: once. The other requests are made once.
+    pub patience_ms: u64,
 }
 
 impl Default for ClientOptions {
@@ -79,6 +91,7 @@ impl Default for ClientOptions {
             request_timeout_ms: 60_000,
             requests_max: 256,
             answer_bytes_max: 32 * 1024 * 1024,
+            patience_ms: AskPolicy::default().patience_ms,
         }
     }
 }
@@ -236,6 +249,33 @@ impl Client {
             return Err(refused(status, &body));
         }
         serde_json::from_slice(&body).map_err(|error| ClientError::Unreadable(error.to_string()))
+    }
+
+    /// Sends a request, and again as [`Asking`] decides, until it is answered: every request of
+    /// [`Asked`] may be made again.
+    pub(crate) async fn persist<T: DeserializeOwned>(
+        &self,
+        asked: Asked,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<T, ClientError> {
+        let patience_ms = self.options.patience_ms;
+        let policy = AskPolicy { patience_ms, ..AskPolicy::default() };
+        let mut asking = Asking::new(policy, splitmix64(crate::now_ms()));
+        let started = tokio::time::Instant::now();
+        loop {
+            let body = body.clone();
+            let answered = self.ask(Method::POST, path, body, Duration::ZERO).await;
+            let Err(error) = answered else { return answered };
+            let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            match asking.failed(asked, error.unheard(), elapsed_ms) {
+                AskNext::Again { delay_ms } => {
+                    tracing::debug!(%error, delay_ms, "asked again");
+                    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                }
+                AskNext::AskStatus | AskNext::GiveUp { .. } => return Err(error),
+            }
+        }
     }
 
     fn request(

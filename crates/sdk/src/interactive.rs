@@ -1,11 +1,11 @@
 //! Decides how an initiator works with an interactive transaction: a scope that commits when its
-//! function succeeds and rolls back when it fails, and the single steps for those who need them.
+//! function succeeds and rolls back when it fails, and the single steps for those who need them. A
+//! step without an answer is asked for again, as `unanimity_core::Asking` decides.
 
 use std::future::Future;
-use std::time::Duration;
 
-use http::Method;
-use unanimity_core::TransactionId;
+use bytes::Bytes;
+use unanimity_core::{Asked, TransactionId, asks_status};
 
 use crate::api::{BranchRequest, Outcome, TransactionRequest, TransactionStatus};
 use crate::client::{Client, ClientError};
@@ -94,7 +94,7 @@ impl Client {
         let known = |error| TransactionError::Client { id: id.clone(), error };
         let committed = match open.commit().await {
             // What became of it is known, also where the first answer was lost.
-            Err(error) if error.code() == Some("already_decided") => {
+            Err(error) if asks_status(Asked::Commit, error.unheard()) => {
                 self.get(&open.id, None).await.map_err(known)?
             }
             answered => answered.map_err(known)?,
@@ -118,7 +118,11 @@ impl Client {
         let chosen = request.id.get_or_insert_with(random_id).clone();
         let id = TransactionId::new(&chosen).or_else(|_| TransactionId::new("unnamed"));
         let Ok(id) = id else { panic!("a plain word is a name") };
-        match self.begin(&request).await {
+        let begun = async {
+            let body = json_of(&request)?;
+            self.persist::<TransactionStatus>(Asked::Begin, "/v1/transactions", Some(body)).await
+        };
+        match begun.await {
             Ok(_) => Ok(OpenTransaction { client: self.clone(), id }),
             Err(error) => Err(TransactionError::Client { id, error }),
         }
@@ -130,6 +134,11 @@ impl Client {
     pub fn join(&self, id: TransactionId) -> OpenTransaction {
         OpenTransaction { client: self.clone(), id }
     }
+}
+
+fn json_of(body: &impl serde::Serialize) -> Result<Bytes, ClientError> {
+    let body = serde_json::to_vec(body);
+    body.map(Into::into).map_err(|error| ClientError::Unusable(error.to_string()))
 }
 
 /// A name that nobody else has chosen: the time and what the standard library hashes with.
@@ -154,7 +163,7 @@ impl OpenTransaction {
     /// begin.
     pub async fn enlist(&self, branch: &BranchRequest) -> Result<TransactionStatus, ClientError> {
         let path = format!("/v1/transactions/{}/branches", self.id);
-        self.client.post_json(&path, branch).await
+        self.client.persist(Asked::Enlist, &path, Some(json_of(branch)?)).await
     }
 
     /// Asks to commit, and waits for the outcome. Asking again is safe.
@@ -163,7 +172,7 @@ impl OpenTransaction {
     /// [`ClientError`]; `already_decided` if it was rolled back before.
     pub async fn commit(&self) -> Result<TransactionStatus, ClientError> {
         let path = format!("/v1/transactions/{}/commit", self.id);
-        self.client.ask(Method::POST, &path, None, Duration::ZERO).await
+        self.client.persist(Asked::Commit, &path, None).await
     }
 
     /// Rolls everything back. One with an inquiry asks there first: the answer may then say
@@ -173,6 +182,6 @@ impl OpenTransaction {
     /// [`ClientError`]; `already_decided` if it is committed.
     pub async fn rollback(&self) -> Result<TransactionStatus, ClientError> {
         let path = format!("/v1/transactions/{}/rollback", self.id);
-        self.client.ask(Method::POST, &path, None, Duration::ZERO).await
+        self.client.persist(Asked::Rollback, &path, None).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::Full;
-use unanimity_core::{Answer, Operation};
+use unanimity_core::{Answer, Operation, own_work_again_ms};
 
 use crate::api::{BranchRequest, Json, Kind, PhaseOneBy};
 use crate::client::{ClientError, check_base_url};
@@ -14,11 +14,6 @@ use crate::contract::{
     ANSWER_BYTES_MAX, ATTEMPT_HEADER, BRANCH_HEADER, JSON, Response, TRANSACTION_HEADER, judge,
 };
 use crate::interactive::OpenTransaction;
-
-/// How often a participant is called that gives no decisive answer.
-const ATTEMPTS_MAX: u32 = 3;
-/// How long the second call waits after the first; the third waits twice as long.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the phase-one work of an initiator is not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -110,10 +105,10 @@ impl OpenTransaction {
                 }
                 Err(error) => error.to_string(),
             };
-            if attempt == ATTEMPTS_MAX {
+            let Some(pause_ms) = own_work_again_ms(attempt) else {
                 return Err(PhaseOneError::Unknown(error));
-            }
-            tokio::time::sleep(PAUSE * attempt).await;
+            };
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             attempt += 1;
         }
     }

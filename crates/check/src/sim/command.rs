@@ -1,5 +1,6 @@
 //! `cargo xtask sim`: runs seeds, tells what was met, and shrinks and tells what went wrong.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,6 +34,8 @@ pub struct Total {
     pub failed: Option<Report>,
     /// How many failed, if the search did not end with the first.
     pub failures: u64,
+    /// Which rules were broken, and in how many runs.
+    pub rules: BTreeMap<&'static str, u64>,
 }
 
 /// Runs `count` seeds from `from` on, on all cores, until one fails.
@@ -89,6 +92,9 @@ impl Total {
         self.events += report.events;
         self.faults += report.faults.len() as u64;
         self.situations.add(&report.situations);
+        for rule in &report.rules {
+            *self.rules.entry(rule).or_default() += 1;
+        }
         if report.broken.is_some() {
             self.failures += 1;
             if self.failed.as_ref().is_none_or(|failed| report.seed < failed.seed) {
@@ -104,6 +110,9 @@ impl Total {
         self.faults += other.faults;
         self.failures += other.failures;
         self.situations.add(&other.situations);
+        for (rule, runs) in other.rules {
+            *self.rules.entry(rule).or_default() += runs;
+        }
         if let Some(failed) = other.failed
             && self.failed.as_ref().is_none_or(|mine| failed.seed < mine.seed)
         {

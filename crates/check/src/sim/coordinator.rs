@@ -1,5 +1,5 @@
-//! What happens at the coordinator's process: it starts and dies, its appends finish, its effects
-//! leave one by one, and anything may kill it between two of them.
+//! What happens at the coordinator's process while it runs: its appends finish, its effects leave
+//! one by one, and anything may kill it between two of them. `starting` has how it starts and ends.
 
 use std::sync::Arc;
 
@@ -12,151 +12,17 @@ use unanimity_judge::{Event as Seen, ToldLine};
 use super::lines::fact_line;
 use super::options::FaultKind;
 use super::poison::breaks;
-use super::server::{
-    self, Answered, Ask, Asker, CallKey, NotRecovered, Process, Recovered, Say, Shard,
-};
+use super::server::{self, Answered, Ask, Asker, CallKey, Process, Say, Shard};
+use super::upgrade::of_version_1;
 use super::workload::service_of;
 use super::world::{BackTo, CallOnItsWay, Happening, Simulation, answer_word, payload_of};
 
 /// A clock may be set back by at most this, in milliseconds.
-const STEP_MS: u64 = 3_600_000;
+pub(super) const STEP_MS: u64 = 3_600_000;
 
 impl Simulation {
-    /// A coordinator reads what is there and goes on, or refuses to.
-    pub(super) fn start_coordinator(&mut self) {
-        let generation = self.generations;
-        let awake = |one: &Process| one.generation == generation && one.paused_until <= self.now;
-        if self.processes.iter().any(awake) {
-            return; // One is there.
-        }
-        self.generations += 1;
-        let mut ahead_ms = 10 * STEP_MS;
-        if self.strikes(FaultKind::ClockStepped) {
-            ahead_ms += self.faults.random().below(2 * STEP_MS);
-            ahead_ms -= self.faults.random().below(2 * STEP_MS);
-            self.clock_stepped_ms = STEP_MS * 2;
-        }
-        let (generation, mutations) = (self.generations, self.planted.mutations);
-        let found = server::recover(
-            &self.disk,
-            &self.poisoned,
-            &self.options,
-            mutations,
-            (generation, ahead_ms, self.now),
-        );
-        let found = match found {
-            Err(NotRecovered::Broke(id)) => {
-                self.broke_at_start(&id);
-                return;
-            }
-            Err(NotRecovered::Refused(problem)) => Err(problem),
-            Ok(recovered) => Ok(recovered),
-        };
-        match (found, self.disk.damage.take()) {
-            (Ok(_), Some((shard, position, bit))) => {
-                let problem = format!(
-                    "bit {bit} of batch {position} of shard {shard} is flipped, \
-                                       and the journal was read as if it were not"
-                );
-                self.fail("a damaged journal is refused", problem);
-            }
-            (Ok(recovered), None) => self.recovered(recovered),
-            (Err(_), Some((shard, position, bit))) => {
-                self.note("a damaged journal is refused");
-                self.disk.journal.damage(shard, position, bit);
-                self.later(500, Happening::CoordinatorStarts);
-            }
-            (Err(problem), None) => self.fail("the journal can be read back", problem),
-        }
-    }
-
-    fn recovered(&mut self, recovered: Recovered) {
-        let Recovered { process, positions } = recovered;
-        let generation = process.generation;
-        self.see(Seen::Started { process: format!("coordinator {generation}").into() });
-        for (shard, position) in (0..).zip(positions) {
-            self.see(Seen::Lost { shard, position });
-            self.see(Seen::Durable { shard, position });
-        }
-        for shard in &process.shards {
-            for live in shard.coordinator.iter() {
-                self.situations.recovered(live.stage());
-            }
-        }
-        self.processes.push(process);
-        let shards = usize::from(self.options.shards);
-        for shard in 0..shards {
-            let clock = self.clock(generation);
-            let Some(one) = self.shard(generation, shard) else { return };
-            let ids: Vec<TransactionId> = one
-                .coordinator
-                .iter()
-                .filter(|live| live.set_aside.is_none())
-                .map(|live| live.id.clone())
-                .collect();
-            for id in ids {
-                if self.breaks_now((generation, shard), &id) {
-                    return;
-                }
-                let Some(one) = self.shard(generation, shard) else { return };
-                let step = one.coordinator.resume_transaction(clock, &id);
-                let out = one.take(step);
-                self.let_out(generation, shard, out);
-            }
-            self.settle(generation, shard);
-        }
-    }
-
-    /// Ends a process. What it was appending may be durable, or visible, or neither.
-    pub(super) fn kill(&mut self, generation: u64, power: bool) {
-        let at = self.processes.iter().position(|one| one.generation == generation);
-        let Some(mut process) = at.map(|at| self.processes.remove(at)) else { return };
-        for shard in &mut process.shards {
-            let Some(batch) = shard.appending.take() else { continue };
-            let fault = match self.faults.random().below(3) {
-                0 => AppendFault::Lost,
-                1 => AppendFault::Durable,
-                _ => AppendFault::Unsynced,
-            };
-            shard.engine.fail_append(1, fault);
-            let result = shard.engine.append(shard.number, batch.position, &batch.records);
-            let conflict = matches!(result, Err(JournalError::Conflict { .. }));
-            if fault != AppendFault::Lost && !conflict {
-                self.write_down(shard.number, batch.position, &batch.records);
-            }
-        }
-        if power {
-            self.disk.journal.lose_unsynced();
-            for shard in 0..self.options.shards {
-                let Ok(bounds) = self.disk.journal.clone().bounds(shard) else { continue };
-                self.see(Seen::Lost { shard, position: bounds.next - 1 });
-            }
-        }
-        self.see(Seen::Crashed { process: format!("coordinator {generation}").into() });
-        self.damage_the_journal();
-        let down_ms = self.disk_random.between(5, 2_500);
-        self.later(down_ms, Happening::CoordinatorStarts);
-    }
-
-    fn damage_the_journal(&mut self) {
-        if self.processes.is_empty()
-            && self.disk.damage.is_none()
-            && self.strikes(FaultKind::JournalDamaged)
-        {
-            let shards = u64::from(self.options.shards);
-            let shard = u16::try_from(self.faults.random().below(shards)).unwrap_or(0);
-            let Ok(bounds) = self.disk.journal.clone().bounds(shard) else { return };
-            if bounds.next > bounds.first {
-                let position = self.faults.random().between(bounds.first, bounds.next - 1);
-                let bit = usize::try_from(self.faults.random().below(100_000)).unwrap_or(0);
-                self.disk.journal.damage(shard, position, bit);
-                self.disk.damage = Some((shard, position, bit));
-            }
-        }
-    }
-
     /// Writes a batch's records into the trace, as they are read back.
-    fn write_down(&mut self, shard: u16, position: u64, records: &[Vec<u8>]) {
+    pub(super) fn write_down(&mut self, shard: u16, position: u64, records: &[Vec<u8>]) {
         for bytes in records {
             match decode_record(bytes) {
                 Ok(record) => {
@@ -238,7 +104,14 @@ impl Simulation {
         if shard.appending.is_some() {
             return;
         }
-        let Some(batch) = shard.outbox.next_append() else { return };
+        let Some(mut batch) = shard.outbox.next_append() else { return };
+        if shard.is_older {
+            let Some(records) = of_version_1(&batch.records) else {
+                self.fail("an older version writes what it knows", format!("{batch:?}"));
+                return;
+            };
+            batch.records = records;
+        }
         shard.appending = Some(batch);
         let mut delay = self.disk_random.delay(mean);
         if self.strikes(FaultKind::AppendSlow) {
@@ -277,7 +150,7 @@ impl Simulation {
         // One that could not be read may have ended: it is not counted.
         let read = |live: &&Transaction| live.set_aside.as_ref().is_none_or(|why| why.read);
         let live = shard.coordinator.iter().filter(read).count() as u64;
-        let heights = (live, u64::from(self.options.live_max));
+        let heights = (live, shard.live_most);
         self.situations.height(heights.0);
         if heights.0 > heights.1 {
             let what = "live transactions".into();
@@ -356,6 +229,9 @@ impl Simulation {
             self.kill(generation, true);
             return true;
         }
+        if self.may_be_upgraded(generation) {
+            return true;
+        }
         let replaced = self.strikes(FaultKind::CoordinatorReplaced);
         if replaced || self.strikes(FaultKind::CoordinatorPaused) {
             let until = self.now + self.faults.random().between(500, 15_000);
@@ -420,6 +296,7 @@ impl Simulation {
                 let Some(shard) = self.shard(generation, number) else { return };
                 shard.to_archive.push(Arc::clone(&transaction));
                 self.situations.ended(&transaction);
+                self.measure_timeline(&transaction);
                 self.tell(generation, number, &id, Some(server::said(&transaction)));
             }
             Effect::Parked(..) => self.situations.count("parked"),
@@ -430,6 +307,16 @@ impl Simulation {
             | Effect::Resolved(..)
             | Effect::Settling(_)
             | Effect::Overdue(_) => {}
+        }
+    }
+
+    /// A timeline holds as many observations as it may, under the limit before an upgrade or after.
+    fn measure_timeline(&mut self, transaction: &Transaction) {
+        let value = transaction.timeline.iter().count() as u64;
+        let most = [false, true].map(|upgraded| self.options.limits(upgraded).observations_max);
+        let most = u64::from(most[0].max(most[1]));
+        if value > most {
+            self.see(Seen::Height { what: "observations".into(), value, most });
         }
     }
 
@@ -473,7 +360,7 @@ impl Simulation {
                 Some(told(ToldLine::Ended { outcome: *outcome, mixed: *mixed }))
             }
             (Say::Outcome(outcome, false, _), _) => Some(read(false, Some(*outcome))),
-            (Say::NotOpen | Say::Busy | Say::Refused(_), _) => None,
+            (Say::NotOpen | Say::Decided | Say::Busy | Say::SetAside | Say::Refused(_), _) => None,
         };
         if let Some(seen) = seen {
             self.see(seen);
@@ -557,15 +444,18 @@ impl Simulation {
     pub(super) fn send_call(&mut self, key: CallKey, payload: Option<Arc<[u8]>>, back_to: BackTo) {
         let plan = self.plan_of(&key.0, key.1);
         let Some(service) = plan.map(service_of) else { return };
-        let call = CallOnItsWay { service, key, payload, back_to };
-        let down = !self.services[service].up;
+        let replica = self.pick_replica(service);
+        let waits_since = None;
+        let call = CallOnItsWay { service, replica, waits_since, key, payload, back_to };
+        let one = &self.services[service].replicas[replica];
+        let (down, cut) = (!one.up, one.cut_in_until > self.now);
         if down || self.strikes(FaultKind::ConnectionRefused) {
             self.situations.count("connection refused");
             let answer = Answer::Unsent("connection refused".into());
             self.later(1, Happening::AnswerArrives(call.key, back_to, answer));
             return;
         }
-        if self.services[service].cut_in_until > self.now || self.strikes(FaultKind::CallLost) {
+        if cut || self.strikes(FaultKind::CallLost) {
             return;
         }
         let mut delay = self.network.delay(self.options.message_ms);
@@ -574,7 +464,9 @@ impl Simulation {
         }
         for (kind, again) in [(FaultKind::CallTwice, 2_000), (FaultKind::CallReplayed, STEP_MS)] {
             if self.strikes(kind) {
-                let copy = CallOnItsWay { back_to: BackTo::Nobody, ..call.clone() };
+                // A message that is sent again may reach another process.
+                let replica = self.pick_replica(service);
+                let copy = CallOnItsWay { back_to: BackTo::Nobody, replica, ..call.clone() };
                 let later = self.faults.random().below(again);
                 self.later(delay + later, Happening::CallArrives(copy));
             }

@@ -5,18 +5,22 @@
 pub mod command;
 pub mod coordinator;
 pub mod initiator;
+mod initiators;
 pub mod lines;
 pub mod options;
 pub mod participants;
 pub mod planted;
 mod poison;
 pub mod random;
+pub mod replicas;
 pub mod run;
 pub mod server;
 pub mod service;
 pub mod shrink;
 pub mod situations;
+mod starting;
 pub mod story;
+pub mod upgrade;
 pub mod workload;
 pub mod world;
 

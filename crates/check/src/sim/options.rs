@@ -3,6 +3,7 @@
 //! kinds of faults out reaches what a run with all of them hides).
 
 use serde::{Deserialize, Serialize};
+use unanimity_core::{AskPolicy, Mutations};
 
 use super::random::{MILLION, Random};
 
@@ -45,13 +46,16 @@ pub enum FaultKind {
     InitiatorRollsBack,
     OperatorRetries,
     TransactionPoisoned,
+    ReplicaDown,
+    ServiceUpgraded,
+    CoordinatorUpgraded,
 }
 
 use FaultKind::*;
 
 impl FaultKind {
     /// Every kind, and how often it happens by default, in a million opportunities.
-    pub const ALL: [(Self, u64); 34] = [
+    pub const ALL: [(Self, u64); 37] = [
         (CallLost, 40_000),
         (CallTwice, 60_000),
         (CallLate, 30_000),
@@ -86,6 +90,9 @@ impl FaultKind {
         (InitiatorRollsBack, 30_000),
         (OperatorRetries, 5_000),
         (TransactionPoisoned, 6_000),
+        (ReplicaDown, 8_000),
+        (ServiceUpgraded, 4_000),
+        (CoordinatorUpgraded, 6_000),
     ];
 
     /// What it does, in words.
@@ -128,8 +135,22 @@ impl FaultKind {
             InitiatorRollsBack => "an initiator asks to roll back",
             OperatorRetries => "an operator asks to retry now",
             TransactionPoisoned => "the program breaks on a transaction until it is upgraded",
+            ReplicaDown => "one process of a service is down while another one answers",
+            ServiceUpgraded => "a process of a service is replaced by another version's",
+            CoordinatorUpgraded => "the coordinator ends, and comes back as a newer version",
         }
     }
+}
+
+/// What a coordinator is configured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// How many transactions may be live in a shard at once.
+    pub live_max: u16,
+    /// How much the journal keeps before it forgets, in batches.
+    pub keeps_batches: u16,
+    /// How many observations a timeline holds.
+    pub observations_max: u16,
 }
 
 /// What one run is made of.
@@ -151,12 +172,39 @@ pub struct Options {
     pub live_max: u16,
     /// How much the journal keeps before it forgets, in batches.
     pub keeps_batches: u16,
+    /// How many processes each service has, over one database.
+    #[serde(default = "one")]
+    pub replicas: u16,
+    /// How long a service's local transaction takes on average, in milliseconds; 0: no time.
+    #[serde(default)]
+    pub local_ms: u64,
+    /// Whether services begin as copies that do not know the commit in one phase.
+    #[serde(default)]
+    pub services_older: bool,
+    /// Whether the coordinator begins as a version that writes records of version 1.
+    #[serde(default)]
+    pub begins_older: bool,
+    /// The coordinator's limits once it is upgraded, if they are others then.
+    #[serde(default)]
+    pub later: Option<Limits>,
+    /// How long initiators ask again for the same, in milliseconds.
+    #[serde(default = "usual_patience_ms")]
+    pub patience_ms: u64,
     /// How long a message takes on average, in milliseconds.
     pub message_ms: u64,
     /// How long a sync takes on average, in milliseconds.
     pub sync_ms: u64,
     /// Each fault that may happen, and how often, in a million opportunities.
     pub faults: Vec<(FaultKind, u64)>,
+}
+
+/// What a script that says nothing of replicas was run with.
+const fn one() -> u16 {
+    1
+}
+
+fn usual_patience_ms() -> u64 {
+    AskPolicy::default().patience_ms
 }
 
 impl Options {
@@ -191,8 +239,32 @@ impl Options {
             keeps_batches: *random.pick(&[1, 4, 16, 16]),
             message_ms: *random.pick(&[1, 4, 20]),
             sync_ms: *random.pick(&[1, 3, 10]),
+            replicas: number(&mut random, 1, 3),
+            local_ms: *random.pick(&[0, 0, 2, 15]),
+            services_older: random.chance(MILLION / 8),
+            begins_older: random.chance(MILLION / 6),
+            patience_ms: *random.pick(&[0, 1_000, 10_000, 10_000, 60_000]),
+            later: random.chance(MILLION / 2).then(|| Limits {
+                live_max: *random.pick(&[1, 2, 8, 100]),
+                keeps_batches: *random.pick(&[1, 4, 16]),
+                observations_max: *random.pick(&[0, 4, 64]),
+            }),
             faults,
         }
+    }
+
+    /// How initiators ask again.
+    #[must_use]
+    pub fn asking(&self, mutations: Mutations) -> AskPolicy {
+        AskPolicy { patience_ms: self.patience_ms, mutations, ..AskPolicy::default() }
+    }
+
+    /// The coordinator's limits, before its upgrade and after it.
+    #[must_use]
+    pub fn limits(&self, upgraded: bool) -> Limits {
+        let (live_max, keeps_batches) = (self.live_max, self.keeps_batches);
+        let first = Limits { live_max, keeps_batches, observations_max: 16 };
+        self.later.filter(|_| upgraded).unwrap_or(first)
     }
 
     /// How often a fault happens, in a million opportunities.

@@ -8,6 +8,7 @@ use std::time::Instant;
 use unanimity_core::{Mutation, Mutations};
 
 use super::command::{quiet_panics, run_seeds};
+use super::upgrade::UpgradeBug;
 use super::world::{Planted, StoreBug};
 use crate::mutants;
 
@@ -27,9 +28,17 @@ pub fn all() -> Vec<(String, Planted)> {
         let journal = unanimity_journal::Mutations::only(mutation);
         (format!("journal: {mutation:?}"), Planted { journal, ..Planted::default() })
     });
-    let stores = [StoreBug::AnswerBeforeCommit, StoreBug::RowApart]
-        .map(|bug| (format!("store: {bug:?}"), Planted { store: Some(bug), ..Planted::default() }));
-    core.chain(journal).chain(stores).collect()
+    let stores = [
+        StoreBug::AnswerBeforeCommit,
+        StoreBug::RowApart,
+        StoreBug::RowInMemory,
+        StoreBug::RowNotLocked,
+    ]
+    .map(|bug| (format!("store: {bug:?}"), Planted { store: Some(bug), ..Planted::default() }));
+    let upgrades = [UpgradeBug::FirstVersionSkipped, UpgradeBug::LimitForgets].map(|bug| {
+        (format!("upgrade: {bug:?}"), Planted { upgrade: Some(bug), ..Planted::default() })
+    });
+    core.chain(journal).chain(stores).chain(upgrades).collect()
 }
 
 /// How the simulator finds a bug: with which seed, and by which rule.

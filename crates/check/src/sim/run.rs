@@ -1,6 +1,7 @@
 //! One run: faults; repair; everything must end within a bound computed from the configuration;
 //! then nothing may be left; restart of everything, and the same checks again.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use unanimity_core::{Outcome, TransactionId};
@@ -30,6 +31,8 @@ pub struct Report {
     pub transactions: u64,
     /// What is wrong, if anything.
     pub broken: Option<Finding>,
+    /// Every rule that is broken where the first one is.
+    pub rules: BTreeSet<&'static str>,
     /// A digest of everything that was seen.
     pub hash: u64,
     /// What was met.
@@ -78,6 +81,7 @@ impl Plan {
                 events: world.events,
                 transactions: world.plans.len() as u64,
                 broken: world.broken().cloned(),
+                rules: world.rules(),
                 hash: world.hash(),
                 situations: world.situations.clone(),
                 faults: world.faults.happened.clone(),
@@ -98,6 +102,7 @@ impl Plan {
             events: 0,
             transactions: 0,
             broken: Some(Finding { line: 0, at: 0, transaction: None, rule, problem }),
+            rules: [rule].into(),
             hash: 0,
             situations: Situations::default(),
             faults: Vec::new(),
@@ -129,6 +134,7 @@ impl Simulation {
         if self.broken.is_some() {
             return;
         }
+        self.what_is_believed_is_true();
         let before = self.outcomes();
         let newest = self.processes.last().map(|one| one.generation);
         newest.into_iter().for_each(|generation| self.kill(generation, true));
@@ -143,9 +149,7 @@ impl Simulation {
     /// From any moment on when nothing fails any more, everything ends within this time. A clock
     /// that was set back moves what was planned by the clock.
     fn bound(&self) -> u64 {
-        let of_one =
-            |plan: &unanimity_core::Plan| bound_ms(&plan.options, plan.branches.len() as u64);
-        let longest = self.plans.values().map(of_one).max().unwrap_or(0);
+        let longest = self.plans.values().map(bound_ms).max().unwrap_or(0);
         longest + self.clock_stepped_ms + 20_000
     }
 
@@ -159,15 +163,18 @@ impl Simulation {
         let running = self.processes.iter().map(|one| one.generation);
         let older: Vec<u64> = running.filter(|one| *one != self.generations).collect();
         older.into_iter().for_each(|generation| self.kill(generation, false));
+        self.finish_upgrade();
         for process in &mut self.processes {
             process.paused_until = process.paused_until.min(self.now);
         }
         for number in 0..self.services.len() {
-            let service = &mut self.services[number];
-            service.cut_in_until = 0;
-            service.cut_out_until = 0;
-            service.paused_until = 0;
-            self.later(1, Happening::ServiceStarts(number));
+            for replica in 0..self.services[number].replicas.len() {
+                let one = &mut self.services[number].replicas[replica];
+                one.cut_in_until = 0;
+                one.cut_out_until = 0;
+                one.paused_until = 0;
+                self.later(1, Happening::ServiceStarts(number, replica));
+            }
         }
         for initiator in &mut self.initiators {
             initiator.todo.clear();
@@ -233,7 +240,7 @@ impl Simulation {
     /// What an hour-old message has stirred up at a service that lost its memory, it asks about.
     fn ask_about_what_is_in_doubt(&mut self) {
         for number in 0..self.services.len() {
-            self.service_asks(number);
+            self.service_asks(number, 0);
         }
         self.drain();
     }
@@ -258,6 +265,7 @@ impl Simulation {
         for service in &self.services {
             left.push(("branches in doubt", service.in_doubt().count()));
             left.push(("holds", service.holds()));
+            left.push(("locks", service.locks.len()));
         }
         for (what, count) in left {
             self.see(Seen::Left { what: what.into(), count: count as u64 });

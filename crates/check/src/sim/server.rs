@@ -3,25 +3,29 @@
 //! What the network and the disk do to it is the world's.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use unanimity_core::{
     BranchPlan, Call, CloseRefusal, Coordinator, CoordinatorConfig, Doing, Event, Gathered,
-    Heuristic, Mutations, Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay,
-    ReplayError, Replayed, Stage, Step, Transaction, TransactionId, decode_head,
+    Heuristic, Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay, ReplayError,
+    Replayed, Stage, Step, Transaction, TransactionId, decode_head, digested_bytes,
+    plan_of_version_1,
 };
 use unanimity_journal::{Batch, Engine, JournalError, MemoryEngine};
 
 use super::options::Options;
 use super::poison::{Panics, Poisoned, breaks};
+use super::upgrade::Misreading;
+use super::world::Planted;
 
 /// Whom an answer goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// An initiator, with the number of its request.
     Initiator(usize, u64),
-    /// A service in doubt about a branch.
-    Service(usize, u16),
+    /// A service in doubt about a branch, and which of its processes asks.
+    Service(usize, usize, u16),
     /// Nobody who cares.
     Operator,
 }
@@ -59,8 +63,12 @@ pub enum Say {
     Enlisted(u16),
     /// It is in a stage in which this cannot be.
     NotOpen,
+    /// It is decided, and not as was asked for.
+    Decided,
     /// Try later.
     Busy,
+    /// It is set aside: an operator is to see to it.
+    SetAside,
     /// There is no such transaction.
     Unknown,
     /// There is no outcome yet.
@@ -110,6 +118,10 @@ pub struct Shard {
     pub engine: MemoryEngine,
     /// The batch that is being appended.
     pub appending: Option<Gathered>,
+    /// Whether it knows no more than version 1 did, and writes its records.
+    pub is_older: bool,
+    /// How many transactions may be live: the limit, or what was live already when it started.
+    pub live_most: u64,
     /// Ended, and not in the history yet.
     pub ending: BTreeMap<TransactionId, Arc<Transaction>>,
     /// To be written to the history.
@@ -164,6 +176,23 @@ pub struct Recovered {
     pub process: Process,
     /// The last position of each shard that is there.
     pub positions: Vec<u64>,
+    /// The transactions of which there are records of version 1.
+    pub first_version: BTreeSet<TransactionId>,
+}
+
+/// How a coordinator starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Which one it is: they are counted over restarts.
+    pub generation: u64,
+    /// How far its clock is ahead of the world's.
+    pub ahead_ms: u64,
+    /// The world's time.
+    pub now: u64,
+    /// Whether it is of the version before the upgrade, with its records.
+    pub is_older: bool,
+    /// Whether the upgrade, and its limits, have come.
+    pub upgraded: bool,
 }
 
 /// The shard of an id: any fixed function does.
@@ -182,23 +211,29 @@ pub fn recover(
     disk: &Disk,
     poisoned: &Poisoned,
     options: &Options,
-    mutations: Mutations,
-    (generation, ahead_ms, now): (u64, u64, u64),
+    planted: Planted,
+    start: Start,
 ) -> Result<Recovered, NotRecovered> {
+    let Start { generation, ahead_ms, now, is_older, upgraded } = start;
+    let (mutations, limits) = (planted.mutations, options.limits(upgraded));
+    let mut first_version = BTreeSet::new();
     let mut shards = Vec::new();
     let mut positions = Vec::new();
     let mut latest = 0;
     for number in 0..options.shards {
         let config = CoordinatorConfig {
-            live_transactions_max: usize::from(options.live_max),
-            observations_max: 16,
+            live_transactions_max: usize::from(limits.live_max),
+            observations_max: usize::from(limits.observations_max),
             seed: generation,
             mutations,
             ..CoordinatorConfig::default()
         };
         let mut engine = disk.journal.clone();
         let bounds = engine.bounds(number).map_err(refused)?;
-        let mut replayed = read(disk, poisoned, (number, &mut engine), Coordinator::new(config))?;
+        let bug = planted.upgrade.filter(|_| upgraded && !is_older);
+        let bug = bug.map(|bug| Misreading::new(bug, usize::from(limits.live_max)));
+        let mut reading = Reading { disk, poisoned, bug, first_version: &mut first_version };
+        let mut replayed = reading.read((number, &mut engine), Coordinator::new(config))?;
         let refuses = disk.panics.set_aside(&mut replayed);
         engine.harden(number).map_err(refused)?;
         // Whoever still believes that this shard is theirs meets a conflict at their next append.
@@ -206,8 +241,8 @@ pub fn recover(
         latest = latest.max(replayed.latest);
         positions.push(bounds.next);
         let outbox_bounds = OutboxBounds {
-            truncate_batches_min: u64::from(options.keeps_batches),
-            straggler_batches: u64::from(options.keeps_batches) * 2,
+            truncate_batches_min: u64::from(limits.keeps_batches),
+            straggler_batches: u64::from(limits.keeps_batches) * 2,
         };
         let ending = replayed.ended.iter().map(|one| (one.id.clone(), Arc::clone(one)));
         let places = (bounds.first, bounds.next + 1);
@@ -219,6 +254,8 @@ pub fn recover(
                 outbox_bounds,
                 mutations,
             ),
+            is_older,
+            live_most: (replayed.coordinator.len() as u64).max(u64::from(limits.live_max)),
             ending: ending.collect(),
             to_archive: replayed.ended,
             coordinator: replayed.coordinator,
@@ -234,41 +271,58 @@ pub fn recover(
     // Time goes on from the latest moment on record, even if the clock was set back.
     let ahead_ms = ahead_ms.max(latest.saturating_sub(now));
     let process = Process { generation, paused_until: 0, ahead_ms, shards };
-    Ok(Recovered { process, positions })
+    Ok(Recovered { process, positions, first_version })
 }
 
 fn refused(error: JournalError) -> NotRecovered {
     NotRecovered::Refused(error.to_string())
 }
 
-/// Reads one shard's journal, up to a transaction that the program breaks on.
-fn read(
-    disk: &Disk,
-    poisoned: &Poisoned,
-    (number, engine): (u16, &mut MemoryEngine),
-    coordinator: Coordinator,
-) -> Result<Replayed, NotRecovered> {
-    let bounds = engine.bounds(number).map_err(refused)?;
-    let mut replay = Replay::new(coordinator).passing_over(disk.panics.unreadable());
-    let mut broke = None;
-    let take = &mut |batch: Batch| {
-        for bytes in &batch.records {
-            let head = decode_head(bytes).map(|head| head.transaction);
-            let breaks = |id: &TransactionId| {
-                poisoned.get(id) == Some(&Doing::Replaying) && !replay.passes_over(id)
-            };
-            broke = broke.take().or_else(|| head.filter(breaks));
-            replay.take(batch.position, bytes);
+struct Reading<'a> {
+    disk: &'a Disk,
+    poisoned: &'a Poisoned,
+    bug: Option<Misreading>,
+    first_version: &'a mut BTreeSet<TransactionId>,
+}
+
+impl Reading<'_> {
+    /// Reads one shard's journal, up to a transaction that the program breaks on.
+    fn read(
+        &mut self,
+        (number, engine): (u16, &mut MemoryEngine),
+        coordinator: Coordinator,
+    ) -> Result<Replayed, NotRecovered> {
+        let bounds = engine.bounds(number).map_err(refused)?;
+        let mut replay = Replay::new(coordinator).passing_over(self.disk.panics.unreadable());
+        let mut broke = None;
+        let take = &mut |batch: Batch| {
+            for bytes in &batch.records {
+                let head = decode_head(bytes).map(|head| head.transaction);
+                if bytes.first() == Some(&1) {
+                    self.first_version.extend(head.clone());
+                }
+                let breaks = |id: &TransactionId| {
+                    self.poisoned.get(id) == Some(&Doing::Replaying) && !replay.passes_over(id)
+                };
+                broke = broke.take().or_else(|| head.filter(breaks));
+                match &mut self.bug {
+                    None => replay.take(batch.position, bytes),
+                    Some(bug) => bug
+                        .read(bytes)
+                        .into_iter()
+                        .for_each(|bytes| replay.take(batch.position, &bytes)),
+                }
+            }
+            Ok(())
+        };
+        engine.read(number, bounds.first, take).map_err(refused)?;
+        if let Some(broke) = broke {
+            return Err(NotRecovered::Broke(broke));
         }
-        Ok(())
-    };
-    engine.read(number, bounds.first, take).map_err(refused)?;
-    if let Some(broke) = broke {
-        return Err(NotRecovered::Broke(broke));
+        let replayed = replay.finish(bounds.next);
+        let problem = |error: ReplayError| format!("{}: {}", error.position, error.problem);
+        replayed.map_err(problem).map_err(NotRecovered::Refused)
     }
-    let replayed = replay.finish(bounds.next);
-    let problem = |error: ReplayError| format!("{}: {}", error.position, error.problem);
-    replayed.map_err(problem).map_err(NotRecovered::Refused)
 }
 
 impl Shard {
@@ -350,27 +404,8 @@ impl Shard {
                 out.extend(self.reply(to, id, since, say));
                 out
             }
-            Ask::Commit => {
-                if let Err(refusal) = self.coordinator.check_close(id) {
-                    let say = match refusal {
-                        CloseRefusal::SetAside => Say::Busy,
-                        CloseRefusal::Unknown | CloseRefusal::Whole => self.status(history, id),
-                    };
-                    return self.reply(to, id, since, say);
-                }
-                self.wait(id, Waiting { to, since, for_outcome: true });
-                let mut out = self.handle(now, Event::CommitRequested { transaction: id.clone() });
-                out.extend(self.answer_what_is_known(id));
-                out
-            }
-            Ask::Rollback => {
-                let reason = "asked".into();
-                let event = Event::RollbackRequested { transaction: id.clone(), reason };
-                let mut out = self.handle(now, event);
-                let say = self.status(history, id);
-                out.extend(self.reply(to, id, since, say));
-                out
-            }
+            Ask::Commit => self.commit(now, history, (to, id, since)),
+            Ask::Rollback => self.roll_back(now, history, (to, id, since)),
             Ask::Retry => self.handle(now, Event::RetryRequested { transaction: id.clone() }),
             Ask::Resolve(branch, outcome) => {
                 if self.coordinator.check_resolve(id, branch, outcome, true).is_err() {
@@ -382,6 +417,43 @@ impl Shard {
                 self.handle(now, event)
             }
         }
+    }
+
+    fn commit(
+        &mut self,
+        now: u64,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        (to, id, since): (Asker, &TransactionId, u64),
+    ) -> Vec<Out<Answered>> {
+        if let Err(refusal) = self.coordinator.check_close(id) {
+            let say = match (refusal, self.status(history, id)) {
+                (CloseRefusal::SetAside, _) => Say::SetAside,
+                (_, Say::Outcome(Outcome::Rollback, ..)) => Say::Decided,
+                (CloseRefusal::Unknown | CloseRefusal::Whole, say) => say,
+            };
+            return self.reply(to, id, since, say);
+        }
+        self.wait(id, Waiting { to, since, for_outcome: true });
+        let mut out = self.handle(now, Event::CommitRequested { transaction: id.clone() });
+        out.extend(self.answer_what_is_known(id));
+        out
+    }
+
+    fn roll_back(
+        &mut self,
+        now: u64,
+        history: &BTreeMap<TransactionId, Arc<Transaction>>,
+        (to, id, since): (Asker, &TransactionId, u64),
+    ) -> Vec<Out<Answered>> {
+        if let Say::Outcome(Outcome::Commit, ..) = self.status(history, id) {
+            return self.reply(to, id, since, Say::Decided);
+        }
+        let reason = "asked".into();
+        let event = Event::RollbackRequested { transaction: id.clone(), reason };
+        let mut out = self.handle(now, event);
+        let say = self.status(history, id);
+        out.extend(self.reply(to, id, since, say));
+        out
     }
 
     fn wait(&mut self, id: &TransactionId, waiting: Waiting) {
@@ -419,23 +491,30 @@ impl Shard {
         (to, id, since): (Asker, &TransactionId, u64),
         plan: Plan,
     ) -> Vec<Out<Answered>> {
-        let ended = self.ending.contains_key(id);
-        if ended || !self.outbox.knows(id) && history.contains_key(id) {
-            let say = self.status(history, id);
+        let fingerprint = fingerprint(&plan);
+        let ended = self.ending.get(id);
+        let ended = ended.or_else(|| history.get(id).filter(|_| !self.outbox.knows(id)));
+        if let Some(ended) = ended {
+            let same = ended.fingerprint == fingerprint;
+            let say = if same { self.status(history, id) } else { Say::Refused("id_reused") };
             return self.reply(to, id, since, say);
         }
-        if self.refused.contains(id) {
+        // An older version does not know what it is asked for: the initiator asks again later.
+        let known = if self.is_older { plan_of_version_1(&plan) } else { Some(plan) };
+        let Some(plan) = known.filter(|_| !self.refused.contains(id)) else {
             return self.reply(to, id, since, Say::Busy);
-        }
-        let event = Event::Begin { transaction: id.clone(), fingerprint: 0, plan };
+        };
+        let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
         let step = self.coordinator.handle(now, event);
         let say = match step.refusal() {
             None => {
                 self.wait(id, Waiting { to, since, for_outcome: false });
                 return self.take(step);
             }
-            Some(Refusal::Exists { .. }) => Say::Begun,
-            Some(Refusal::SetAside | Refusal::AtCapacity) => Say::Busy,
+            Some(Refusal::Exists { same: true }) => Say::Begun,
+            Some(Refusal::Exists { same: false }) => Say::Refused("id_reused"),
+            Some(Refusal::SetAside) => Say::SetAside,
+            Some(Refusal::AtCapacity) => Say::Busy,
             Some(Refusal::Plan(error)) => Say::Refused(error.code),
         };
         self.reply(to, id, since, say)
@@ -452,6 +531,12 @@ impl Shard {
         now
     }
 
+    /// Whether a batch is being appended.
+    #[must_use]
+    pub const fn is_appending(&self) -> bool {
+        self.appending.is_some()
+    }
+
     /// The call that is owed an answer.
     #[must_use]
     pub fn key(call: &Call) -> CallKey {
@@ -459,11 +544,18 @@ impl Shard {
     }
 }
 
+/// A digest of a request, the same before and after an upgrade.
+fn fingerprint(plan: &Plan) -> u128 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&digested_bytes(plan));
+    u128::from(hasher.finish())
+}
+
 /// How a transaction stands.
 #[must_use]
 pub fn said(transaction: &Transaction) -> Say {
     if transaction.set_aside.as_ref().is_some_and(|why| !why.read) {
-        return Say::Busy; // It may have an outcome that was told.
+        return Say::SetAside; // It may have an outcome that was told.
     }
     match transaction.outcome() {
         None => Say::Pending,

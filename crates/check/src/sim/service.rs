@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use unanimity_core::guard::{GuardRow, GuardState, Reply, Verdict, Work, judge, settle};
-use unanimity_core::{Answer, Mutations, Operation, TransactionId};
+use unanimity_core::{Answer, Mutations, Operation};
 use unanimity_judge::{Event, Move};
+
+use super::options::Options;
+use super::replicas::{Key, Lock, Replica};
 
 /// What each account holds at the beginning.
 pub const BEGINNING: i64 = 1_000;
@@ -43,8 +46,6 @@ impl Job {
     }
 }
 
-type Key = (TransactionId, u16);
-
 /// A service and what it keeps.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -54,14 +55,12 @@ pub struct Service {
     pub accounts: Vec<(i64, i64)>,
     rows: BTreeMap<Key, GuardRow>,
     jobs: BTreeMap<Key, Job>,
-    /// Whether its process is up.
-    pub up: bool,
-    /// Stopped until then.
-    pub paused_until: u64,
-    /// No call reaches it until then.
-    pub cut_in_until: u64,
-    /// No answer of it comes through until then.
-    pub cut_out_until: u64,
+    /// The rows that local transactions under way have locked.
+    pub locks: BTreeMap<Key, Lock>,
+    /// Its processes.
+    pub replicas: Vec<Replica>,
+    /// Which process has answered for a branch last, for counting.
+    pub worked_at: BTreeMap<Key, usize>,
     mutations: Mutations,
 }
 
@@ -76,16 +75,16 @@ pub struct Handled {
 impl Service {
     /// A service whose accounts are all full.
     #[must_use]
-    pub fn new(number: usize, accounts: u16, mutations: Mutations) -> Self {
+    pub fn new(number: usize, options: &Options, mutations: Mutations) -> Self {
+        let replica = Replica { up: true, is_older: options.services_older, ..Replica::default() };
         Self {
             number,
-            accounts: vec![(BEGINNING, 0); usize::from(accounts)],
+            accounts: vec![(BEGINNING, 0); usize::from(options.accounts)],
             rows: BTreeMap::new(),
             jobs: BTreeMap::new(),
-            up: true,
-            paused_until: 0,
-            cut_in_until: 0,
-            cut_out_until: 0,
+            locks: BTreeMap::new(),
+            replicas: vec![replica; usize::from(options.replicas)],
+            worked_at: BTreeMap::new(),
             mutations,
         }
     }
@@ -102,45 +101,57 @@ impl Service {
         prepared.map(|(key, _)| key)
     }
 
+    /// What a process reads of a branch. A row that another process has only in memory is not seen.
+    #[must_use]
+    pub fn row(&self, replica: usize, key: &Key) -> Option<&GuardRow> {
+        self.replicas[replica].memory.get(key).or_else(|| self.rows.get(key))
+    }
+
+    /// What a broken store does: the row that was just written is kept in one process's memory.
+    pub fn keep_in_memory(&mut self, replica: usize, key: &Key) {
+        let row = self.rows.remove(key);
+        self.replicas[replica].memory.extend(row.map(|row| (key.clone(), row)));
+    }
+
     /// How much is set aside for whom.
     #[must_use]
     pub fn holds(&self) -> usize {
         self.jobs.len()
     }
 
-    /// One local transaction: the guard judges, the service works, the row is written.
+    /// One local transaction: the guard judges what was read, the service works, and its row is
+    /// written.
     ///
     /// # Errors
     /// If what arrived cannot be what was sent.
     pub fn handle(
         &mut self,
-        (transaction, branch): (&TransactionId, u16),
+        key: Key,
+        read: Option<&GuardRow>,
         operation: Operation,
         payload: Option<&[u8]>,
         willing: bool,
     ) -> Result<Handled, String> {
-        let key = (transaction.clone(), branch);
-        let (row, reply, moved, effect) =
-            match judge(self.rows.get(&key), operation, self.mutations) {
-                Verdict::Repeat(reply) => {
-                    return Ok(Handled { answer: answer(reply), worked: None });
-                }
-                Verdict::Refuse(contradiction) => {
-                    let code = contradiction.code().into();
-                    let answer = Answer::Contradiction(contradiction, code);
-                    return Ok(Handled { answer, worked: None });
-                }
-                Verdict::Remember(row, reply) => (row, reply, Vec::new(), false),
-                Verdict::Apply => {
-                    let (work, moved) = self.work(&key, operation, payload, willing)?;
-                    let effect = matches!(work, Work::Done(_));
-                    let (row, reply) = settle(operation, work);
-                    (row, reply, moved, effect)
-                }
-            };
+        let (row, reply, moved, effect) = match judge(read, operation, self.mutations) {
+            Verdict::Repeat(reply) => {
+                return Ok(Handled { answer: answer(reply), worked: None });
+            }
+            Verdict::Refuse(contradiction) => {
+                let code = contradiction.code().into();
+                let answer = Answer::Contradiction(contradiction, code);
+                return Ok(Handled { answer, worked: None });
+            }
+            Verdict::Remember(row, reply) => (row, reply, Vec::new(), false),
+            Verdict::Apply => {
+                let (work, moved) = self.work(&key, operation, payload, willing)?;
+                let effect = matches!(work, Work::Done(_));
+                let (row, reply) = settle(operation, work);
+                (row, reply, moved, effect)
+            }
+        };
         let state = row.state;
+        let (transaction, branch) = (key.0.as_str().into(), key.1);
         self.rows.insert(key, row);
-        let transaction = transaction.as_str().into();
         let worked = Event::Worked { transaction, branch, operation, state, effect, moved };
         Ok(Handled { answer: answer(reply), worked: Some(worked) })
     }

@@ -86,7 +86,7 @@ impl Shrinker {
 
     /// Fewer of everything that is counted.
     fn fewer(&mut self) -> bool {
-        let steps: [fn(&mut Options); 7] = [
+        let steps: [fn(&mut Options); 12] = [
             |options| options.transactions = options.transactions.saturating_sub(1).max(1),
             |options| options.initiators = options.initiators.saturating_sub(1).max(1),
             |options| options.branches_max = options.branches_max.saturating_sub(1).max(1),
@@ -94,6 +94,11 @@ impl Shrinker {
             |options| options.shards = 1,
             |options| options.accounts = 1,
             |options| options.live_max = 100,
+            |options| options.replicas = options.replicas.saturating_sub(1).max(1),
+            |options| options.local_ms = 0,
+            |options| options.services_older = false,
+            |options| options.begins_older = false,
+            |options| options.later = None,
         ];
         let mut any = false;
         for step in steps {

@@ -16,7 +16,7 @@ pub struct Situations {
 }
 
 /// What every run set must meet, and at least how often in 10,000 seeds.
-pub const REQUIRED: [(&str, u64); 46] = [
+pub const REQUIRED: [(&str, u64); 66] = [
     ("commit: all_yes", 1_000),
     ("commit: settled_by_participant", 50),
     ("rollback: voted_no", 1_000),
@@ -63,6 +63,26 @@ pub const REQUIRED: [(&str, u64); 46] = [
     ("a sync fails, and reads show what the disk does not hold", 20),
     ("a call arrives again an hour later", 100),
     ("an initiator dies and never comes back", 50),
+    ("the coordinator ends, and comes back as a newer version", 200),
+    ("a newer version takes over from one that stands still", 50),
+    ("of version 1, taken up: preparing", 20),
+    ("of version 1, taken up: executing", 10),
+    ("of version 1, taken up: committing", 20),
+    ("of version 1, taken up: rolling_back", 20),
+    ("more are live than the newer limit allows", 20),
+    ("asked again after no answer", 1_000),
+    ("asked again after a refusal that passes", 1_000),
+    ("decided already, and asked what", 100),
+    ("an initiator gave up without an answer", 500),
+    ("an initiator gave up, refused", 500),
+    ("one process is down, and another answers", 500),
+    ("a branch goes on at another process", 1_000),
+    ("a duplicate answered by another process", 100),
+    ("waited for a locked row", 100),
+    ("gave up waiting for a locked row", 10),
+    ("a process died within a local transaction", 20),
+    ("a process of a service is replaced by another version's", 100),
+    ("an older copy was asked for what it does not know", 100),
 ];
 
 impl Situations {
@@ -78,6 +98,11 @@ impl Situations {
     /// A transaction was found in this stage after a crash.
     pub fn recovered(&mut self, stage: Stage) {
         self.count(&format!("recovered: {}", stage.as_str()));
+    }
+
+    /// A transaction that an older version has begun was found in this stage by a newer one.
+    pub fn upgraded(&mut self, stage: Stage) {
+        self.count(&format!("of version 1, taken up: {}", stage.as_str()));
     }
 
     /// So many transactions are live.

@@ -1,15 +1,18 @@
 //! The simulator is the same twice, finds what is planted, and what it found once stays right.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use unanimity_core::{Mutation, Mutations};
-use unanimity_judge::{Judge, read_line, write_line};
+use unanimity_judge::{Judge, names, read_line, write_line};
 
 use super::command::run_seeds;
+use super::planted;
 use super::run::Plan;
 use super::shrink::{Script, shrink};
 use super::story::tell;
-use super::world::Planted;
+use super::upgrade::UpgradeBug;
+use super::world::{Planted, StoreBug};
 
 /// Every failure that was kept: the seed with which the simulator found it, made small.
 #[test]
@@ -58,6 +61,45 @@ fn a_planted_bug_is_found_made_small_and_told() {
     assert!(story.contains("=> line") && story.contains(&script.rule), "{story}");
     let read: Script = serde_json::from_str(&script.json()).unwrap();
     assert_eq!(read.options, script.options);
+}
+
+/// What several processes on one database must share, and what they must lock.
+#[test]
+fn a_store_that_forgets_its_other_processes_is_found() {
+    for bug in [StoreBug::RowInMemory, StoreBug::RowNotLocked] {
+        let planted = Planted { store: Some(bug), ..Planted::default() };
+        assert!(run_seeds(0, 500, planted, true).failed.is_some(), "{bug:?}");
+    }
+}
+
+#[test]
+fn a_newer_version_that_misreads_an_older_ones_journal_is_found() {
+    for bug in [UpgradeBug::FirstVersionSkipped, UpgradeBug::LimitForgets] {
+        let planted = Planted { upgrade: Some(bug), ..Planted::default() };
+        assert!(run_seeds(0, 1_000, planted, true).failed.is_some(), "{bug:?}");
+    }
+}
+
+/// The rules of the judge that the simulator cannot break: its network invents no answer, and its
+/// world neither turns time back nor lets a branch work that is on no plan.
+const NOT_HERE: [&str; 2] = [names::ANSWERED, names::TRACE];
+
+/// Every other rule of the judge goes red here by one planted bug at least.
+#[test]
+fn every_rule_of_the_judge_goes_red_in_the_simulator() {
+    let mut green: BTreeSet<&str> = unanimity_judge::RULES.into_iter().collect();
+    green.retain(|rule| !NOT_HERE.contains(rule));
+    for (name, planted) in planted::all() {
+        if green.is_empty() {
+            break;
+        }
+        for rule in run_seeds(0, 400, planted, false).rules.into_keys() {
+            if green.remove(rule) {
+                println!("{rule}: {name}");
+            }
+        }
+    }
+    assert!(green.is_empty(), "never red: {green:?}");
 }
 
 /// The simulator's judge reads events; a trace's reader reads text. Both see the same.

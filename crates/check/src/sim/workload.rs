@@ -20,6 +20,10 @@ pub struct Work {
     pub jobs: Vec<Job>,
     /// Whether the initiator gives up at its end, where it could commit.
     pub gives_up: bool,
+    /// Whether the initiator asks later what became of a transaction that it has no answer about.
+    pub asks_later: bool,
+    /// Spreads the jitter of what is asked again.
+    pub seed: u64,
 }
 
 /// How long everything takes at most, in virtual milliseconds.
@@ -44,8 +48,10 @@ pub fn timing(random: &mut Random) -> Timing {
 /// How long a transaction of this timing takes at most from any moment on when nothing fails any
 /// more: its phases, and for every branch in turn one longest wait and one attempt.
 #[must_use]
-pub fn bound_ms(timing: &Timing, branches: u64) -> u64 {
-    let phases = timing.open_timeout_ms + timing.prepare_timeout_ms + timing.execute_timeout_ms;
+pub fn bound_ms(plan: &Plan) -> u64 {
+    let (timing, branches) = (&plan.options, plan.branches.len() as u64);
+    let open_ms = if plan.open { timing.open_timeout_ms } else { 0 };
+    let phases = open_ms + timing.prepare_timeout_ms + timing.execute_timeout_ms;
     let wait = timing.retry.parked_delay_ms.max(timing.retry.delay_max_ms);
     phases + DELAY_MS_MAX + (2 * branches + 4) * (wait + timing.attempt_timeout_ms + 500)
 }
@@ -111,8 +117,15 @@ fn drawn(random: &mut Random, options: &Options, id: TransactionId, open: bool) 
     let begun_with = usize::try_from(begun_with).unwrap_or(0);
     let begun_with = if open { begun_with } else { branches.len() };
     let gives_up = open && random.chance(150_000);
-    let plan = Plan { open, branches, options: timing(random) };
-    Work { id, plan, begun_with, jobs, gives_up }
+    let mut plan = Plan { open, branches, options: timing(random) };
+    if options.begins_older && !open {
+        // The initiators are of that version as well, and cannot say what it did not know.
+        let usual = Timing::default();
+        plan.options.open_timeout_ms = usual.open_timeout_ms;
+        plan.options.one_phase = usual.one_phase;
+    }
+    let (asks_later, seed) = (random.chance(700_000), random.bits());
+    Work { id, plan, begun_with, jobs, gives_up, asks_later, seed }
 }
 
 fn branch(

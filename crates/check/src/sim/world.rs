@@ -14,9 +14,11 @@ use super::initiator::Initiator;
 use super::options::{FaultKind, Faults, Options};
 use super::poison::{Panics, Poisoned};
 use super::random::Random;
+use super::replicas::Begun;
 use super::server::{Answered, Ask, Asker, CallKey, Disk, Process, Say};
 use super::service::Service;
 use super::situations::Situations;
+use super::upgrade::UpgradeBug;
 use super::workload;
 
 /// A mistake in the modelled parts of a participant, to show that the simulator would notice one.
@@ -26,6 +28,10 @@ pub enum StoreBug {
     AnswerBeforeCommit,
     /// The guard's row is written in another local transaction than the work.
     RowApart,
+    /// The guard's row is kept in the memory of the process that wrote it.
+    RowInMemory,
+    /// The guard's row is read without a lock: another process may act on it at the same time.
+    RowNotLocked,
 }
 
 /// What is wrong on purpose.
@@ -37,6 +43,8 @@ pub struct Planted {
     pub journal: unanimity_journal::Mutations,
     /// In a participant's store.
     pub store: Option<StoreBug>,
+    /// In how a newer version reads what an older one wrote.
+    pub upgrade: Option<UpgradeBug>,
 }
 
 /// A call on its way to a service, or an initiator's own.
@@ -44,6 +52,10 @@ pub struct Planted {
 pub struct CallOnItsWay {
     /// The service.
     pub service: usize,
+    /// Which of its processes.
+    pub replica: usize,
+    /// Since when it waits there for a row that another has locked.
+    pub waits_since: Option<u64>,
     /// Which call.
     pub key: CallKey,
     /// What it carries.
@@ -75,8 +87,11 @@ pub(super) enum Happening {
     AskArrives(Asker, TransactionId, u64, Ask),
     SayArrives(Answered),
     InitiatorWakes(usize, u64),
-    ServiceStarts(usize),
-    ServiceAsks(usize),
+    RequestTimesOut(usize, u64),
+    ServiceStarts(usize, usize),
+    ServiceAsks(usize, usize),
+    LocalEnds(Box<Begun>),
+    LocksFreed(usize, usize, u64),
     CoordinatorStarts,
 }
 
@@ -106,8 +121,12 @@ pub struct Simulation {
     pub(super) clock_stepped_ms: u64,
     /// The branches that a service has lost its memory of.
     pub(super) forgotten: BTreeSet<(TransactionId, u16)>,
+    /// The transactions of which a request was on its way twice.
+    pub(super) doubled: BTreeSet<TransactionId>,
     /// What the program breaks on, until it is upgraded.
     pub(super) poisoned: Poisoned,
+    /// Whether the coordinator has been upgraded: whichever starts is the newer one.
+    pub(super) upgraded: bool,
     /// What went wrong inside, if anything did.
     pub(super) broken: Option<Finding>,
 }
@@ -123,7 +142,8 @@ impl Simulation {
         traces: bool,
     ) -> Self {
         let services = (0..usize::from(options.services))
-            .map(|number| Service::new(number, options.accounts, planted.mutations));
+            .map(|number| Service::new(number, &options, planted.mutations));
+        let policy = options.asking(planted.mutations);
         let initiators = (0..options.initiators).map(|number| {
             let mut random = Random::new(seed, "initiator", u64::from(number));
             let todo = (0..options.transactions).filter_map(|turn| {
@@ -131,7 +151,7 @@ impl Simulation {
                 Some(workload::next(&mut random, &options, id))
             });
             let todo = todo.collect();
-            Initiator { todo, current: None, request: 0, vanished: false }
+            Initiator::new(todo, policy.clone())
         });
         let initiators: Vec<Initiator> = initiators.collect();
         let plans = initiators.iter().flat_map(|one| &one.todo);
@@ -164,7 +184,9 @@ impl Simulation {
             events: 0,
             clock_stepped_ms: 0,
             forgotten: BTreeSet::new(),
+            doubled: BTreeSet::new(),
             poisoned: Poisoned::new(),
+            upgraded: false,
             broken: None,
             options,
         };
@@ -223,6 +245,13 @@ impl Simulation {
         self.broken.as_ref()
     }
 
+    /// Every rule that is broken so far.
+    #[must_use]
+    pub fn rules(&self) -> BTreeSet<&'static str> {
+        let judged = self.judge.found().iter().map(|one| one.rule);
+        judged.chain(self.broken().map(|one| one.rule)).collect()
+    }
+
     /// The trace, if it was kept.
     #[must_use]
     pub fn trace(&self) -> &[Line] {
@@ -276,8 +305,11 @@ impl Simulation {
             Happening::AskArrives(to, id, since, ask) => self.ask_arrives(to, &id, since, ask),
             Happening::SayArrives(answered) => self.say_arrives(answered),
             Happening::InitiatorWakes(number, request) => self.initiator_wakes(number, request),
-            Happening::ServiceStarts(number) => self.service_starts(number),
-            Happening::ServiceAsks(number) => self.service_asks(number),
+            Happening::RequestTimesOut(number, request) => self.request_times_out(number, request),
+            Happening::ServiceStarts(number, replica) => self.service_starts(number, replica),
+            Happening::ServiceAsks(number, replica) => self.service_asks(number, replica),
+            Happening::LocalEnds(begun) => self.local_ends(begun),
+            Happening::LocksFreed(number, replica, life) => self.locks_freed(number, replica, life),
             Happening::CoordinatorStarts => self.start_coordinator(),
         }
     }

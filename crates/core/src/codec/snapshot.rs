@@ -29,7 +29,7 @@ pub(super) fn put(writer: &mut Writer<'_>, transaction: &Transaction) {
     put_observations(writer, (u64::from(count), bytes));
     writer.number(u64::from(transaction.timeline.dropped()));
     writer.text(transaction.id.as_str());
-    writer.flag(transaction.open);
+    writer.later(|writer| writer.flag(transaction.open));
 }
 
 pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
@@ -98,7 +98,7 @@ fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
         Progress::Owes(operation) => operation as u8,
     });
     writer.option(branch.result.as_ref(), |writer, result| writer.text(result));
-    writer.option(branch.resolution.as_deref(), put_resolution);
+    writer.later(|writer| writer.option(branch.resolution.as_deref(), put_resolution));
 }
 
 fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {

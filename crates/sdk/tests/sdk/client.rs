@@ -11,7 +11,7 @@ use unanimity_sdk::api::{
     BranchRequest, Json, Outcome, Problem, Stage, TransactionRequest, TransactionStatus,
 };
 use unanimity_sdk::contract::write_problem;
-use unanimity_sdk::{Client, ClientError, ClientOptions, axum};
+use unanimity_sdk::{Client, ClientError, ClientOptions, TransactionError, axum};
 
 use crate::support::id;
 
@@ -109,4 +109,68 @@ async fn problems_redirects_silence_and_floods_are_told_apart() {
     let nobody = Client::new("http://127.0.0.1:1", None).unwrap();
     let error = nobody.get(&id("t"), None).await.unwrap_err().to_string();
     assert!(error.contains("refused"), "{error}");
+}
+
+/// A coordinator that gives these answers, one after the other, and keeps the paths.
+async fn answering(answers: Vec<axum::response::Response>) -> (String, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (log, answers) = (Arc::clone(&seen), Arc::new(Mutex::new(answers)));
+    let app = Router::new().fallback(move |request: Request<Body>| async move {
+        let path = request.uri().path().trim_start_matches("/v1/transactions");
+        log.lock().unwrap().push(format!("{} {path}", request.method()));
+        let mut answers = answers.lock().unwrap();
+        if answers.is_empty() { StatusCode::IM_A_TEAPOT.into_response() } else { answers.remove(0) }
+    });
+    (serve(app).await, seen)
+}
+
+fn problem(status: u16, code: &str) -> axum::response::Response {
+    write_problem(&Problem::new(status, code, "t", "not now")).into_response()
+}
+
+fn shown(outcome: Option<Outcome>) -> axum::response::Response {
+    axum::Json(TransactionStatus { outcome, ..status() }).into_response()
+}
+
+#[tokio::test]
+async fn the_steps_of_a_scope_are_asked_for_again_until_they_are_answered() {
+    let (url, seen) = answering(vec![
+        problem(503, "stopping"),
+        "<html>".into_response(),
+        shown(None),
+        problem(429, "overloaded"),
+        shown(None),
+        "<html>".into_response(),
+        // It was acted on, and a branch said no.
+        problem(409, "already_decided"),
+        shown(Some(Outcome::Rollback)),
+    ])
+    .await;
+    let client = Client::new(&url, None).unwrap();
+    let named = TransactionRequest { id: Some("t".into()), ..Default::default() };
+    let scope = client
+        .transaction(named, async |open| open.enlist(&BranchRequest::default()).await.map(drop));
+    let error = scope.await.unwrap_err();
+    assert!(matches!(error, TransactionError::RolledBack(_)), "{error}");
+    let steps = ["POST ", "POST /t/branches", "POST /t/commit", "GET /t"];
+    let [begin, enlist, commit, get] = steps;
+    let expected = [begin, begin, begin, enlist, enlist, commit, commit, get];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn what_stays_wrong_is_asked_once_and_so_is_everything_without_patience() {
+    let named = || TransactionRequest { id: Some("t".into()), ..Default::default() };
+    for (answer, patience_ms) in [(problem(422, "id_reused"), 10_000), (problem(503, "x"), 0)] {
+        let (url, seen) = answering(vec![answer]).await;
+        let options = ClientOptions { patience_ms, ..ClientOptions::default() };
+        let client = Client::with_options(&url, None, options).unwrap();
+        let error = client.open::<()>(named()).await.unwrap_err();
+        assert!(matches!(error, TransactionError::Client { .. }), "{error:?}");
+        assert_eq!(seen.lock().unwrap().len(), 1);
+    }
+    // A whole transaction is asked for once: its caller knows whether it has an id of its own.
+    let (url, seen) = answering(vec![problem(503, "stopping")]).await;
+    Client::new(&url, None).unwrap().begin(&named()).await.unwrap_err();
+    assert_eq!(seen.lock().unwrap().len(), 1);
 }
