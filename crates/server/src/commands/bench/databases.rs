@@ -210,6 +210,7 @@ struct Ready {
 impl Ready {
     async fn connect(url: &str) -> anyhow::Result<Self> {
         let client = connect(url).await?;
+        client.batch_execute("SET lock_timeout = '200ms'").await?;
         let change = client.prepare(CHANGE).await?;
         let hold = client.prepare("INSERT INTO held VALUES ($1, $2, $3)").await?;
         let let_go = client.prepare("DELETE FROM held WHERE id = $1").await?;
@@ -245,6 +246,10 @@ impl Ready {
                 matches!((begun, changed, ended), (Ok(()), Ok(1), Ok(())))
             }
         }
+    }
+
+    async fn undo(&self, id: &str) -> bool {
+        self.client.batch_execute(&format!("ROLLBACK PREPARED '{id}'")).await.is_ok()
     }
 
     async fn phase_two(&self, way: ByHand, id: &String, account: i64, amount: i64) -> bool {
@@ -301,17 +306,27 @@ async fn by_hand(
 async fn moved(pair: &[Ready], number: &AtomicU64, way: ByHand) -> bool {
     let [first, second] = pair else { return false };
     let (from, to, amount) = draw(number);
-    let id = format!("by-hand-{}", number.fetch_add(1, Ordering::Relaxed));
-    let (done, other) = tokio::join!(
-        first.phase_one(way, &id, from, -amount),
-        second.phase_one(way, &id, to, amount)
-    );
-    if !(done && other) {
-        return false;
+    // Names of what is prepared are the server's, and not the database's.
+    let own = number.fetch_add(1, Ordering::Relaxed);
+    let ids = [format!("by-hand-{own}-a"), format!("by-hand-{own}-b")];
+    // Two that wait for each other in different databases are seen by neither: whoever has waited
+    // too long gives up, and begins anew.
+    loop {
+        let (done, other) = tokio::join!(
+            first.phase_one(way, &ids[0], from, -amount),
+            second.phase_one(way, &ids[1], to, amount)
+        );
+        match (way, done, other) {
+            (_, true, true) => break,
+            (ByHand::Prepared, true, false) if first.undo(&ids[0]).await => {}
+            (ByHand::Prepared, false, true) if second.undo(&ids[1]).await => {}
+            (ByHand::Prepared, false, false) => {}
+            _ => return false, // What is not prepared waits for nobody.
+        }
     }
     let (done, other) = tokio::join!(
-        first.phase_two(way, &id, from, -amount),
-        second.phase_two(way, &id, to, amount)
+        first.phase_two(way, &ids[0], from, -amount),
+        second.phase_two(way, &ids[1], to, amount)
     );
     done && other
 }
