@@ -296,7 +296,7 @@ fn named_packages(file: &Rust<'_>) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, look};
+    use super::{Finding, HASHING, look};
 
     fn found(path: &str, text: &str) -> Vec<Finding> {
         let cargo = |name: &str| format!("[package]\nname = \"{name}\"\n");
