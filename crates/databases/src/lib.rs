@@ -44,6 +44,10 @@ pub const USER: &str = "unanimity";
 pub const DATABASE: &str = "unanimity";
 /// How long a server is waited for when it stops in order, in milliseconds.
 const STOP_TIMEOUT_MS: u64 = 60_000;
+/// How long a killed server's last process may take to notice it, in milliseconds.
+const LAST_PROCESS_MS: u64 = 10_000;
+/// What PostgreSQL says of it.
+const STILL_ENDING: &str = "pre-existing shared memory block";
 /// How many ports are tried before a server counts as not starting.
 const PORTS_TRIED_MAX: u32 = 5;
 
@@ -133,7 +137,18 @@ impl Database {
     /// # Errors
     /// [`DatabaseError::Ended`] or [`DatabaseError::Silent`].
     pub fn start_again(&self) -> Result<(), DatabaseError> {
-        self.state().run(self.make, self.port, self.start_timeout_ms)
+        let deadline = Instant::now() + Duration::from_millis(LAST_PROCESS_MS);
+        loop {
+            match self.state().run(self.make, self.port, self.start_timeout_ms) {
+                // A process that was started while the others were killed is still ending.
+                Err(DatabaseError::Ended { log, .. })
+                    if log.contains(STILL_ENDING) && Instant::now() < deadline =>
+                {
+                    process::pause();
+                }
+                started => return started,
+            }
+        }
     }
 
     /// Ends the server as a power cut would: SIGKILL, for it and all its processes. It returns when
