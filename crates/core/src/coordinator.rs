@@ -112,7 +112,8 @@ impl Coordinator {
         if self.keeps_out(&event) {
             return step;
         }
-        if self.is_dormant(event.transaction()) {
+        let leaves = self.config.mutations.has(Mutation::DormantNotTakenUp);
+        if !leaves && self.is_dormant(event.transaction()) {
             let id = event.transaction().clone();
             self.resume_one(now, &id, &mut step);
         }

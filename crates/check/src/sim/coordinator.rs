@@ -430,6 +430,10 @@ impl Simulation {
         if self.breaks_on_ask((generation, number), id, &ask) {
             return;
         }
+        let only_shown = matches!(ask, Ask::Status { .. } | Ask::Decision);
+        if !self.is_asked_for((generation, number), id, only_shown) {
+            return;
+        }
         let now = self.clock(generation);
         let mut processes = self.processes.iter_mut();
         let process: Option<&mut Process> = processes.find(|one| one.generation == generation);
