@@ -431,7 +431,8 @@ impl Simulation {
             return;
         }
         let only_shown = matches!(ask, Ask::Status { .. } | Ask::Decision);
-        if !self.is_asked_for((generation, number), id, only_shown) {
+        let begins = matches!(ask, Ask::Begin(_));
+        if !begins && !self.is_asked_for((generation, number), id, only_shown) {
             return;
         }
         let now = self.clock(generation);

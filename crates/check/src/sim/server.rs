@@ -506,22 +506,19 @@ impl Shard {
         };
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
         let step = self.coordinator.handle(now, event);
+        // As in the program, a step that refuses a beginning is looked at and not carried out.
         let say = match step.refusal() {
-            None => None,
-            Some(Refusal::Exists { same: true }) => Some(Say::Begun),
-            Some(Refusal::Exists { same: false }) => Some(Say::Refused("id_reused")),
-            Some(Refusal::SetAside) => Some(Say::SetAside),
-            Some(Refusal::AtCapacity) => Some(Say::Busy),
-            Some(Refusal::Plan(error)) => Some(Say::Refused(error.code)),
+            None => {
+                self.wait(id, Waiting { to, since, for_outcome: false });
+                return self.take(step);
+            }
+            Some(Refusal::Exists { same: true }) => Say::Begun,
+            Some(Refusal::Exists { same: false }) => Say::Refused("id_reused"),
+            Some(Refusal::SetAside) => Say::SetAside,
+            Some(Refusal::AtCapacity) => Say::Busy,
+            Some(Refusal::Plan(error)) => Say::Refused(error.code),
         };
-        // One that is refused may have been taken up by it: its step counts all the same.
-        let Some(say) = say else {
-            self.wait(id, Waiting { to, since, for_outcome: false });
-            return self.take(step);
-        };
-        let mut out = self.take(step);
-        out.extend(self.reply(to, id, since, say));
-        out
+        self.reply(to, id, since, say)
     }
 
     /// Those who waited for this, taken out of the list.
