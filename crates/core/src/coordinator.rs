@@ -112,7 +112,11 @@ impl Coordinator {
         if self.keeps_out(&event) {
             return step;
         }
-        if self.is_dormant(event.transaction()) {
+        // A beginning of what is there already is refused, and does nothing to it: a driver need not
+        // carry out a step that refuses.
+        let leaves = matches!(event, Event::Begin { .. })
+            || self.config.mutations.has(Mutation::DormantNotTakenUp);
+        if !leaves && self.is_dormant(event.transaction()) {
             let id = event.transaction().clone();
             self.resume_one(now, &id, &mut step);
         }

@@ -86,11 +86,15 @@ pub enum Mutation {
     LimitNotHeld,
     /// Deferred work is done after a rollback too.
     DeferredAfterRollback,
+    /// Something happens to a recovered transaction before it is taken up.
+    DormantNotTakenUp,
+    /// Those of one part of what was recovered are never taken up by themselves.
+    DormantPartForgotten,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 42] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -131,6 +135,8 @@ impl Mutation {
         Self::EarlierSilenceForgotten,
         Self::LimitNotHeld,
         Self::DeferredAfterRollback,
+        Self::DormantNotTakenUp,
+        Self::DormantPartForgotten,
     ];
 }
 

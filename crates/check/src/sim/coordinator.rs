@@ -430,6 +430,11 @@ impl Simulation {
         if self.breaks_on_ask((generation, number), id, &ask) {
             return;
         }
+        let only_shown = matches!(ask, Ask::Status { .. } | Ask::Decision);
+        let begins = matches!(ask, Ask::Begin(_));
+        if !begins && !self.is_asked_for((generation, number), id, only_shown) {
+            return;
+        }
         let now = self.clock(generation);
         let mut processes = self.processes.iter_mut();
         let process: Option<&mut Process> = processes.find(|one| one.generation == generation);

@@ -21,6 +21,7 @@ pub mod situations;
 mod starting;
 pub mod story;
 pub mod upgrade;
+mod waking;
 pub mod workload;
 pub mod world;
 

@@ -187,6 +187,12 @@ pub struct Options {
     /// The coordinator's limits once it is upgraded, if they are others then.
     #[serde(default)]
     pub later: Option<Limits>,
+    /// How many transactions of a shard a coordinator that starts takes up at once.
+    #[serde(default = "all")]
+    pub taken_up_at_once: u16,
+    /// Within which time it takes the others up, in milliseconds.
+    #[serde(default)]
+    pub taken_up_within_ms: u64,
     /// How long initiators ask again for the same, in milliseconds.
     #[serde(default = "usual_patience_ms")]
     pub patience_ms: u64,
@@ -201,6 +207,11 @@ pub struct Options {
 /// What a script that says nothing of replicas was run with.
 const fn one() -> u16 {
     1
+}
+
+/// What a script that says nothing of turns was run with.
+const fn all() -> u16 {
+    u16::MAX
 }
 
 fn usual_patience_ms() -> u64 {
@@ -249,6 +260,8 @@ impl Options {
                 keeps_batches: *random.pick(&[1, 4, 16]),
                 observations_max: *random.pick(&[0, 4, 64]),
             }),
+            taken_up_at_once: *random.pick(&[0, 0, 1, u16::MAX]),
+            taken_up_within_ms: *random.pick(&[10, 300, 3_000, 10_000]),
             faults,
         }
     }

@@ -150,7 +150,7 @@ impl Simulation {
     /// that was set back moves what was planned by the clock.
     fn bound(&self) -> u64 {
         let longest = self.plans.values().map(bound_ms).max().unwrap_or(0);
-        longest + self.clock_stepped_ms + 20_000
+        longest + self.clock_stepped_ms + self.options.taken_up_within_ms + 20_000
     }
 
     /// Ends all faults. Not everything comes back: who has vanished stays away, and some initiators

@@ -506,6 +506,7 @@ impl Shard {
         };
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
         let step = self.coordinator.handle(now, event);
+        // As in the program, a step that refuses a beginning is looked at and not carried out.
         let say = match step.refusal() {
             None => {
                 self.wait(id, Waiting { to, since, for_outcome: false });

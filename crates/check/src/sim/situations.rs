@@ -16,7 +16,7 @@ pub struct Situations {
 }
 
 /// What every run set must meet, and at least how often in 10,000 seeds.
-pub const REQUIRED: [(&str, u64); 66] = [
+pub const REQUIRED: [(&str, u64); 70] = [
     ("commit: all_yes", 1_000),
     ("commit: settled_by_participant", 50),
     ("rollback: voted_no", 1_000),
@@ -34,6 +34,10 @@ pub const REQUIRED: [(&str, u64); 66] = [
     ("recovered: set_aside", 50),
     ("set aside unread", 20),
     ("taken up again", 50),
+    ("taken up later, in its turn", 500),
+    ("taken up because something happened to it", 100),
+    ("taken up because somebody looked at it", 100),
+    ("crashed with some still dormant", 100),
     ("late refused", 50),
     ("duplicate answered", 1_000),
     ("duplicate commit answered", 100),

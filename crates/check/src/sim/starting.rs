@@ -1,13 +1,13 @@
 //! How the coordinator's process starts, on what the disk holds, and how it ends. What happens
 //! between the two is `coordinator`'s.
 
-use unanimity_core::TransactionId;
 use unanimity_journal::{AppendFault, Engine, JournalError};
 use unanimity_judge::Event as Seen;
 
 use super::coordinator::STEP_MS;
 use super::options::FaultKind;
 use super::server::{self, NotRecovered, Process, Recovered, Start};
+use super::waking::has_dormant;
 use super::world::{Happening, Simulation};
 
 impl Simulation {
@@ -81,24 +81,12 @@ impl Simulation {
         self.processes.push(process);
         let shards = usize::from(self.options.shards);
         for shard in 0..shards {
-            let clock = self.clock(generation);
-            let Some(one) = self.shard(generation, shard) else { return };
-            let ids: Vec<TransactionId> = one
-                .coordinator
-                .iter()
-                .filter(|live| live.set_aside.is_none())
-                .map(|live| live.id.clone())
-                .collect();
-            for id in ids {
-                if self.breaks_now((generation, shard), &id) {
-                    return;
-                }
-                let Some(one) = self.shard(generation, shard) else { return };
-                let step = one.coordinator.resume_transaction(clock, &id);
-                let out = one.take(step);
-                self.let_out(generation, shard, out);
+            let at_once = usize::from(self.options.taken_up_at_once);
+            if !self.take_up_some((generation, shard), at_once) {
+                return;
             }
             self.settle(generation, shard);
+            self.plan_turn((generation, shard), self.now + self.options.taken_up_within_ms);
         }
     }
 
@@ -106,6 +94,9 @@ impl Simulation {
     pub(super) fn kill(&mut self, generation: u64, power: bool) {
         let at = self.processes.iter().position(|one| one.generation == generation);
         let Some(mut process) = at.map(|at| self.processes.remove(at)) else { return };
+        if process.shards.iter().any(|shard| has_dormant(&shard.coordinator)) {
+            self.situations.count("crashed with some still dormant");
+        }
         for shard in &mut process.shards {
             let Some(batch) = shard.appending.take() else { continue };
             let fault = match self.faults.random().below(3) {

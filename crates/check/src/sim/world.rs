@@ -83,6 +83,7 @@ pub(super) enum Happening {
     CallTimesOut(u64, usize, CallKey),
     AppendDone(u64, usize),
     ShardWakes(u64, usize),
+    TakesUp(u64, usize, u64),
     Archived(u64, usize, Vec<Arc<Transaction>>),
     AskArrives(Asker, TransactionId, u64, Ask),
     SayArrives(Answered),
@@ -301,6 +302,7 @@ impl Simulation {
             }
             Happening::AppendDone(generation, shard) => self.append_done(generation, shard),
             Happening::ShardWakes(generation, shard) => self.shard_wakes(generation, shard),
+            Happening::TakesUp(generation, shard, by) => self.takes_up((generation, shard), by),
             Happening::Archived(generation, shard, done) => self.archived(generation, shard, done),
             Happening::AskArrives(to, id, since, ask) => self.ask_arrives(to, &id, since, ask),
             Happening::SayArrives(answered) => self.say_arrives(answered),
