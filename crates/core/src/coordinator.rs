@@ -112,8 +112,8 @@ impl Coordinator {
         if self.keeps_out(&event) {
             return step;
         }
-        // A beginning of what is there already is refused, and does nothing to it: a driver need not
-        // carry out a step that refuses.
+        // A beginning of what is there already is refused, and does nothing to it: a driver need
+        // not carry out a step that refuses.
         let leaves = matches!(event, Event::Begin { .. })
             || self.config.mutations.has(Mutation::DormantNotTakenUp);
         if !leaves && self.is_dormant(event.transaction()) {
