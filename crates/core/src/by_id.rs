@@ -63,9 +63,15 @@ impl<V> ById<V> {
 
     /// What is in one part, with how its id spreads, in no order.
     fn entries_of(&self, part: usize) -> impl Iterator<Item = (u64, &V)> {
-        let others = self.others.iter().map(|(id, value)| (id.spread(), value));
-        let others = others.filter(move |(spread, _)| self.part_of(*spread) == part);
+        let first = if self.parts.len() == 1 { 0 } else { (part as u64) << 56 };
+        let others = self.others_from(first).map(|(id, value)| (id.spread(), value));
+        let others = others.take_while(move |(spread, _)| self.part_of(*spread) == part);
         self.parts[part].iter().map(|(spread, value)| (*spread, value)).chain(others)
+    }
+
+    /// The others that spread like this or further on.
+    fn others_from(&self, spread: u64) -> impl Iterator<Item = (&TransactionId, &V)> {
+        self.others.range(TransactionId::first_that_spreads(spread)..)
     }
 }
 
@@ -144,7 +150,7 @@ impl<V: OfTransaction> ById<V> {
     /// Everything that spreads so.
     pub(crate) fn that_spread(&self, spread: u64) -> impl Iterator<Item = &V> {
         let first = self.parts[self.part_of(spread)].get(&spread);
-        let others = self.others.iter().filter(move |(id, _)| id.spread() == spread);
+        let others = self.others_from(spread).take_while(move |(id, _)| id.spread() == spread);
         first.into_iter().chain(others.map(|(_, value)| value))
     }
 

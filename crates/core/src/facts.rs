@@ -117,5 +117,5 @@ fn fits(transaction: &Transaction, record: &Record) -> bool {
         }
         Fact::Begun { .. } | Fact::Ended | Fact::Snapshot(_) => true,
     };
-    fact && usize::from(record.observations.branches()) <= transaction.branches.len()
+    fact && record.observations.branches() as usize <= transaction.branches.len()
 }

@@ -106,6 +106,13 @@ impl Homes {
         batch.count -= 1;
         if batch.count == 0 {
             self.by_batch.remove(&position);
+        } else if batch.count < batch.spreads.len() / 4 {
+            let by_id = &self.by_id;
+            batch
+                .spreads
+                .retain(|spread| by_id.that_spread(*spread).any(|home| home.position == position));
+            batch.spreads.sort_unstable();
+            batch.spreads.dedup();
         }
     }
 
@@ -135,9 +142,12 @@ impl Homes {
         &'a self,
         (position, batch): (&'a u64, &'a Batch),
     ) -> impl Iterator<Item = TransactionId> + 'a {
-        let found = batch.spreads.iter().flat_map(move |spread| {
-            let alike = self.by_id.that_spread(*spread);
-            alike.map(move |home| (*spread, home))
+        let mut spreads = batch.spreads.clone();
+        spreads.sort_unstable();
+        spreads.dedup();
+        let found = spreads.into_iter().flat_map(move |spread| {
+            let alike = self.by_id.that_spread(spread);
+            alike.map(move |home| (spread, home))
         });
         let here = found.filter(move |(_, home)| home.position == *position);
         here.map(|(spread, home)| TransactionId::from_parts(spread, Arc::clone(&home.name)))
@@ -148,6 +158,11 @@ impl Homes {
         self.by_batch.first_key_value().into_iter().flat_map(|batch| self.at_home(batch))
     }
 
+    /// Whether some are being written anew.
+    pub(crate) fn some_move(&self) -> bool {
+        !self.moving.is_empty()
+    }
+
     /// How many are at home.
     pub(crate) const fn count(&self) -> usize {
         self.by_id.len()
@@ -156,7 +171,7 @@ impl Homes {
     /// Some of those that are at home in a batch up to this one, the oldest first; none while
     /// others are being written anew.
     pub(crate) fn stragglers(&self, most: usize, up_to: u64) -> Vec<TransactionId> {
-        if !self.moving.is_empty() {
+        if self.some_move() {
             return Vec::new();
         }
         let old = self.by_batch.range(..=up_to).flat_map(|batch| self.at_home(batch));

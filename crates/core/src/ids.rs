@@ -80,6 +80,11 @@ impl TransactionId {
         Self { spread, name }
     }
 
+    /// What comes before every id that spreads so, and after every other before: no id itself.
+    pub(crate) fn first_that_spreads(spread: u64) -> Self {
+        Self { spread, name: Arc::default() }
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

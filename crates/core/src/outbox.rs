@@ -290,8 +290,13 @@ impl<R> Outbox<R> {
         let since_oldest = self.homes.records_before_oldest().map_or(0, |old| self.records - old);
         let worth_it = since_oldest / RECORDS_PER_LIVE >= self.homes.count() as u64;
         let many = self.next_position - low_water >= batches_max;
-        if !many || !worth_it || self.homes.oldest().any(|id| coordinator.stays(&id)) {
-            return Vec::new(); // Nothing could be forgotten by it, or need be.
+        if !many || !worth_it || self.homes.some_move() {
+            return Vec::new(); // Nothing need be forgotten yet.
+        }
+        // One that has ended and cannot go into the history is live no more, and stays all the same.
+        let stays = |id: TransactionId| coordinator.stays(&id) || !coordinator.knows(&id);
+        if self.homes.oldest().any(stays) {
+            return Vec::new(); // Nothing could be forgotten by it.
         }
         let share = usize::try_from(batches_max / 4).unwrap_or(usize::MAX).max(1);
         let most = STRAGGLERS_MAX.max(self.homes.count() / share);

@@ -120,6 +120,12 @@ impl Replay {
         !self.passed_over.is_empty()
     }
 
+    /// Whether something did not fit. Nothing after it is looked at.
+    #[must_use]
+    pub const fn has_problem(&self) -> bool {
+        self.problem.is_some()
+    }
+
     /// Takes the next record in. After the first that does not fit, nothing more is looked at.
     pub fn take(&mut self, position: u64, bytes: &[u8]) {
         if self.problem.is_some() {

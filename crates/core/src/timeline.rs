@@ -115,7 +115,7 @@ pub struct Observations {
     bytes: Vec<u8>,
     count: u32,
     /// All are of branches with lower numbers than this.
-    branches: u16,
+    branches: u32,
 }
 
 impl Observations {
@@ -126,7 +126,7 @@ impl Observations {
     }
 
     /// As they were written: so many, which must be readable.
-    pub(crate) fn written(bytes: &[u8], count: u32, branches: u16) -> Self {
+    pub(crate) fn written(bytes: &[u8], count: u32, branches: u32) -> Self {
         Self { bytes: bytes.to_vec(), count, branches }
     }
 
@@ -147,7 +147,7 @@ impl Observations {
     }
 
     /// All are of branches with lower numbers than this.
-    pub(crate) const fn branches(&self) -> u16 {
+    pub(crate) const fn branches(&self) -> u32 {
         self.branches
     }
 
@@ -158,7 +158,7 @@ impl Observations {
         }
         put_observation(&mut Writer::new(&mut self.bytes), observation);
         self.count += 1;
-        let after = observation.branch.map_or(0, |number| number.saturating_add(1));
+        let after = observation.branch.map_or(0, |number| u32::from(number) + 1);
         self.branches = self.branches.max(after);
     }
 
@@ -236,7 +236,7 @@ impl Timeline {
     }
 
     /// All are of branches with lower numbers than this.
-    pub(crate) const fn branches(&self) -> u16 {
+    pub(crate) const fn branches(&self) -> u32 {
         self.seen.branches
     }
 

@@ -129,6 +129,8 @@ fn take(replay: &mut Replay, position: u64, record: Read) -> Result<(), Broke> {
             match record {
                 Read::Decoded(decoded) => replay.take_decoded(position, decoded),
                 Read::Bytes(bytes) => replay.take(position, &bytes),
+                // After something that does not fit nothing is looked at any more.
+                Read::Broke(_) if replay.has_problem() => {}
                 Read::Broke(broke) => return Err(broke),
             }
             Ok(())

@@ -170,6 +170,9 @@ pub(crate) struct Shard {
     ending: HashMap<TransactionId, Shown, Spread>,
     /// How many of them cannot go into the history.
     unarchivable: usize,
+    /// Whether everything that ended before this start can go into the history. One that cannot, or
+    /// that was passed over and may have ended, must be found again, whatever ends after it.
+    all_is_read: bool,
     to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
@@ -184,7 +187,7 @@ impl Shard {
         let (looked_up_sender, looked_up) = mpsc::unbounded_channel();
         let (archived_sender, archived) = mpsc::unbounded_channel();
         let Recovered { replayed, first_position, next_position } = parts.recovered;
-        let Replayed { coordinator, homes, records, ended, .. } = replayed;
+        let Replayed { coordinator, homes, records, ended, unread, .. } = replayed;
         let bounds = OutboxBounds {
             truncate_batches_min: parts.bounds.truncate_batches_min,
             straggler_batches: parts.bounds.straggler_batches,
@@ -220,6 +223,7 @@ impl Shard {
             outbox,
             watchers: Watchers::default(),
             ending,
+            all_is_read: unarchivable.is_empty() && unread.is_empty(),
             unarchivable: unarchivable.len(),
             to_archive,
             reserved: HashMap::default(),
@@ -498,6 +502,7 @@ impl Shard {
 
     fn begin(&mut self, command: BeginCommand) {
         let BeginCommand { id, fingerprint, plan, wait, reply, .. } = command;
+        self.resume(&id);
         if let Some(ended) = self.ending.get(&id) {
             let same = ended.fingerprint == fingerprint;
             self.begin_existing(&id, same, wait, reply);
@@ -560,8 +565,7 @@ impl Shard {
         }
         let transactions = std::mem::take(&mut self.to_archive);
         let done = ArchiveReply::new(self.archived_sender.clone());
-        // One that cannot be archived must be found again, whatever ends after it.
-        let all = self.outbox.let_out_up_to().filter(|_| self.unarchivable == 0);
+        let all = self.outbox.let_out_up_to().filter(|_| self.all_is_read);
         let up_to = all.map(|up_to| (self.number, up_to));
         let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
         sent.map_err(|_| "the history's thread has ended".to_owned())

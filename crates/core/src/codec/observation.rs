@@ -16,7 +16,7 @@ pub(super) fn get_observations(reader: &mut Reader<'_>) -> Result<Observations, 
     let mut branches = 0;
     for _ in 0..count {
         let branch = get_observation(reader)?.branch;
-        branches = branches.max(branch.map_or(0, |number| number.saturating_add(1)));
+        branches = branches.max(branch.map_or(0, |number| u32::from(number) + 1));
     }
     let length = bytes.len() - reader.left().len();
     Ok(Observations::written(&bytes[..length], count, branches))
@@ -68,6 +68,7 @@ pub(crate) fn put_observation(writer: &mut Writer<'_>, observation: &Observation
     }
 }
 
+/// An observation has had the same shape in every version; timelines rely on it.
 pub(crate) fn get_observation(reader: &mut Reader<'_>) -> Result<Observation, DecodeError> {
     let at = reader.number("time")?;
     let branch = match reader.number("branch")? {

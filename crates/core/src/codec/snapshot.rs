@@ -67,7 +67,7 @@ fn check(transaction: &Transaction) -> Result<(), DecodeError> {
     if !transaction.branches.iter().all(in_step) {
         return Err(DecodeError::Malformed("progress"));
     }
-    let seen_of = usize::from(transaction.timeline.branches());
+    let seen_of = transaction.timeline.branches() as usize;
     let names_known = seen_of <= transaction.branches.len();
     let reason = transaction.decision.as_ref().and_then(|decision| decision.reason.branch());
     if !names_known || !transaction.has(reason) {

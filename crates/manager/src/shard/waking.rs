@@ -47,13 +47,18 @@ impl Shard {
     pub(super) fn resume_some(&mut self, waking: &mut Waking, most: usize) {
         for _ in 0..most {
             let Some(id) = waking.next(&self.coordinator) else { return };
-            self.resume(&id);
+            if self.coordinator.is_dormant(&id) {
+                self.take_up_dormant(&id);
+            }
         }
     }
 
     /// Serves a few of those who wait meanwhile. Says whether the shard is to end at once.
     pub(super) fn serve_beside(&mut self) -> bool {
         for _ in 0..SERVED_BESIDE {
+            if let Ok(looked_up) = self.looked_up.try_recv() {
+                self.on_looked_up(looked_up);
+            }
             let Ok(command) = self.commands.try_recv() else { return false };
             if self.on_command(command) {
                 return true;
@@ -62,13 +67,19 @@ impl Shard {
         false
     }
 
-    /// Takes up one that is still to be taken up.
+    /// Takes up one that is still to be taken up, because somebody asks for it: also what has become
+    /// due while nobody ran comes before what is asked.
     pub(super) fn resume(&mut self, id: &TransactionId) {
         if self.coordinator.is_dormant(id) {
-            self.on(id, Doing::Handling, |shard| {
-                let step = shard.coordinator.resume_transaction(shard.clock.now_ms(), id);
-                shard.take(step);
-            });
+            self.take_up_dormant(id);
+            self.fire_timers();
         }
+    }
+
+    fn take_up_dormant(&mut self, id: &TransactionId) {
+        self.on(id, Doing::Handling, |shard| {
+            let step = shard.coordinator.resume_transaction(shard.clock.now_ms(), id);
+            shard.take(step);
+        });
     }
 }
