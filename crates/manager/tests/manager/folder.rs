@@ -88,6 +88,28 @@ async fn what_is_in_the_history_is_not_written_there_again_after_a_restart() {
     assert_eq!(numbers_in_history(&folder)[..5], before);
 }
 
+/// What is asked for while a start still takes up what it found is taken up first: nothing is told
+/// of it that is not on record, and its calls leave.
+#[tokio::test]
+async fn whoever_asks_again_right_after_a_start_is_told_what_is_on_record() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    let manager = start(folder.config(), &fake);
+    fake.close("b prepare");
+    for n in 0..300 {
+        begin(&manager, &format!("T-{n}"), &["a", "b"], Wait::Accepted).await;
+        fake.seen(&format!("T-{n} b prepare"), 1).await;
+    }
+    manager.stop(Duration::ZERO).await;
+    let next = start(folder.config(), &fake);
+    for n in (0..300).rev().step_by(29) {
+        begin(&next, &format!("T-{n}"), &["a", "b"], Wait::Completed).await;
+        let view = next.get(&id(&format!("T-{n}"))).await.unwrap().unwrap();
+        assert_eq!(short(&view), "rollback coordinator_restarted ended", "T-{n}");
+    }
+    next.stop(PATIENCE).await;
+    fake.open("b prepare");
+}
+
 #[tokio::test]
 async fn a_journal_that_is_older_than_the_history_is_refused() {
     let (fake, folder) = (Fake::new(), Folder::new());
