@@ -293,7 +293,7 @@ impl<R> Outbox<R> {
         if !many || !worth_it || self.homes.some_move() {
             return Vec::new(); // Nothing need be forgotten yet.
         }
-        // One that has ended and cannot go into the history is live no more, and stays all the same.
+        // One that has ended and cannot go into the history is not live, and stays all the same.
         let stays = |id: TransactionId| coordinator.stays(&id) || !coordinator.knows(&id);
         if self.homes.oldest().any(stays) {
             return Vec::new(); // Nothing could be forgotten by it.

@@ -67,8 +67,8 @@ impl Shard {
         false
     }
 
-    /// Takes up one that is still to be taken up, because somebody asks for it: also what has become
-    /// due while nobody ran comes before what is asked.
+    /// Takes up one that is still to be taken up, because somebody asks for it: also what has
+    /// become due while nobody ran comes before what is asked.
     pub(super) fn resume(&mut self, id: &TransactionId) {
         if self.coordinator.is_dormant(id) {
             self.take_up_dormant(id);
