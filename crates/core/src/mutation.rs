@@ -90,11 +90,13 @@ pub enum Mutation {
     DormantNotTakenUp,
     /// Those of one part of what was recovered are never taken up by themselves.
     DormantPartForgotten,
+    /// The history notes that it holds what has ended in batches that are not durable yet.
+    ArchivedMarkTooHigh,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -137,6 +139,7 @@ impl Mutation {
         Self::DeferredAfterRollback,
         Self::DormantNotTakenUp,
         Self::DormantPartForgotten,
+        Self::ArchivedMarkTooHigh,
     ];
 }
 

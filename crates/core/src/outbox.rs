@@ -232,6 +232,9 @@ impl<R> Outbox<R> {
     /// Up to which position everything is durable, and was let out.
     #[must_use]
     pub fn let_out_up_to(&self) -> Option<u64> {
+        if self.mutations.has(Mutation::ArchivedMarkTooHigh) {
+            return Some(self.last_position());
+        }
         let waiting =
             self.held.front().is_some_and(|held| held.position() <= self.durable.position());
         (!waiting).then(|| self.durable.position())

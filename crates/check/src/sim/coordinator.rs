@@ -179,6 +179,12 @@ impl Simulation {
         if self.strikes(FaultKind::HistorySlow) {
             delay += self.faults.random().between(500, 5_000);
         }
+        if let Some(shard) = self.shard(generation, number)
+            && let Some(up_to) = shard.outbox.let_out_up_to()
+        {
+            let first = done.first().map(|one| one.id.clone());
+            shard.archiving.push_back((first, up_to));
+        }
         self.later(delay, Happening::Archived(generation, number, done));
     }
 
@@ -199,6 +205,10 @@ impl Simulation {
         for one in &done {
             self.disk.history.insert(one.id.clone(), Arc::clone(one));
         }
+        let Some(shard) = self.shard(generation, number) else { return };
+        let noted = shard.written(done.first().map(|one| &one.id));
+        let of = shard.number;
+        self.disk.archived_up_to.extend(noted.map(|up_to| (of, up_to)));
         let Some(shard) = self.shard(generation, number) else { return };
         for one in done {
             shard.ending.remove(&one.id);

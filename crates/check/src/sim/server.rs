@@ -2,7 +2,7 @@
 //! real outbox and the real journal contract; and what outlives it, the journal and the history.
 //! What the network and the disk do to it is the world's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
@@ -126,6 +126,11 @@ pub struct Shard {
     pub ending: BTreeMap<TransactionId, Arc<Transaction>>,
     /// To be written to the history.
     pub to_archive: Vec<Arc<Transaction>>,
+    /// What the history was given, in order: the first of each, until it is written; and up to
+    /// which position of the journal everything is then in the history that has ended.
+    pub archiving: VecDeque<(Option<TransactionId>, u64)>,
+    /// Whether everything that was found could be read: else the history notes no position.
+    pub all_is_read: bool,
     /// Who waits for what.
     pub waiting: BTreeMap<TransactionId, Vec<Waiting>>,
     /// Calls that are owed an answer.
@@ -164,6 +169,9 @@ pub struct Disk {
     pub journal: MemoryEngine,
     /// The history.
     pub history: BTreeMap<TransactionId, Arc<Transaction>>,
+    /// Up to which position of each shard's journal the history has noted that it holds everything
+    /// that ended.
+    pub archived_up_to: BTreeMap<u16, u64>,
     /// The bits that were flipped: shard, position, bit.
     pub damage: Option<(u16, u64, usize)>,
     /// On what the program has broken.
@@ -258,6 +266,9 @@ pub fn recover(
             live_most: (replayed.coordinator.len() as u64).max(u64::from(limits.live_max)),
             ending: ending.collect(),
             to_archive: replayed.ended,
+            archiving: VecDeque::new(),
+            // The older version notes nothing.
+            all_is_read: replayed.unread.is_empty() && !is_older,
             coordinator: replayed.coordinator,
             engine,
             appending: None,
@@ -293,7 +304,12 @@ impl Reading<'_> {
         coordinator: Coordinator,
     ) -> Result<Replayed, NotRecovered> {
         let bounds = engine.bounds(number).map_err(refused)?;
-        let mut replay = Replay::new(coordinator).passing_over(self.disk.panics.unreadable());
+        let archived_up_to = self.disk.archived_up_to.get(&number).copied().unwrap_or(0);
+        if archived_up_to >= bounds.next {
+            return Err(NotRecovered::Refused("older than the history".to_owned()));
+        }
+        let replay = Replay::new(coordinator).archived_up_to(archived_up_to);
+        let mut replay = replay.passing_over(self.disk.panics.unreadable());
         let mut broke = None;
         let take = &mut |batch: Batch| {
             for bytes in &batch.records {
@@ -326,6 +342,19 @@ impl Reading<'_> {
 }
 
 impl Shard {
+    /// The history has written the request that begins with this one. What it may note now: it
+    /// writes requests in their order, however late this program hears of each.
+    pub fn written(&mut self, first: Option<&TransactionId>) -> Option<u64> {
+        if let Some(request) = self.archiving.iter_mut().find(|one| one.0.as_ref() == first) {
+            request.0 = None;
+        }
+        let mut noted = None;
+        while self.archiving.front().is_some_and(|(first, _)| first.is_none()) {
+            noted = self.archiving.pop_front().map(|(_, up_to)| up_to);
+        }
+        noted.filter(|_| self.all_is_read)
+    }
+
     /// Gives the core's step to the outbox; what may leave at once.
     pub fn take(&mut self, step: Step) -> Vec<Out<Answered>> {
         for ended in step.ended() {

@@ -170,6 +170,7 @@ impl Simulation {
             disk: Disk {
                 journal,
                 history: BTreeMap::new(),
+                archived_up_to: BTreeMap::new(),
                 damage: None,
                 panics: Panics::default(),
             },
