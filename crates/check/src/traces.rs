@@ -278,7 +278,7 @@ fn branch(plan: &BranchPlan) -> BranchLine {
 #[cfg(test)]
 mod tests {
     use unanimity_core::splitmix64;
-    use unanimity_judge::{Finding, Judge, names, read_line, rules, write_line};
+    use unanimity_judge::{Finding, Judge, MODEL_RULES, names, read_line, write_line};
 
     use super::*;
     use crate::configurations;
@@ -351,21 +351,8 @@ mod tests {
 
     #[test]
     fn what_the_model_catches_by_a_rule_of_the_judge_the_judge_finds_in_its_trace() {
-        let judged = [
-            rules::names::AGREEMENT,
-            rules::names::STABILITY,
-            rules::names::SETTLED_STAYS,
-            rules::names::COMMIT_VALIDITY,
-            rules::names::DURABLE_FIRST,
-            rules::names::AT_MOST_ONCE,
-            rules::names::IN_ORDER,
-            rules::names::PLAN_ORDER,
-            rules::names::SAGA,
-            rules::names::DEFERRED,
-            rules::names::FORGOTTEN_LAST,
-        ];
         let mut count = 0;
-        for mutant in mutants::ALL.iter().filter(|mutant| judged.contains(&mutant.property)) {
+        for mutant in mutants::ALL.iter().filter(|mutant| MODEL_RULES.contains(&mutant.property)) {
             let (setup, example) = (mutant.setup().unwrap(), mutant.hunt().unwrap());
             let found = judge(&of(&setup, &example.actions));
             let rules: Vec<&str> = found.iter().map(|finding| finding.rule).collect();

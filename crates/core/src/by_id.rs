@@ -143,7 +143,10 @@ impl<V: OfTransaction> ById<V> {
     /// What is in one part, in the order of ids.
     pub(crate) fn part(&self, part: usize) -> Vec<&V> {
         let mut entries: Vec<(u64, &V)> = self.entries_of(part).collect();
-        entries.sort_unstable_by_key(|(spread, value)| (*spread, value.name()));
+        // Names are looked at only where two spread alike: each is somewhere else in memory.
+        entries.sort_unstable_by(|(a, one), (b, other)| {
+            a.cmp(b).then_with(|| one.name().cmp(other.name()))
+        });
         entries.into_iter().map(|(_, value)| value).collect()
     }
 

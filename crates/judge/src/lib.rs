@@ -35,7 +35,10 @@ pub use trace::{BranchLine, Event, FactLine, Line, Move, Sight, TRACE_VERSION, T
 pub use trace::{TraceError, read_line, write_line};
 pub use words::state_word;
 
-/// Every rule there is.
+/// The rules that the model checker asks of its states as well.
+pub const MODEL_RULES: &[&str] = RULES.split_at(11).0;
+
+/// Every rule there is; those that the model asks too come first.
 pub const RULES: [&str; 22] = [
     rules::names::AGREEMENT,
     rules::names::STABILITY,
