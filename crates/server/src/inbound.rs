@@ -12,11 +12,12 @@ mod crowd;
 mod tests;
 mod watch;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -229,7 +230,6 @@ async fn carry(
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut overdue = pin!(activity.overdue(limits));
-    let mut leaves = pin!(activity.leaves());
     let mut told = false;
     loop {
         tokio::select! {
@@ -245,11 +245,17 @@ async fn carry(
                 tracing::debug!(%peer, what, "a connection is closed");
                 return;
             }
-            what = &mut leaves => {
-                tracing::debug!(%peer, what, "a connection is closed");
-                return;
+            () = activity.leaves() => {
+                let can_go = poll_fn(|context| {
+                    Poll::Ready(activity.can_go(|| connection.as_mut().poll(context)))
+                });
+                if can_go.await {
+                    let what = "another client needs its place";
+                    tracing::debug!(%peer, what, "a connection is closed");
+                    return;
+                }
             }
-            _ = stopping.wait_for(|stop| *stop), if !told => {
+            () = async { drop(stopping.wait_for(|stop| *stop).await) }, if !told => {
                 told = true;
                 connection.as_mut().graceful_shutdown();
             }

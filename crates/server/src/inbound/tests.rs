@@ -305,6 +305,37 @@ async fn the_one_that_has_been_slow_for_longest_goes_first_and_who_is_served_sta
     assert!(read_some(&mut busy).await.ends_with("done"));
 }
 
+/// A connection that is told to go before this side has read what its client has sent.
+async fn told_to_go_after(bytes: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, peer) = listener.accept().await.unwrap();
+    let (activity, limits) = (Arc::new(Activity::new()), patient());
+    let router = Router::new().route("/", get(|| async { "hello" }));
+    let (stop, stopping) = watch_channel::channel(false);
+    activity.leave();
+    let mut sent = client.try_clone().unwrap();
+    let carried = tokio::spawn(async move {
+        // In one turn of the runtime, so that this side knows only that nothing is there.
+        assert!(stream.try_read(&mut [0]).is_err());
+        io::Write::write_all(&mut sent, bytes.as_bytes()).unwrap();
+        carry(&http_builder(), stream, peer, router, &limits, stopping, activity).await;
+    });
+    client.set_nonblocking(true).unwrap();
+    let mut client = TcpStream::from_std(client).unwrap();
+    let answer = read_some(&mut client).await;
+    stop.send_replace(true);
+    carried.await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_request_that_is_on_its_way_is_answered_though_another_needs_the_place() {
+    let answer = told_to_go_after(GET).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("hello"), "{answer}");
+    assert_eq!(told_to_go_after("").await, "");
+}
+
 #[tokio::test]
 async fn no_more_connections_are_served_than_allowed() {
     let server = start(InboundLimits { connections_max: 1, ..patient() }).await;

@@ -35,6 +35,9 @@ pub(super) struct Activity {
     /// Since when there are such.
     bodies_since_ms: AtomicU64,
     leaving: Leaving,
+    /// Whether it is being looked if anything has come, and that nothing had.
+    looks: AtomicBool,
+    nothing_came: AtomicBool,
 }
 
 /// What a client that has no answer to wait for has been doing, and since when.
@@ -60,6 +63,8 @@ impl Activity {
             bodies: AtomicUsize::new(0),
             bodies_since_ms: AtomicU64::new(0),
             leaving: Leaving::default(),
+            looks: AtomicBool::new(false),
+            nothing_came: AtomicBool::new(false),
         }
     }
 
@@ -115,12 +120,34 @@ impl Activity {
     }
 
     /// Ends when the connection is told to go and nothing is being worked on.
-    pub(super) async fn leaves(&self) -> &'static str {
+    pub(super) async fn leaves(&self) {
         loop {
             self.leaving.told().await;
             if self.standing().is_some() {
-                return "another client needs its place";
+                return;
             }
+        }
+    }
+
+    /// Whether the connection can go now, found out by `poll`, which polls it: it has ended; or no
+    /// request is worked on, and none is on its way. One that is must not be answered with a reset
+    /// because this side was too busy to read it.
+    pub(super) fn can_go<T>(&self, poll: impl FnOnce() -> Poll<T>) -> bool {
+        self.nothing_came.store(false, Ordering::Relaxed);
+        self.looks.store(true, Ordering::Relaxed);
+        let ended = poll().is_ready();
+        self.looks.store(false, Ordering::Relaxed);
+        let flag = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let idle = flag(&self.nothing_came) || flag(&self.blocked);
+        ended || (idle && self.standing().is_some())
+    }
+
+    /// To read the connection would be to wait. The runtime learns of bytes only between its turns,
+    /// so the system itself is asked; where it cannot tell, nothing has come.
+    fn would_wait(&self, stream: &TcpStream) {
+        if self.looks.load(Ordering::Relaxed) {
+            let none = rustix::io::ioctl_fionread(stream).unwrap_or(0) == 0;
+            self.nothing_came.store(none, Ordering::Relaxed);
         }
     }
 
@@ -212,6 +239,8 @@ impl AsyncRead for WatchedStream {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
             self.activity.bytes_came();
+        } else if polled.is_pending() {
+            self.activity.would_wait(&self.stream);
         }
         polled
     }
