@@ -48,7 +48,8 @@ pub fn run_reading(command: &mut Command, on_line: &mut dyn FnMut(&str)) -> Resu
     let started = command.stdout(Stdio::piped()).spawn();
     let mut child = started.map_err(|error| not_started(command, &error))?;
     if let Some(mut output) = child.stdout.take() {
-        relay(&mut output, &mut std::io::stdout().lock(), on_line)
+        // Not locked: another command may have something to say meanwhile.
+        relay(&mut output, &mut std::io::stdout(), on_line)
             .map_err(|error| format!("the output of {} broke off: {error}", name(command)))?;
     }
     let status = child.wait().map_err(|error| not_started(command, &error))?;

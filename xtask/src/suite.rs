@@ -39,13 +39,12 @@ const STEPS: [Step; 12] = [
     Step { name: "documentation", run: documentation },
 ];
 
-const LONG_STEPS: [Step; 7] = [
+const LONG_STEPS: [Step; 6] = [
     Step { name: "journal, every bit", run: every_bit },
-    Step { name: "model checker, deep", run: deep },
+    Step { name: "model checker, deep, beside it the parsers, fuzzed", run: deep_and_fuzzed },
     Step { name: "simulator, a million seeds", run: million },
     Step { name: "real faults, all of them", run: all_faults },
     Step { name: "parsers, mutated inputs", run: mutated_inputs },
-    Step { name: "parsers, fuzzed", run: |_| fuzz::in_the_long_set() },
     Step { name: "API against its description, long", run: |_| schemathesis(LONG) },
 ];
 
@@ -194,8 +193,14 @@ fn documentation(_: &mut Tally) -> Result<(), Failure> {
     run(command.env("RUSTDOCFLAGS", "-D warnings"))
 }
 
-fn deep(tally: &mut Tally) -> Result<(), Failure> {
-    check(tally, &["--deep"])
+/// Each of them needs one core for some twenty minutes, and nothing of the other.
+fn deep_and_fuzzed(tally: &mut Tally) -> Result<(), Failure> {
+    std::thread::scope(|scope| {
+        let fuzzed = scope.spawn(fuzz::in_the_long_set);
+        let checked = check(tally, &["--deep"]);
+        let fuzzed = fuzzed.join().map_err(|_| "the fuzzers' thread broke".to_owned())?;
+        checked.and(fuzzed)
+    })
 }
 
 fn every_bit(tally: &mut Tally) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use unanimity_sdk::{Client, ClientError, TransactionId};
 
 use unanimity::core::splitmix64;
 
+use super::now_ms;
 use super::orders::Orders;
 
 /// How long an initiator waits before it asks again.
@@ -50,6 +51,8 @@ struct Work {
 pub struct Acknowledged {
     /// The outcome that each initiator was told.
     pub outcomes: HashMap<String, Outcome>,
+    /// When, in milliseconds since the Unix epoch.
+    pub told_at_ms: HashMap<String, u64>,
     /// What a commit adds to the money of both banks, in cents, where that is not nothing.
     pub adds_cents: HashMap<String, i64>,
     /// From the first request to the answer, in microseconds.
@@ -148,6 +151,11 @@ pub fn transfer(
     }
 }
 
+/// The id of the n-th transfer of a seed.
+pub(super) fn id_of(seed: u64, n: usize) -> String {
+    format!("demo-{seed}-{n}")
+}
+
 /// The n-th transfer of a seed: from A to B or back, now and then of more than there is, now and
 /// then to an account that does not exist.
 fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Work {
@@ -167,7 +175,7 @@ fn nth(options: &LoadOptions, participants: &[String; 2], n: usize) -> Work {
     let ordered = [participants[first].clone(), participants[second].clone()];
     let from = format!("{}-{from}", names[first]);
     let to = format!("{}-{to}", names[second]);
-    let id = format!("demo-{}-{n}", options.seed);
+    let id = id_of(options.seed, n);
     let request = transfer(&id, &ordered, [&from, &to], cents, options.prepare_timeout_ms);
     let work = Work { request, adds_cents: 0, is_message: false };
     match options.orders {
@@ -306,6 +314,7 @@ async fn until_known(client: &Client, orders: Option<&Orders>, work: &Work, prog
                     let took = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
                     progress.with(|acknowledged| {
                         acknowledged.latencies_us.push(took);
+                        acknowledged.told_at_ms.insert(id.clone(), now_ms());
                         acknowledged.outcomes.insert(id, outcome);
                     });
                     return;

@@ -7,8 +7,10 @@ mod databases;
 mod explained;
 pub mod fleet;
 mod ledger;
+mod left;
 pub mod load;
 pub mod orders;
+mod readers;
 pub mod verdict;
 pub mod witness;
 
@@ -16,7 +18,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -307,14 +309,7 @@ pub async fn storm(
         prepare_timeout_ms: 1_000,
         orders: orders.clone(),
     };
-    let chaos = ChaosOptions {
-        kills_max: arguments.kills_max,
-        kills_min: arguments.kills_min,
-        pause_min_ms: arguments.pause_min_ms,
-        pause_max_ms: arguments.pause_max_ms,
-        down_max_ms: 150,
-        seed: splitmix64(seed),
-    };
+    let chaos = chaos(arguments, seed);
     let started = Instant::now();
     let progress = Arc::new(Progress::default());
     progress.go_on(arguments.kills_min > 0);
@@ -331,8 +326,10 @@ pub async fn storm(
             false => Explained::default(),
         }
     };
+    let reading = readers::all(&client, seed, &progress, ended.clone());
     let raging = chaos::rage(fleet, &chaos, &progress, ended.clone());
-    let ((), (), explained, killed) = tokio::join!(transfers, watching, explaining, raging);
+    let ((), (), explained, reads, killed) =
+        tokio::join!(transfers, watching, explaining, reading, raging);
     let took = started.elapsed();
     bar.finish_and_clear();
     let mut killed = killed?;
@@ -343,7 +340,12 @@ pub async fn storm(
     let acknowledged = progress.take();
     let (orders, before) = (orders.as_deref(), money_before_cents);
     let mut verdict = verdict::judge(&client, &banks, orders, &acknowledged, before).await?;
-    let trace = hear(&mut verdict, witness::trace(&client, &banks, orders, &acknowledged).await?);
+    let running = fleet.processes.iter().filter_map(|one| Some((one.name(), one.id()?)));
+    let left = running.flat_map(|(name, process)| left::of(name, process)).collect();
+    verdict.reads = reads.len();
+    let told = witness::Told { acknowledged: &acknowledged, reads };
+    let trace = witness::trace(&client, &banks, orders, told, left).await?;
+    let trace = hear(&mut verdict, trace);
     verdict.explained = explained.asked;
     verdict.wrong.extend(explained.wrong);
     let (known, started) = (acknowledged.outcomes.len(), progress.started());
@@ -355,6 +357,23 @@ pub async fn storm(
         verdict.wrong.push(format!("the banks saw {contradictions} contradictions"));
     }
     Ok(Run { verdict, acknowledged, killed, took, money_before_cents, trace })
+}
+
+const fn chaos(arguments: &DemoArguments, seed: u64) -> ChaosOptions {
+    ChaosOptions {
+        kills_max: arguments.kills_max,
+        kills_min: arguments.kills_min,
+        pause_min_ms: arguments.pause_min_ms,
+        pause_max_ms: arguments.pause_max_ms,
+        down_max_ms: 150,
+        seed: splitmix64(seed),
+    }
+}
+
+/// In milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Judges everybody's history.

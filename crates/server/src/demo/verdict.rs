@@ -33,6 +33,9 @@ pub struct Verdict {
     pub orders: usize,
     /// How often a live transaction was asked what it waits for, and had an answer.
     pub explained: usize,
+    /// How many answers readers had to what a transaction's state is, from before its beginning
+    /// until after its end.
+    pub reads: usize,
     /// How many lines the history of everybody has, put together and judged.
     pub judged_lines: usize,
     /// How many are not complete.

@@ -23,7 +23,7 @@ use unanimity_judge::{
     BranchLine, Event, FactLine, Line, Move, Sight, TRACE_VERSION, ToldLine, state_word, write_line,
 };
 use unanimity_sdk::Client;
-use unanimity_sdk::api::Outcome as Told;
+use unanimity_sdk::api::Outcome as Acked;
 
 use super::load::Acknowledged;
 use super::orders::Orders;
@@ -61,7 +61,16 @@ struct Tale {
     work: Vec<Work>,
 }
 
-/// Everything that has happened, in order. For a run that has come to rest.
+/// What initiators and readers were told.
+#[derive(Debug)]
+pub struct Told<'a> {
+    /// Which outcomes, and when.
+    pub acknowledged: &'a Acknowledged,
+    /// What readers were, in the order of their answers.
+    pub reads: Vec<Line>,
+}
+
+/// Everything that has happened, in order, and what is left of it. For a run that has come to rest.
 ///
 /// # Errors
 /// If somebody cannot be asked.
@@ -69,8 +78,10 @@ pub async fn trace(
     coordinator: &Client,
     banks: &[Client; 2],
     orders: Option<&Orders>,
-    acknowledged: &Acknowledged,
+    told: Told<'_>,
+    left: Vec<Event>,
 ) -> anyhow::Result<Vec<Line>> {
+    let Told { acknowledged, reads } = told;
     let mut tales = BTreeMap::new();
     each_transaction(coordinator, "", |transaction| {
         let Listed { transaction: view, events, events_dropped } =
@@ -83,7 +94,7 @@ pub async fn trace(
         Ok(())
     })
     .await?;
-    let mut holds = Vec::new();
+    let mut holds = left;
     for bank in banks {
         for line in bank.get_text("/journal").await.context("a bank's journal")?.lines() {
             let line: JournalLine = serde_json::from_str(line)?;
@@ -96,23 +107,55 @@ pub async fn trace(
     {
         take_local_work(&mut tales, transaction, &branch, state, at)?;
     }
+    let mut told = told_by_id(reads);
+    for (id, outcome) in &acknowledged.outcomes {
+        let outcome = match outcome {
+            Acked::Commit => Outcome::Commit,
+            Acked::Rollback => Outcome::Rollback,
+        };
+        let at = acknowledged.told_at_ms.get(id).copied().unwrap_or(0);
+        let transaction = Arc::from(id.as_str());
+        let event = Event::Told { transaction, what: ToldLine::Outcome { outcome } };
+        told.entry(id.as_str().into()).or_default().push(Line { at, event });
+    }
     let mut lines = Vec::new();
     for (id, mut tale) in tales {
-        let last = lines.len();
         let adds = acknowledged.adds_cents.get(&id);
         adds.into_iter().for_each(|cents| balance(&mut tale.work, *cents));
-        lines.extend(weave(&id, tale));
-        if let Some(outcome) = acknowledged.outcomes.get(&id) {
-            let at = lines[last..].last().map_or(0, |line: &Line| line.at);
-            let outcome = match outcome {
-                Told::Commit => Outcome::Commit,
-                Told::Rollback => Outcome::Rollback,
-            };
-            let what = ToldLine::Outcome { outcome };
-            lines.push(Line { at, event: Event::Told { transaction: id.as_str().into(), what } });
+        let woven = weave(&id, tale);
+        let told = after_cause(told.remove(id.as_str()).unwrap_or_default(), &woven);
+        lines.extend(woven);
+        lines.extend(told);
+    }
+    lines.extend(told.into_values().flatten());
+    Ok(whole(lines, holds))
+}
+
+fn told_by_id(reads: Vec<Line>) -> BTreeMap<Arc<str>, Vec<Line>> {
+    let mut told: BTreeMap<Arc<str>, Vec<Line>> = BTreeMap::new();
+    for read in reads {
+        let Some(id) = read.event.transaction().map(Arc::clone) else { continue };
+        told.entry(id).or_default().push(read);
+    }
+    told
+}
+
+/// Whoever was told an outcome was told it after the decision, by whichever clock.
+fn after_cause(mut told: Vec<Line>, lines: &[Line]) -> Vec<Line> {
+    let is_decided =
+        |line: &&Line| matches!(line.event, Event::Recorded { fact: FactLine::Decided { .. }, .. });
+    let decided_at = lines.iter().find(is_decided).map_or(0, |line| line.at);
+    for line in &mut told {
+        let has_outcome = matches!(
+            line.event,
+            Event::Told { what: ToldLine::Outcome { .. }, .. }
+                | Event::Read { outcome: Some(_), .. }
+        );
+        if has_outcome && line.at < decided_at && line.at + CLOCKS_MS >= decided_at {
+            line.at = decided_at;
         }
     }
-    Ok(whole(lines, holds))
+    told
 }
 
 /// Head and end around the lines, which are put in order; those of one transaction stay in theirs.

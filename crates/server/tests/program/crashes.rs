@@ -28,7 +28,7 @@ async fn check(flags: &str, seed: u64) -> Run {
         "seed {seed}: {} kills {:?}, {} transactions, {} committed, rolled back {:?}, {} \
          recovered, \
          {} duplicates absorbed, {} explanations, {} in one phase, {} settled with a commit by \
-         the participant, {} orders, {} lines judged",
+         the participant, {} orders, {} reads, {} lines judged",
         run.killed.total(),
         run.killed.kills,
         verdict.transactions,
@@ -40,6 +40,7 @@ async fn check(flags: &str, seed: u64) -> Run {
         verdict.in_one_phase,
         verdict.settled,
         verdict.orders,
+        verdict.reads,
         verdict.judged_lines,
     );
     assert_eq!(verdict.wrong, Vec::<String>::new(), "seed {seed}");
@@ -52,7 +53,24 @@ async fn check(flags: &str, seed: u64) -> Run {
     let worked = |line: &&Line| matches!(line.event, Event::Worked { effect: true, .. });
     let worked = run.trace.iter().filter(worked).count();
     assert!(worked > 2 * verdict.committed, "only {worked} times work was seen");
+    // Readers before, during and after; and what the processes hold on to at the end.
+    for said in ["nobody knows it", "no outcome yet", "an outcome"] {
+        let reads = run.trace.iter().filter(|line| told(&line.event) == Some(said)).count();
+        assert!(reads > 20, "only {reads} readers were told: {said}");
+    }
+    let left = run.trace.iter().filter(|line| matches!(line.event, Event::Left { .. })).count();
+    assert_eq!(left, 6, "sockets and files of three processes");
     run
+}
+
+/// What a reader was told.
+const fn told(event: &Event) -> Option<&'static str> {
+    match event {
+        Event::Read { unknown: true, .. } => Some("nobody knows it"),
+        Event::Read { outcome: None, .. } => Some("no outcome yet"),
+        Event::Read { .. } => Some("an outcome"),
+        _ => None, // Nobody reads.
+    }
 }
 
 /// So many kills in each of the two tests below.
