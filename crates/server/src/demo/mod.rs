@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
-use unanimity::core::{Stage, splitmix64};
+use unanimity::core::{Outcome, Stage, splitmix64};
 use unanimity_bank::{AccountsBy, Total};
 use unanimity_judge::{Judge, Line};
 use unanimity_sdk::api::TransactionList;
@@ -341,7 +341,7 @@ pub async fn storm(
     let (orders, before) = (orders.as_deref(), money_before_cents);
     let mut verdict = verdict::judge(&client, &banks, orders, &acknowledged, before).await?;
     let running = fleet.processes.iter().filter_map(|one| Some((one.name(), one.id()?)));
-    let left = running.flat_map(|(name, process)| left::of(name, process)).collect();
+    let left = running.flat_map(|(name, id)| left::of(name, id, load.concurrency)).collect();
     verdict.reads = reads.len();
     let told = witness::Told { acknowledged: &acknowledged, reads };
     let trace = witness::trace(&client, &banks, orders, told, left).await?;
@@ -367,6 +367,14 @@ const fn chaos(arguments: &DemoArguments, seed: u64) -> ChaosOptions {
         pause_max_ms: arguments.pause_max_ms,
         down_max_ms: 150,
         seed: splitmix64(seed),
+    }
+}
+
+/// What a client was told, in the core's words.
+const fn outcome(told: unanimity_sdk::api::Outcome) -> Outcome {
+    match told {
+        unanimity_sdk::api::Outcome::Commit => Outcome::Commit,
+        unanimity_sdk::api::Outcome::Rollback => Outcome::Rollback,
     }
 }
 

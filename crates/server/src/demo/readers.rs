@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use tokio::sync::watch;
-use unanimity::core::{Outcome, splitmix64};
+use unanimity::core::splitmix64;
 use unanimity_judge::{Event, Line};
-use unanimity_sdk::api::{Outcome as Told, TransactionStatus};
+use unanimity_sdk::api::TransactionStatus;
 use unanimity_sdk::{Client, ClientError, TransactionId};
 
 use super::load::{Progress, id_of};
@@ -55,10 +55,7 @@ fn read(name: &str, since: u64, answer: Result<TransactionStatus, ClientError>) 
         Err(error) if error.code() == Some("transaction_unknown") => (true, None),
         Err(_) => return None,
     };
-    let outcome = outcome.map(|told| match told {
-        Told::Commit => Outcome::Commit,
-        Told::Rollback => Outcome::Rollback,
-    });
+    let outcome = outcome.map(super::outcome);
     let event = Event::Read { transaction: name.into(), since, unknown, outcome };
     Some(Line { at: now_ms(), event })
 }

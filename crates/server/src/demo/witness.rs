@@ -23,7 +23,6 @@ use unanimity_judge::{
     BranchLine, Event, FactLine, Line, Move, Sight, TRACE_VERSION, ToldLine, state_word, write_line,
 };
 use unanimity_sdk::Client;
-use unanimity_sdk::api::Outcome as Acked;
 
 use super::load::Acknowledged;
 use super::orders::Orders;
@@ -109,10 +108,7 @@ pub async fn trace(
     }
     let mut told = told_by_id(reads);
     for (id, outcome) in &acknowledged.outcomes {
-        let outcome = match outcome {
-            Acked::Commit => Outcome::Commit,
-            Acked::Rollback => Outcome::Rollback,
-        };
+        let outcome = super::outcome(*outcome);
         let at = acknowledged.told_at_ms.get(id).copied().unwrap_or(0);
         let transaction = Arc::from(id.as_str());
         let event = Event::Told { transaction, what: ToldLine::Outcome { outcome } };
@@ -446,5 +442,35 @@ mod tests {
         assert_eq!(judged(late)[0], "AC3 commit needs every yes");
         assert!(judged(vec![prepare(), commit(), commit()]).contains(&"each effect at most once"));
         assert_eq!(judged(Vec::new()), ["AC3 commit needs every yes", forgotten]);
+    }
+
+    /// What the readers of a sound transaction, decided at 100, are found to break.
+    fn read(reads: [(u64, u64, Option<Outcome>); 2]) -> Vec<&'static str> {
+        let work = vec![
+            work(100, Operation::Prepare, GuardState::Prepared),
+            work(100, Operation::Commit, GuardState::Committed),
+        ];
+        let mut woven = weave("t", Tale { lines: lines(), work, ..Tale::default() });
+        let reads = reads.map(|(since, at, outcome)| {
+            line(at, Event::Read { transaction: "t".into(), since, unknown: false, outcome })
+        });
+        let told = after_cause(reads.into(), &woven);
+        woven.extend(told);
+        let mut judge = unanimity_judge::Judge::new();
+        for line in whole(woven, Vec::new()) {
+            judge.take(&line);
+        }
+        judge.found().iter().map(|one| one.rule).collect()
+    }
+
+    #[test]
+    fn a_reader_who_is_told_less_than_another_or_too_early_is_found() {
+        let commit = Some(Outcome::Commit);
+        // By its own clock a reader may have been told a moment before the decision.
+        assert_eq!(read([(90, 98, commit), (130, 131, commit)]), Vec::<&str>::new());
+        assert_eq!(read([(90, 98, None), (130, 131, commit)]), Vec::<&str>::new());
+        assert!(!read([(110, 120, commit), (130, 131, None)]).is_empty());
+        assert!(!read([(1, 2, commit), (130, 131, commit)]).is_empty());
+        assert!(!read([(110, 120, commit), (130, 131, Some(Outcome::Rollback))]).is_empty());
     }
 }
