@@ -233,6 +233,13 @@ impl Step {
         })
     }
 
+    /// Whether somebody waits for what this step tells or asks for. Nobody does for an end: whoever
+    /// waits for that is known to the driver alone.
+    #[must_use]
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.effects.iter().any(|effect| !matches!(effect, Effect::Ended(_)))
+    }
+
     /// Hands out the records for the journal's batch at `position`, and keeps the effects back.
     ///
     /// A step without records names the last position that was handed out: what it tells may rest

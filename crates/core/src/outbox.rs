@@ -96,6 +96,8 @@ pub struct Outbox<R> {
     /// Batches that wait for the append under way; the last one gathers.
     gathered: VecDeque<Gathered>,
     append_under_way: bool,
+    /// Whether somebody waits for a batch that gathers.
+    is_pressing: bool,
     next_position: u64,
     first_position: u64,
     durable: Durable,
@@ -120,6 +122,7 @@ impl<R> Outbox<R> {
         Self {
             gathered: VecDeque::new(),
             append_under_way: false,
+            is_pressing: false,
             next_position,
             first_position,
             durable: Durable::up_to(next_position - 1),
@@ -138,6 +141,7 @@ impl<R> Outbox<R> {
             return None;
         }
         let position = if step.has_records() { self.gathering() } else { self.last_position() };
+        let is_awaited = step.is_awaited();
         let (records, sealed) = step.seal(position);
         for record in records {
             self.records += 1;
@@ -156,7 +160,7 @@ impl<R> Outbox<R> {
                 batch.push(&record);
             }
         }
-        self.hold(Held::Effects(sealed))
+        self.hold(Held::Effects(sealed), is_awaited)
     }
 
     /// Keeps an answer back until everything that it may rest on is durable. Gives it back if that
@@ -165,10 +169,10 @@ impl<R> Outbox<R> {
         if self.mutations.has(Mutation::RepliesBeforeSync) {
             return Some(Out::Reply(reply));
         }
-        self.hold(Held::Reply(self.last_position(), reply))
+        self.hold(Held::Reply(self.last_position(), reply), true)
     }
 
-    fn hold(&mut self, held: Held<R>) -> Option<Out<R>> {
+    fn hold(&mut self, held: Held<R>, is_awaited: bool) -> Option<Out<R>> {
         if self.mutations.has(Mutation::EffectsBeforeSync) {
             let durable = Durable::up_to(held.position());
             return Some(held.release(durable));
@@ -177,6 +181,7 @@ impl<R> Outbox<R> {
             return Some(held.release(self.durable));
         }
         self.held.push_back(held);
+        self.is_pressing |= is_awaited && self.gathers();
         None
     }
 
@@ -203,7 +208,27 @@ impl<R> Outbox<R> {
         }
         let batch = self.gathered.pop_front()?;
         self.append_under_way = true;
+        self.is_pressing &= self.gathers();
         Some(batch)
+    }
+
+    /// Whether there is a batch to append, now or after the append under way.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        !self.gathered.is_empty()
+    }
+
+    /// Whether somebody waits for what gathers: a participant for a call, or somebody for an
+    /// answer. An end alone is awaited by nobody, and a driver may let more come to it before it
+    /// appends: a transaction then costs two syncs instead of three.
+    #[must_use]
+    pub fn is_pressing(&self) -> bool {
+        self.is_pressing || self.gathered.len() > 1
+    }
+
+    /// Somebody waits for what gathers that only the driver knows of.
+    pub fn press(&mut self) {
+        self.is_pressing |= self.gathers();
     }
 
     /// The append under way is done. What may leave now is to be had from [`Outbox::release`]; the
@@ -341,51 +366,4 @@ impl Coordinator {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{BranchPlan, CoordinatorConfig, Doing, Event, Kind, Options, Plan, SetAside};
-
-    /// A journal that keeps few batches, and many transactions that stay: when nothing else
-    /// happens, writing them anew comes to an end.
-    #[test]
-    fn many_that_stay_are_written_anew_a_few_times_and_not_for_ever() {
-        let mut coordinator = Coordinator::new(CoordinatorConfig::default());
-        let bounds = OutboxBounds { truncate_batches_min: 1, straggler_batches: 4 };
-        let mut outbox =
-            Outbox::<()>::new((1, 1), (Homes::default(), 0), bounds, Mutations::default());
-        for number in 0..20 {
-            let branches =
-                ["a", "b"].map(|name| BranchPlan::new(name, "http://127.0.0.1:1/", Kind::TwoPhase));
-            let plan = Plan { open: false, branches: branches.into(), options: Options::default() };
-            let transaction = TransactionId::new(&format!("t{number}")).unwrap();
-            let event = Event::Begin { transaction, fingerprint: 7, plan };
-            outbox.take(coordinator.handle(1, event));
-            let batch = outbox.next_append().unwrap();
-            outbox.receipt(Durable::up_to(batch.position));
-        }
-        let fill = |outbox: &mut Outbox<()>, coordinator: &mut Coordinator| {
-            for _ in 0..20 * RECORDS_PER_LIVE {
-                outbox.take(coordinator.rewrite(1, &TransactionId::new("t4").unwrap()).unwrap());
-                let batch = outbox.next_append().unwrap();
-                outbox.receipt(Durable::up_to(batch.position));
-            }
-        };
-        assert_eq!(outbox.stragglers(&coordinator), [], "most of the journal is needed");
-        fill(&mut outbox, &mut coordinator);
-        let mut batches = 20 * RECORDS_PER_LIVE;
-        loop {
-            outbox.write_stragglers(1, &mut coordinator);
-            let Some(batch) = outbox.next_append() else { break };
-            outbox.receipt(Durable::up_to(batch.position));
-            batches += 1;
-            assert!(batches < 20 * RECORDS_PER_LIVE + 20, "it never ends");
-        }
-        let kept = outbox.forgettable().unwrap();
-        assert!(20 + batches - kept < 4, "{batches} batches, kept from {kept}");
-        let (doing, message) = (Doing::WritingAnew, "oh".into());
-        let why = SetAside { doing, panics: 3, message, at: 0, read: true };
-        coordinator.set_aside(&TransactionId::new("t19").unwrap(), 0, why);
-        fill(&mut outbox, &mut coordinator);
-        assert_eq!(outbox.stragglers(&coordinator), [], "nothing could be forgotten by it");
-    }
-}
+mod tests;

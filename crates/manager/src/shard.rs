@@ -20,7 +20,7 @@ use crate::crash_point::{crash_point, panic_point};
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
 use crate::generate::Spread;
-use crate::history::{ArchiveReply, ArchiveRequest};
+use crate::history::ArchiveRequest;
 use crate::journal_thread::JournalCommand;
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
@@ -34,6 +34,7 @@ use waking::{RESUMED_ALONE, RESUMED_BESIDE, Waking};
 mod meters;
 mod requests;
 mod waking;
+mod writing;
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
 const JOURNAL_GONE: &str = "the journal's thread has ended";
@@ -49,6 +50,9 @@ pub struct Bounds {
     pub straggler_batches: u64,
     /// How many ended transactions may wait for the history before beginnings are refused.
     pub ending_max: usize,
+    /// How long what gathers for the journal waits for more while nobody waits for it, as nobody
+    /// does for an end. Zero: not at all.
+    pub linger: Duration,
     /// How long ended transactions gather before the history writes them together: each write that
     /// is saved is a sync that the journals do not have to share the disk with.
     pub gather: Duration,
@@ -60,6 +64,7 @@ impl Default for Bounds {
             truncate_batches_min: 256,
             straggler_batches: 2_048,
             ending_max: 200_000,
+            linger: Duration::from_millis(2),
             gather: Duration::from_millis(20),
         }
     }
@@ -164,6 +169,8 @@ pub(crate) struct Shard {
     archived: mpsc::UnboundedReceiver<Result<Vec<TransactionId>, String>>,
     archived_sender: mpsc::UnboundedSender<Result<Vec<TransactionId>, String>>,
     outbox: Outbox<Reply>,
+    /// Until when what gathers, and is not pressing, waits for more.
+    lingers_until: Option<Instant>,
     watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
@@ -221,6 +228,7 @@ impl Shard {
             archived,
             archived_sender,
             outbox,
+            lingers_until: None,
             watchers: Watchers::default(),
             ending,
             all_is_read: unarchivable.is_empty() && unread.is_empty(),
@@ -247,8 +255,7 @@ impl Shard {
             if self.stopping && self.is_idle() {
                 return Ok(());
             }
-            let due = self.coordinator.next_timer().map(|timer| self.clock.until(timer.at));
-            let sleep = tokio::time::sleep(due.unwrap_or(Duration::from_secs(3_600)));
+            let sleep = tokio::time::sleep(self.longest_sleep());
             tokio::select! {
                 biased;
                 receipt = self.receipts.recv() => match receipt {
@@ -282,6 +289,14 @@ impl Shard {
                 () = sleep => {}
             }
         }
+    }
+
+    /// After how long there is something to do even if nothing comes.
+    fn longest_sleep(&self) -> Duration {
+        let timer = self.coordinator.next_timer().map(|timer| self.clock.until(timer.at));
+        let lingers = self.lingers_until.map(|at| at.saturating_duration_since(Instant::now()));
+        let due = timer.into_iter().chain(lingers).min();
+        due.unwrap_or(Duration::from_secs(3_600))
     }
 
     /// Works on a transaction. If the program breaks on it, it is known on which.
@@ -327,11 +342,16 @@ impl Shard {
 
     /// Puts a step's records on their way to the journal, and its effects behind them.
     fn take(&mut self, step: Step) {
+        let mut is_watched = false;
         for ended in step.ended() {
             self.ending.insert(ended.id.clone(), Arc::clone(ended));
+            is_watched |= self.watchers.any(&ended.id);
         }
         if let Some(out) = self.outbox.take(step) {
             self.let_out(out);
+        }
+        if is_watched {
+            self.outbox.press();
         }
     }
 
@@ -340,24 +360,6 @@ impl Shard {
         if let Some(out) = self.outbox.reply(reply) {
             self.let_out(out);
         }
-    }
-
-    fn start_append(&mut self) -> Result<(), String> {
-        let Some(batch) = self.outbox.next_append() else { return Ok(()) };
-        self.meters.batch_records.record(batch.records.len() as f64);
-        let sent = self.journal.send(JournalCommand::Append(batch));
-        sent.map_err(|_| JOURNAL_GONE.to_owned())
-    }
-
-    fn on_receipt(&mut self, receipt: Result<Durable, JournalError>) -> Result<(), String> {
-        let durable = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
-        self.outbox.receipt(durable);
-        // The next sync starts before the effects of this one are carried out.
-        self.start_append()?;
-        while let Some(out) = self.outbox.release() {
-            self.let_out(out);
-        }
-        self.forget()
     }
 
     fn let_out(&mut self, out: Out<Reply>) {
@@ -557,33 +559,6 @@ impl Shard {
         } else {
             reply.refuse(BeginError::IdReused(id.to_string()));
         }
-    }
-
-    fn send_to_history(&mut self) -> Result<(), String> {
-        if self.to_archive.is_empty() {
-            return Ok(());
-        }
-        let transactions = std::mem::take(&mut self.to_archive);
-        let done = ArchiveReply::new(self.archived_sender.clone());
-        let all = self.outbox.let_out_up_to().filter(|_| self.all_is_read);
-        let up_to = all.map(|up_to| (self.number, up_to));
-        let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
-        sent.map_err(|_| "the history's thread has ended".to_owned())
-    }
-
-    fn on_archived(&mut self, archived: Result<Vec<TransactionId>, String>) -> Result<(), String> {
-        for id in archived.map_err(|error| format!("the history cannot be written: {error}"))? {
-            self.ending.remove(&id);
-            self.outbox.archived(&id);
-        }
-        self.forget()
-    }
-
-    /// Lets the journal forget what nobody needs any more.
-    fn forget(&mut self) -> Result<(), String> {
-        let Some(low_water) = self.outbox.forgettable() else { return Ok(()) };
-        let sent = self.journal.send(JournalCommand::Truncate(low_water));
-        sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
 }
 

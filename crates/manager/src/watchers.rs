@@ -198,6 +198,11 @@ impl Watchers {
         watchers.push(watcher);
     }
 
+    /// Whether anybody waits.
+    pub(crate) fn any(&self, id: &TransactionId) -> bool {
+        self.by_id.contains_key(id)
+    }
+
     /// It is durable that the transaction has come as far as `told`: answers those who wait for no
     /// more. `live` is how it stands now; if that is further, or it has ended, then the effect that
     /// tells of it is on its way and answers them:

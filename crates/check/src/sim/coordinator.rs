@@ -100,10 +100,13 @@ impl Simulation {
 
     fn start_append(&mut self, generation: u64, number: usize) {
         let mean = self.options.sync_ms;
+        let (now, linger) = (self.clock(generation), self.options.linger_ms);
         let Some(shard) = self.shard(generation, number) else { return };
-        if shard.appending.is_some() {
+        let lingered = shard.lingers_until.is_some();
+        if shard.appending.is_some() || shard.lingers(now, linger) {
             return;
         }
+        let pressed = lingered && shard.outbox.is_pressing();
         let Some(mut batch) = shard.outbox.next_append() else { return };
         if shard.is_older {
             let Some(records) = of_version_1(&batch.records) else {
@@ -113,6 +116,9 @@ impl Simulation {
             batch.records = records;
         }
         shard.appending = Some(batch);
+        if pressed {
+            self.situations.count("an end went with what came next");
+        }
         let mut delay = self.disk_random.delay(mean);
         if self.strikes(FaultKind::AppendSlow) {
             delay += self.faults.random().between(500, 6_000);
@@ -146,7 +152,8 @@ impl Simulation {
         self.start_append(generation, number);
         let Some(shard) = self.shard(generation, number) else { return };
         let done = std::mem::take(&mut shard.to_archive);
-        let due = shard.coordinator.next_timer().map(|timer| timer.at);
+        let timer = shard.coordinator.next_timer().map(|timer| timer.at);
+        let due = timer.into_iter().chain(shard.lingers_until).min();
         // One that could not be read may have ended: it is not counted.
         let read = |live: &&Transaction| live.set_aside.as_ref().is_none_or(|why| why.read);
         let live = shard.coordinator.iter().filter(read).count() as u64;

@@ -7,6 +7,7 @@ pub mod coordinator;
 pub mod initiator;
 mod initiators;
 pub mod lines;
+mod lingering;
 pub mod options;
 pub mod participants;
 pub mod planted;

@@ -200,6 +200,10 @@ pub struct Options {
     pub message_ms: u64,
     /// How long a sync takes on average, in milliseconds.
     pub sync_ms: u64,
+    /// How long what gathers for the journal waits for more while nobody waits for it, in
+    /// milliseconds.
+    #[serde(default)]
+    pub linger_ms: u64,
     /// Each fault that may happen, and how often, in a million opportunities.
     pub faults: Vec<(FaultKind, u64)>,
 }
@@ -262,6 +266,7 @@ impl Options {
             }),
             taken_up_at_once: *random.pick(&[0, 0, 1, u16::MAX]),
             taken_up_within_ms: *random.pick(&[10, 300, 3_000, 10_000]),
+            linger_ms: *random.pick(&[0, 2, 2, 200]),
             faults,
         }
     }

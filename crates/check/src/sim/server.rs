@@ -9,8 +9,7 @@ use std::sync::Arc;
 use unanimity_core::{
     BranchPlan, Call, CloseRefusal, Coordinator, CoordinatorConfig, Doing, Event, Gathered,
     Heuristic, Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay, ReplayError,
-    Replayed, Stage, Step, Transaction, TransactionId, decode_head, digested_bytes,
-    plan_of_version_1,
+    Replayed, Stage, Transaction, TransactionId, decode_head, digested_bytes, plan_of_version_1,
 };
 use unanimity_journal::{Batch, Engine, JournalError, MemoryEngine};
 
@@ -118,6 +117,8 @@ pub struct Shard {
     pub engine: MemoryEngine,
     /// The batch that is being appended.
     pub appending: Option<Gathered>,
+    /// Until when what gathers, and is not pressing, waits for more.
+    pub lingers_until: Option<u64>,
     /// Whether it knows no more than version 1 did, and writes its records.
     pub is_older: bool,
     /// How many transactions may be live: the limit, or what was live already when it started.
@@ -272,6 +273,7 @@ pub fn recover(
             coordinator: replayed.coordinator,
             engine,
             appending: None,
+            lingers_until: None,
             waiting: BTreeMap::new(),
             open: BTreeSet::new(),
             wakes_at: None,
@@ -353,14 +355,6 @@ impl Shard {
             noted = self.archiving.pop_front().map(|(_, up_to)| up_to);
         }
         noted.filter(|_| self.all_is_read)
-    }
-
-    /// Gives the core's step to the outbox; what may leave at once.
-    pub fn take(&mut self, step: Step) -> Vec<Out<Answered>> {
-        for ended in step.ended() {
-            self.ending.insert(ended.id.clone(), Arc::clone(ended));
-        }
-        self.outbox.take(step).into_iter().collect()
     }
 
     /// Something has happened.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use unanimity::{BeginError, Bounds, ManagerConfig, TransactionManager, Unavailable, Wait};
 use unanimity_journal::AppendFault;
 
-use crate::fake::{Fake, PATIENCE, Wire, begin, ended, id, request, short, soon};
+use crate::fake::{Fake, PATIENCE, Wire, begin, ended, id, request, short, soon, until};
 use crate::gated::Gated;
 
 /// Every start appends one empty batch, by which an older owner would notice.
@@ -102,6 +102,26 @@ async fn an_id_whose_end_is_not_durable_yet_is_used_all_the_same() {
     let same = soon(same).await.unwrap();
     assert!(same.existed && same.transaction.completed);
     assert_eq!(fake.calls().len(), 2);
+}
+
+/// An end alone waits for what comes next, unless somebody waits for it.
+#[tokio::test]
+async fn an_end_that_nobody_waits_for_costs_no_sync_of_its_own() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let internals = gated.internals(Bounds { linger: PATIENCE, ..Bounds::default() });
+    let wire = Arc::new(Wire(Arc::clone(&fake)));
+    let manager =
+        TransactionManager::start_with(ManagerConfig::default(), wire, internals).unwrap();
+    for number in 1..=5 {
+        begin(&manager, &format!("T{number}"), &["a", "b"], Wait::Outcome).await;
+        // Its end has come to the shard, and is not on its way to the disk.
+        until(|| fake.calls().len() == number * 4).await;
+        taken_in(&manager).await;
+    }
+    assert_eq!(gated.count(), 10, "a beginning and a decision each");
+    begin(&manager, "U", &["a", "b"], Wait::Completed).await;
+    assert_eq!(gated.count(), 13, "who waits for an end does not wait for longer");
+    manager.stop(PATIENCE).await;
 }
 
 /// Fails the `nth` append, and says what recovery makes of it.

@@ -1,0 +1,99 @@
+use super::*;
+use crate::{
+    Answer, BranchPlan, CoordinatorConfig, Doing, Event, Kind, Operation, Options, Plan, SetAside,
+};
+
+fn begin(id: &str, branches: &[&str]) -> Event {
+    let branches =
+        branches.iter().map(|name| BranchPlan::new(*name, "http://127.0.0.1:1/", Kind::TwoPhase));
+    let plan = Plan { open: false, branches: branches.collect(), options: Options::default() };
+    Event::Begin { transaction: TransactionId::new(id).unwrap(), fingerprint: 7, plan }
+}
+
+fn outbox(bounds: OutboxBounds) -> Outbox<()> {
+    Outbox::new((1, 1), (Homes::default(), 0), bounds, Mutations::default())
+}
+
+/// What gathers is pressing as soon as a call, an answer or a notice waits for it, and an end alone
+/// is not; what is pressing is so no more when it is being appended.
+#[test]
+fn an_end_alone_does_not_press() {
+    let mut coordinator = Coordinator::new(CoordinatorConfig::default());
+    let mut outbox = outbox(OutboxBounds { truncate_batches_min: 1, straggler_batches: 4 });
+    let answer = |branch, operation, answer| {
+        let transaction = TransactionId::new("t").unwrap();
+        Event::Answer { transaction, branch, operation, attempt: 1, answer }
+    };
+    let prepared = |branch| answer(branch, Operation::Prepare, Answer::Yes(None));
+    let committed = |branch| answer(branch, Operation::Commit, Answer::Acknowledged);
+    let append = |outbox: &mut Outbox<()>| {
+        let position = outbox.next_append().unwrap().position;
+        assert!(!outbox.is_pressing());
+        outbox.receipt(Durable::up_to(position));
+        while outbox.release().is_some() {}
+    };
+    assert!(outbox.take(coordinator.handle(1, begin("t", &["a", "b"]))).is_none());
+    assert!(outbox.is_pressing(), "prepares wait for the beginning");
+    append(&mut outbox);
+    for event in [prepared(0), prepared(1)] {
+        let out = outbox.take(coordinator.handle(1, event));
+        assert!(out.is_none(), "{out:?}");
+    }
+    assert!(outbox.is_pressing(), "commits wait for the decision");
+    append(&mut outbox);
+    for event in [committed(0), committed(1)] {
+        let out = outbox.take(coordinator.handle(1, event));
+        assert!(out.is_none(), "{out:?}");
+    }
+    assert!(outbox.gathers() && !outbox.is_pressing(), "nobody waits for the end");
+    let mut asked = outbox.clone();
+    assert!(asked.reply(()).is_none());
+    assert!(asked.is_pressing(), "the answer rests on the end");
+    let mut watched = outbox.clone();
+    watched.press();
+    assert!(watched.is_pressing());
+    append(&mut watched);
+    watched.press();
+    assert!(!watched.is_pressing(), "nothing gathers");
+    assert!(outbox.take(coordinator.handle(1, begin("u", &["a"]))).is_none());
+    assert!(outbox.is_pressing(), "a beginning has come to it");
+    append(&mut outbox);
+}
+
+/// A journal that keeps few batches, and many transactions that stay: when nothing else
+/// happens, writing them anew comes to an end.
+#[test]
+fn many_that_stay_are_written_anew_a_few_times_and_not_for_ever() {
+    let mut coordinator = Coordinator::new(CoordinatorConfig::default());
+    let bounds = OutboxBounds { truncate_batches_min: 1, straggler_batches: 4 };
+    let mut outbox = outbox(bounds);
+    for number in 0..20 {
+        outbox.take(coordinator.handle(1, begin(&format!("t{number}"), &["a", "b"])));
+        let batch = outbox.next_append().unwrap();
+        outbox.receipt(Durable::up_to(batch.position));
+    }
+    let fill = |outbox: &mut Outbox<()>, coordinator: &mut Coordinator| {
+        for _ in 0..20 * RECORDS_PER_LIVE {
+            outbox.take(coordinator.rewrite(1, &TransactionId::new("t4").unwrap()).unwrap());
+            let batch = outbox.next_append().unwrap();
+            outbox.receipt(Durable::up_to(batch.position));
+        }
+    };
+    assert_eq!(outbox.stragglers(&coordinator), [], "most of the journal is needed");
+    fill(&mut outbox, &mut coordinator);
+    let mut batches = 20 * RECORDS_PER_LIVE;
+    loop {
+        outbox.write_stragglers(1, &mut coordinator);
+        let Some(batch) = outbox.next_append() else { break };
+        outbox.receipt(Durable::up_to(batch.position));
+        batches += 1;
+        assert!(batches < 20 * RECORDS_PER_LIVE + 20, "it never ends");
+    }
+    let kept = outbox.forgettable().unwrap();
+    assert!(20 + batches - kept < 4, "{batches} batches, kept from {kept}");
+    let (doing, message) = (Doing::WritingAnew, "oh".into());
+    let why = SetAside { doing, panics: 3, message, at: 0, read: true };
+    coordinator.set_aside(&TransactionId::new("t19").unwrap(), 0, why);
+    fill(&mut outbox, &mut coordinator);
+    assert_eq!(outbox.stragglers(&coordinator), [], "nothing could be forgotten by it");
+}
