@@ -4,6 +4,7 @@
 //!
 //! `cargo run --release -p unanimity --example embedded_speed -- [CONCURRENCY] [SECONDS] [SHARDS]`
 
+use std::collections::BTreeMap;
 use std::future::ready;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,11 +53,19 @@ fn plan() -> Plan {
     }
 }
 
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0
+/// The processor time of each kind of thread so far, by its name, in seconds.
+fn cpu_seconds() -> BTreeMap<String, f64> {
+    let mut by_name = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        let name = name.split_once('(').map_or("", |(_, name)| name).to_owned();
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok());
+        let ticks = ticks(11).unwrap_or(0.0) + ticks(12).unwrap_or(0.0);
+        *by_name.entry(name).or_default() += ticks / 100.0;
+    }
+    by_name
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -100,12 +109,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             let taken = start.elapsed().as_secs_f64();
             let count = committed.load(Ordering::Relaxed) as f64;
-            let cpu = (cpu_seconds() - cpu) * 1e6 / count;
+            let each = |(name, seconds): (String, f64)| {
+                let before = cpu.get(&name).copied().unwrap_or(0.0);
+                (name, (seconds - before) * 1e6 / count)
+            };
+            let cpu: BTreeMap<String, f64> = cpu_seconds().into_iter().map(each).collect();
             manager.stop(Duration::from_secs(20)).await;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((count / taken, cpu))
         })
         .map_err(|error| error.to_string())?;
-    println!("{rate:.0} committed/s, {cpu:.2} CPU us each, {shards} shards, {concurrency} at once");
+    let all: f64 = cpu.values().sum();
+    println!("{rate:.0} committed/s, {all:.2} CPU us each, {shards} shards, {concurrency} at once");
+    for (name, us) in cpu.iter().filter(|(_, us)| **us >= 0.05) {
+        println!("{us:>8.2} us {name}");
+    }
     if folder.exists() {
         std::fs::remove_dir_all(&folder)?;
     }

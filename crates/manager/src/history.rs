@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use tokio::sync::mpsc::UnboundedSender;
 use unanimity_core::{Doing, Outcome, Reason, Transaction, TransactionId};
 
@@ -26,9 +26,14 @@ mod document;
 const HISTORY_VERSION: i64 = 2;
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
-/// After so many pages (of 4 kB) in its write-ahead log SQLite writes them into the file, within a
-/// commit of the history's thread. Nobody waits for that, so that it may come seldom.
-const WAL_PAGES: i64 = 8_192;
+/// The bytes of a page in a history that is made new. Rows come to the end, some twenty of them to a
+/// page; with SQLite's usual 4,096 most of the time went into beginning pages.
+const PAGE_BYTES: i64 = 16_384;
+/// After so many pages in its write-ahead log SQLite writes them into the file, within a commit of
+/// the history's thread. Nobody waits for that, so that it may come seldom.
+const WAL_PAGES: i64 = 2_048;
+/// The writer's cache, in KiB: a whole batch has room, or it would be written twice.
+const CACHE_KIB: i64 = 8_192;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
@@ -46,7 +51,7 @@ const TABLES: &str = "
         timeline TEXT                -- only in rows that version 1 has written
     ) STRICT;
     CREATE UNIQUE INDEX IF NOT EXISTS transactions_by_id ON transactions (id);
-    CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms DESC);
+    CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms);
     -- Which of the numbers (both included) may have a branch of this participant: one row for each
     -- batch that was written together.
     CREATE TABLE IF NOT EXISTS participants (
@@ -194,6 +199,9 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
         };
         return Err(HistoryError::NewerVersion { path, found });
     }
+    // Only a file without tables takes it.
+    connection.pragma_update(None, "page_size", PAGE_BYTES).map_err(error)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB).map_err(error)?;
     connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))
         .map_err(error)?;
@@ -337,10 +345,8 @@ fn write_batch(
         let mut number = first;
         let mut participants: BTreeSet<&str> = BTreeSet::new();
         let mut document = Vec::new();
-        // A transaction that was written before a crash and is recovered is written again: the
-        // later version is at least as complete.
         let mut insert = storage.prepare_cached(
-            "INSERT OR REPLACE INTO transactions (number, id, begun_at_ms, decided_at_ms, \
+            "INSERT INTO transactions (number, id, begun_at_ms, decided_at_ms, \
              ended_at_ms, outcome, reason, reason_detail, fingerprint, document) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
@@ -350,7 +356,7 @@ fn write_batch(
                 panic_point(Doing::Archiving.as_str(), &ended.id);
                 document::write(ended, &mut document);
             });
-            insert_one(&mut insert, number, ended, &document)?;
+            insert_one(&storage, &mut insert, number, ended, &document)?;
             number += 1;
             participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
         }
@@ -371,7 +377,11 @@ fn write_batch(
     storage.commit()
 }
 
+/// A transaction that was written before a crash and is recovered is written again: the later
+/// version is at least as complete. That is seldom, and a statement that may replace rows keeps what
+/// it would need to undo that: a tenth of the time.
 fn insert_one(
+    storage: &Connection,
     insert: &mut CachedStatement<'_>,
     number: i64,
     ended: &Transaction,
@@ -383,7 +393,7 @@ fn insert_one(
     let outcome = ended.outcome().unwrap_or(Outcome::Rollback);
     let fingerprint = ended.fingerprint.to_le_bytes();
     let fingerprint = if ended.fingerprint == 0 { &[][..] } else { &fingerprint[..] };
-    insert.execute(params![
+    let row = params![
         number,
         ended.id.as_str(),
         clamp(ended.begun_at),
@@ -394,8 +404,16 @@ fn insert_one(
         reason.and_then(reason_detail),
         fingerprint,
         document,
-    ])?;
-    Ok(())
+    ];
+    match insert.execute(row) {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            storage
+                .prepare_cached("DELETE FROM transactions WHERE id = ?1")?
+                .execute([ended.id.as_str()])?;
+            insert.execute(row).map(drop)
+        }
+        inserted => inserted.map(drop),
+    }
 }
 
 impl HistoryReader {
