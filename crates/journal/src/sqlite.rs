@@ -22,6 +22,7 @@
 
 mod failure;
 mod open;
+mod room;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -36,6 +37,7 @@ use crate::batch::{self, GENESIS};
 use crate::chain::{Chain, Tail, corrupt, sound};
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
 use failure::failure;
+use room::Room;
 
 pub use wal::scan_write_ahead_log;
 
@@ -59,6 +61,7 @@ pub struct SqliteEngine {
     tails: BTreeMap<ShardId, Tail>,
     /// The write-ahead log may hold pages that this process has not synced.
     inherited: bool,
+    room: Room,
     poison: Option<String>,
 }
 
@@ -72,7 +75,8 @@ impl SqliteEngine {
     /// [`JournalError::Io`]. A file that is refused is left as it is.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let (connection, path) = open::open(path)?;
-        Ok(Self { connection, path, tails: BTreeMap::new(), inherited: true, poison: None })
+        let (tails, room) = (BTreeMap::new(), Room::default());
+        Ok(Self { connection, path, tails, inherited: true, room, poison: None })
     }
 
     fn check_poison(&self) -> Result<(), JournalError> {
@@ -157,24 +161,27 @@ impl SqliteEngine {
         Ok(())
     }
 
-    /// Brings the write-ahead log into a state that may be appended to.
-    fn settle_wal(&mut self) -> Result<(), JournalError> {
+    /// Brings the write-ahead log into a state in which so many bytes may be appended to it.
+    fn settle_wal(&mut self, batch_bytes: usize) -> Result<(), JournalError> {
         if self.inherited {
-            return self.checkpoint("TRUNCATE");
+            self.checkpoint("TRUNCATE")?;
         }
-        if self.wal_pages_pending()? >= WAL_PAGES_MAX {
+        let (mut pages, mut done) = self.wal_pages()?;
+        if pages - done >= WAL_PAGES_MAX {
             // PASSIVE keeps the file's length: overwriting blocks that exist syncs faster.
             self.checkpoint("PASSIVE")?;
+            (pages, done) = self.wal_pages()?;
         }
-        Ok(())
+        // A log that is in the file as a whole is written from its beginning again.
+        let before = if pages == done { 0 } else { pages };
+        self.room.make(&self.path, before.cast_unsigned(), batch_bytes as u64)
     }
 
-    fn wal_pages_pending(&self) -> Result<i64, JournalError> {
+    /// How many pages the write-ahead log has, and how many of them are in the file.
+    fn wal_pages(&self) -> Result<(i64, i64), JournalError> {
         self.connection
             .prepare_cached("PRAGMA wal_checkpoint(NOOP)")
-            .and_then(|mut pragma| {
-                pragma.query_row([], |row| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?))
-            })
+            .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(1)?, row.get(2)?))))
             .map_err(|error| failure(&self.path, error))
     }
 
@@ -197,6 +204,9 @@ impl SqliteEngine {
             return Err(JournalError::Io { path: self.path.clone(), message });
         }
         self.inherited = false;
+        if mode == "TRUNCATE" {
+            self.room.forget();
+        }
         Ok(())
     }
 }
@@ -210,7 +220,7 @@ impl Engine for SqliteEngine {
     ) -> Result<Receipt, JournalError> {
         self.write(|engine| {
             batch::check_size(&engine.path, shard, records)?;
-            engine.settle_wal()?;
+            engine.settle_wal(records.iter().map(Vec::len).sum())?;
             engine.append_checked(shard, position, records)
         })
     }
@@ -257,7 +267,7 @@ impl Engine for SqliteEngine {
 
     fn truncate(&mut self, shard: ShardId, before: u64) -> Result<(), JournalError> {
         self.write(|engine| {
-            engine.settle_wal()?;
+            engine.settle_wal(0)?;
             engine.truncate_checked(shard, before)
         })
     }

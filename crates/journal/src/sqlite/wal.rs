@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use super::failure::io_failure;
 use crate::JournalError;
 
-const HEADER_BYTES: usize = 32;
-const FRAME_HEADER_BYTES: usize = 24;
+pub(super) const HEADER_BYTES: usize = 32;
+pub(super) const FRAME_HEADER_BYTES: usize = 24;
 /// The header's first number; its lowest bit says that checksums are taken over big-endian words.
 const MAGIC: u32 = 0x377F_0682;
 
@@ -68,6 +68,10 @@ pub fn scan_write_ahead_log(log: &mut impl Read) -> std::io::Result<Option<&'sta
     let mut header = [0; HEADER_BYTES];
     if !fill(log, &mut header)? {
         return Ok(None);
+    }
+    if header == [0; HEADER_BYTES] {
+        // Room was made, and nothing was written into it.
+        return Ok((!only_zeros(log)?).then_some("its header is empty, and frames follow it"));
     }
     let Some(header) = Header::parse(&header) else {
         // The header is synced before the first frame is written: without it there are none.
@@ -176,6 +180,20 @@ fn pair(bytes: &[u8], offset: usize) -> (u32, u32) {
     (word(bytes, offset), word(bytes, offset + 4))
 }
 
+/// Whether nothing but zeros is left.
+fn only_zeros(log: &mut impl Read) -> std::io::Result<bool> {
+    let mut buffer = [0; 4096];
+    loop {
+        match log.read(&mut buffer) {
+            Ok(0) => return Ok(true),
+            Ok(length) if buffer[..length].iter().any(|byte| *byte != 0) => return Ok(false),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Fills the buffer; `false` if the file ends before.
 fn fill(log: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<bool> {
     match log.read_exact(buffer) {
@@ -245,6 +263,19 @@ mod tests {
         check(&log(1, "CfCC"), false, "nothing is wrong");
         check(&log(1, "CfCC")[..frame(4) + 100], false, "half a frame");
         check(&log(1, "Cff"), false, "no commit yet");
+    }
+
+    #[test]
+    fn room_that_was_made_is_accepted_and_frames_without_a_header_are_not() {
+        let room = [0; 3 * FRAME_BYTES];
+        check(&[&[0; HEADER_BYTES][..], &room].concat(), false, "nothing was written yet");
+        check(&[&log(1, "CfC")[..], &room].concat(), false, "room behind the frames");
+        check(&[&log(1, "Cf")[..frame(2) + 100], &room].concat(), false, "half a frame");
+        let mut bytes = [&log(1, "CfC")[..], &room].concat();
+        bytes[..HEADER_BYTES].fill(0);
+        check(&bytes, true, "its header is gone");
+        let bytes = [&flipped("CfCC", 2, 300)[..], &room].concat();
+        check(&bytes, true, "damage before the last transaction");
     }
 
     #[test]

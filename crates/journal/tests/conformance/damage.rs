@@ -58,6 +58,9 @@ fn a_batch_in_the_wrong_place_is_refused() {
     }
 }
 
+/// A page of the log, with its header.
+const FRAME_BYTES: usize = 4096 + 24;
+
 /// A journal with three kept batches, copied in the middle of its life as a crash would leave it:
 /// part in the file, part in the write-ahead log, or all of it in the file.
 fn crashed(in_wal: bool) -> (Folder, Vec<(PathBuf, Vec<u8>)>, Contents) {
@@ -75,9 +78,31 @@ fn crashed(in_wal: bool) -> (Folder, Vec<(PathBuf, Vec<u8>)>, Contents) {
         engine.harden(0).unwrap();
     }
     let contents = contents(&mut engine, 0).unwrap();
-    let files = snapshot(&folder);
+    let mut files = snapshot(&folder);
     drop(engine);
+    if let Some((_, log)) = files.get_mut(1) {
+        // Of the room behind the frames one frame's is enough to be damaged.
+        let written = log.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let frames = written.saturating_sub(32).div_ceil(FRAME_BYTES) + 1;
+        log.resize(32 + frames * FRAME_BYTES, 0);
+    }
     (folder, files, contents)
+}
+
+/// A crash may come before anything is written into the room that was made.
+#[test]
+fn room_in_the_log_is_no_damage() {
+    let (folder, mut files, sound) = crashed(true);
+    files[1].1.resize(1 << 20, 0);
+    restore(&folder, &files);
+    assert_eq!(reopened(&folder).unwrap(), sound);
+    let (folder, mut files, sound) = crashed(false);
+    let mut log = files[0].0.as_os_str().to_owned();
+    log.push("-wal");
+    files.truncate(1);
+    files.push((log.into(), vec![0; 1 << 20]));
+    restore(&folder, &files);
+    assert_eq!(reopened(&folder).unwrap(), sound);
 }
 
 /// Flips every `step`th bit of file number `file`, one at a time, and counts the outcomes: refused,
@@ -114,7 +139,7 @@ fn check_file_flips(step: usize) {
 fn check_wal_flips(step: usize) {
     let [refused, _, shorter] = flip(true, 1, step);
     // Only within the last transaction's one frame can damage not be told from a crash.
-    let last_frame_bits = (4096 + 24) * 8;
+    let last_frame_bits = FRAME_BYTES * 8;
     assert!(refused > 0 && shorter * step <= last_frame_bits + step, "{refused} {shorter}");
 }
 
@@ -230,5 +255,5 @@ fn a_log_cut_short_leaves_a_prefix() {
         drop(engine);
         assert_eq!(reopened(&folder).unwrap().0.next, bounds.next + 2);
     }
-    assert!(lengths.into_iter().eq(1..sound.1.len()), "each prefix must have occurred");
+    assert!(lengths.into_iter().eq(1..=sound.1.len()), "each prefix must have occurred");
 }

@@ -128,8 +128,8 @@ impl Series {
             return victim.start().await;
         }
         let calls = "pwrite64,fdatasync,fsync,ftruncate,unlink,sendto,write,writev,connect,accept4";
-        // The calls of a recovery are few, and those of a whole start are some 40.
-        let inject = format!("inject={calls}:signal=SIGKILL:when={}", 1 + self.count.kills % 40);
+        // The calls of a recovery are few, and those of a whole start are some 56.
+        let inject = format!("inject={calls}:signal=SIGKILL:when={}", 1 + self.count.kills % 56);
         let trace = format!("trace={calls}");
         let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
         if let Err(ended) = victim.start_behind(&strace).await {
