@@ -268,9 +268,10 @@ impl Coordinator {
         branch.in_flight = true;
         branch.attempt = branch.attempt.saturating_add(1).min(attempts_max);
         let call = call(transaction, number, operation, timeout_ms);
-        let attempt = call.attempt;
+        let what = What::Called { operation, attempt: call.attempt };
         step.effects.push(Effect::Call(call));
-        self.observe(now, id, Some(number), What::Called { operation, attempt });
+        let observation = Observation { at: now, branch: Some(number), what };
+        transaction.timeline.observe(&observation, self.config.observations_max);
     }
 
     /// Writes a fact and applies it, in one: there is no other way to change one.

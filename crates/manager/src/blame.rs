@@ -24,15 +24,15 @@ impl Blame {
     /// Works on a transaction. Costs nothing unless it panics.
     pub(crate) fn on<T>(&self, id: &TransactionId, doing: Doing, work: impl FnOnce() -> T) -> T {
         // What the work leaves half done is seen by nobody: the panic goes on.
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(done) => done,
-            Err(panic) => {
-                let message = text_of(panic.as_ref());
-                let blamed = Blamed { id: id.clone(), doing, message };
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(blamed);
-                resume_unwind(panic)
-            }
-        }
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| self.note(id, doing, panic))
+    }
+
+    /// Notes a panic and lets it go on.
+    pub(crate) fn note(&self, id: &TransactionId, doing: Doing, panic: Box<dyn Any + Send>) -> ! {
+        let message = text_of(panic.as_ref());
+        let blamed = Blamed { id: id.clone(), doing, message };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(blamed);
+        resume_unwind(panic)
     }
 
     /// What was noted, for whoever comes first.

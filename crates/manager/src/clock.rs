@@ -31,9 +31,10 @@ impl Clock {
         whole_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
     }
 
-    /// Milliseconds since the Unix epoch.
-    pub(crate) fn now_ms(&self) -> Millis {
-        self.started_at_ms.saturating_add(whole_ms(self.started.elapsed()))
+    /// Milliseconds since the Unix epoch, at a moment of the monotonic clock.
+    pub(crate) fn ms_at(&self, moment: Instant) -> Millis {
+        let since = moment.saturating_duration_since(self.started);
+        self.started_at_ms.saturating_add(whole_ms(since))
     }
 
     /// How long until a moment; zero if it has passed.

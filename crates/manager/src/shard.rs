@@ -3,13 +3,14 @@
 //! waits for no participant, no history, and no client.
 
 use std::collections::{BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Doing, Durable, Effect, Event, Mutations, Operation, Out, Outbox, OutboxBounds,
-    Plan, Refusal, Replayed, Step, TransactionId,
+    Coordinator, Doing, Durable, Effect, Event, Millis, Mutations, Operation, Out, Outbox,
+    OutboxBounds, Plan, Refusal, Replayed, Step, TransactionId,
 };
 use unanimity_journal::JournalError;
 
@@ -150,6 +151,8 @@ pub(crate) struct Shard {
     number: u16,
     coordinator: Coordinator,
     clock: Clock,
+    /// When this turn began: what is taken up in one turn happens at one moment.
+    now: Instant,
     reserve: Arc<Reserve>,
     blame: Blame,
     /// Ids whose beginning the program broke on too often.
@@ -211,6 +214,7 @@ impl Shard {
             number: parts.number,
             coordinator,
             clock: parts.clock,
+            now: Instant::now(),
             reserve: parts.reserve,
             blame: parts.blame,
             refused: parts.refused,
@@ -247,6 +251,7 @@ impl Shard {
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         let mut waking = Waking::default();
         loop {
+            self.now = Instant::now();
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
@@ -264,6 +269,7 @@ impl Shard {
                 },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
                 _ = self.answers.recv_many(&mut answers, TURN_MAX) => {
+                    self.now = Instant::now();
                     for event in answers.drain(..) {
                         self.handle(event);
                     }
@@ -272,11 +278,15 @@ impl Shard {
                         return Ok(());
                     }
                 }
-                Some(looked_up) = self.looked_up.recv() => self.on_looked_up(looked_up),
+                Some(looked_up) = self.looked_up.recv() => {
+                    self.now = Instant::now();
+                    self.on_looked_up(looked_up);
+                }
                 count = self.commands.recv_many(&mut commands, TURN_MAX) => {
                     if count == 0 {
                         return Ok(()); // Every handle of the manager is gone.
                     }
+                    self.now = Instant::now();
                     for command in commands.drain(..) {
                         if self.on_command(command) {
                             return Ok(());
@@ -284,11 +294,16 @@ impl Shard {
                     }
                 }
                 () = std::future::ready(()), if !waking.is_over => {
+                    self.now = Instant::now();
                     self.resume_some(&mut waking, RESUMED_ALONE);
                 }
                 () = sleep => {}
             }
         }
+    }
+
+    fn now_ms(&self) -> Millis {
+        self.clock.ms_at(self.now)
     }
 
     /// After how long there is something to do even if nothing comes.
@@ -301,19 +316,20 @@ impl Shard {
 
     /// Works on a transaction. If the program breaks on it, it is known on which.
     fn on<T>(&mut self, id: &TransactionId, doing: Doing, work: impl FnOnce(&mut Self) -> T) -> T {
-        let blame = self.blame.clone();
-        blame.on(id, doing, || {
+        // What the work leaves half done is seen by nobody: the panic goes on.
+        let done = catch_unwind(AssertUnwindSafe(|| {
             if !self.coordinator.is_set_aside(id) {
                 panic_point(doing.as_str(), id);
             }
             work(self)
-        })
+        }));
+        done.unwrap_or_else(|panic| self.blame.note(id, doing, panic))
     }
 
     fn write_stragglers(&mut self) {
         for id in self.outbox.stragglers(&self.coordinator) {
             self.on(&id, Doing::WritingAnew, |shard| {
-                let now = shard.clock.now_ms();
+                let now = shard.now_ms();
                 shard.outbox.write_anew(now, &mut shard.coordinator, &id);
             });
         }
@@ -325,7 +341,7 @@ impl Shard {
     }
 
     fn fire_timers(&mut self) {
-        let now = self.clock.now_ms();
+        let now = self.now_ms();
         while let Some(timer) = self.coordinator.next_timer().filter(|timer| timer.at <= now) {
             let event = Event::Timer(timer.clone());
             self.handle(event);
@@ -335,7 +351,7 @@ impl Shard {
     fn handle(&mut self, event: Event) {
         let id = event.transaction().clone();
         self.on(&id, Doing::Handling, |shard| {
-            let step = shard.coordinator.handle(shard.clock.now_ms(), event);
+            let step = shard.coordinator.handle(shard.now_ms(), event);
             shard.take(step);
         });
     }
@@ -466,7 +482,7 @@ impl Shard {
             command.reply.refuse(Unavailable::Stopping.into());
             return;
         }
-        let now = Instant::now();
+        let now = self.now;
         let waited = now.saturating_duration_since(command.came_at);
         if self.delay.refuses(waited, self.commands.len(), now) {
             command.reply.refuse(BeginError::Overloaded);
@@ -536,7 +552,7 @@ impl Shard {
         reply: BeginAnswer,
     ) {
         let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
-        let step = self.coordinator.handle(self.clock.now_ms(), event);
+        let step = self.coordinator.handle(self.now_ms(), event);
         match step.refusal() {
             None => {
                 let reply = WatcherReply::Begin(reply);

@@ -3,7 +3,6 @@
 //! waits for the effect that tells of that.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -212,13 +211,13 @@ impl Watchers {
     /// 3. The decision is durable, and answers them too.
     pub(crate) fn notify(&mut self, id: &TransactionId, told: Wait, live: Option<&Transaction>) {
         let Some(live) = live.filter(|live| reached(live) <= told) else { return };
-        let Entry::Occupied(mut entry) = self.by_id.entry(id.clone()) else { return };
+        let Some(watchers) = self.by_id.get_mut(id) else { return };
         let mut showing = Showing::Live(live);
-        for watcher in entry.get_mut().extract_if(.., |watcher| watcher.wait <= told) {
+        for watcher in watchers.extract_if(.., |watcher| watcher.wait <= told) {
             watcher.answer(&mut showing);
         }
-        if entry.get().is_empty() {
-            entry.remove();
+        if watchers.is_empty() {
+            self.by_id.remove(id);
         }
     }
 

@@ -95,7 +95,7 @@ impl Shard {
             self.check_room(&id, &branch, branches_max)?;
             let event = Event::Enlist { transaction: id.clone(), branch };
             let refused = self.on(&id, Doing::Handling, |shard| {
-                let step = shard.coordinator.handle(shard.clock.now_ms(), event);
+                let step = shard.coordinator.handle(shard.now_ms(), event);
                 let refused = step.enlist_refusal().cloned();
                 shard.take(step);
                 refused
@@ -156,7 +156,7 @@ impl Shard {
     pub(super) fn take_up(&mut self, id: &TransactionId) {
         self.refused.remove(id);
         self.on(id, Doing::Handling, |shard| {
-            let Some(step) = shard.coordinator.take_up(shard.clock.now_ms(), id) else { return };
+            let Some(step) = shard.coordinator.take_up(shard.now_ms(), id) else { return };
             tracing::warn!(transaction = %id, "a transaction that was set aside is taken up again");
             metrics::gauge!("unanimity_transactions_set_aside").decrement(1.0);
             shard.take(step);

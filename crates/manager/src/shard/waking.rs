@@ -78,7 +78,7 @@ impl Shard {
 
     fn take_up_dormant(&mut self, id: &TransactionId) {
         self.on(id, Doing::Handling, |shard| {
-            let step = shard.coordinator.resume_transaction(shard.clock.now_ms(), id);
+            let step = shard.coordinator.resume_transaction(shard.now_ms(), id);
             shard.take(step);
         });
     }
