@@ -80,7 +80,8 @@ fn read_all(
     let (read, taken) = thread::scope(|scope| {
         let taking = scope.spawn(move || take_all(replay, &receiver));
         let read = engine.read(shard, first, &mut |batch| {
-            let looked_at = |bytes| if raw { Read::Bytes(bytes) } else { decode(&bytes) };
+            let looked_at =
+                |bytes: &[u8]| if raw { Read::Bytes(bytes.to_vec()) } else { decode(bytes) };
             let records = batch.records.into_iter().map(looked_at).collect();
             // dropped: nobody takes more after a panic, which is told below.
             let _ = sender.send((batch.position, records));
