@@ -151,8 +151,8 @@ fn read_all(
             let leave = raw || waiting.load(Ordering::Relaxed) == 0;
             group.put(&batch, (!leave).then_some(&mut reader));
             if group.records.len() >= GROUP_RECORDS {
-                // dropped: nobody takes more after a panic, which is told below.
                 waiting.fetch_add(1, Ordering::Relaxed);
+                // dropped: nobody takes more after a panic, which is told below.
                 let _ = sender.send(mem::replace(&mut group, Group::new()));
             }
             Ok::<(), JournalError>(())
