@@ -8,6 +8,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
+use std::sync::Arc;
 
 use crate::{TransactionId, splitmix64};
 
@@ -97,18 +98,33 @@ impl<V: OfTransaction> ById<V> {
         self.get(id).is_some()
     }
 
-    /// Takes in what belongs to this id. What was there under the same id is given back.
-    pub(crate) fn insert(&mut self, id: &TransactionId, value: V) -> Option<V> {
-        if let Some(old) = self.others.get_mut(id) {
-            return Some(mem::replace(old, value));
+    /// Takes in what belongs to an id that spreads so. What was there under the same id is given
+    /// back.
+    pub(crate) fn insert(&mut self, spread: u64, value: V) -> Option<V> {
+        self.put(spread, value, mem::replace)
+    }
+
+    /// Takes in what belongs to an id that spreads so, unless something is there: then it is given
+    /// back.
+    pub(crate) fn insert_new(&mut self, spread: u64, value: V) -> Option<V> {
+        self.put(spread, value, |_, value| value)
+    }
+
+    fn put(&mut self, spread: u64, value: V, old: impl Fn(&mut V, V) -> V) -> Option<V> {
+        // Only where another spreads alike is the value itself, or its name, looked at.
+        let id = |value: &V| TransactionId::from_parts(spread, Arc::from(value.name()));
+        if !self.others.is_empty()
+            && let Some(found) = self.others.get_mut(&id(&value))
+        {
+            return Some(old(found, value));
         }
-        let part = self.part_of(id.spread());
-        match self.parts[part].entry(id.spread()) {
-            Entry::Occupied(mut old) if old.get().name() == id.as_str() => {
-                return Some(old.insert(value));
+        let part = self.part_of(spread);
+        match self.parts[part].entry(spread) {
+            Entry::Occupied(mut found) if found.get().name() == value.name() => {
+                return Some(old(found.get_mut(), value));
             }
             Entry::Occupied(_) => {
-                self.others.insert(id.clone(), value);
+                self.others.insert(id(&value), value);
             }
             Entry::Vacant(place) => {
                 place.insert(value);
@@ -215,10 +231,10 @@ mod tests {
     fn ids_that_spread_alike_are_told_apart() {
         let [first, second] = alike();
         let mut map = ById::new(7);
-        assert!(map.insert(&first, first.clone()).is_none());
+        assert!(map.insert(first.spread(), first.clone()).is_none());
         assert!(!map.contains(&second) && map.remove(&second).is_none());
-        assert!(map.insert(&second, second.clone()).is_none());
-        assert!(map.insert(&second, second.clone()).is_some());
+        assert!(map.insert(second.spread(), second.clone()).is_none());
+        assert!(map.insert(second.spread(), second.clone()).is_some());
         assert_eq!(map.get_mut(&second), Some(&mut second.clone()));
         assert_eq!(map.get(&first), Some(&first));
         assert_eq!(map.that_spread(first.spread()).count(), 2);
@@ -226,7 +242,7 @@ mod tests {
         // The place in the parts is free again; the other is still found where it is.
         assert_eq!(map.remove(&first), Some(first.clone()));
         assert_eq!((map.len(), map.get(&second)), (1, Some(&second)));
-        assert!(map.insert(&second, second.clone()).is_some());
+        assert!(map.insert(second.spread(), second.clone()).is_some());
         assert_eq!((map.remove(&second), map.len()), (Some(second), 0));
     }
 
@@ -235,7 +251,7 @@ mod tests {
         let ids: Vec<TransactionId> = (0..3 * ONE_PART_MAX).map(|n| id(&format!("t{n}"))).collect();
         let mut map = ById::new(1);
         for id in &ids {
-            assert!(map.insert(id, id.clone()).is_none() && map.contains(id));
+            assert!(map.insert(id.spread(), id.clone()).is_none() && map.contains(id));
         }
         assert_eq!((map.len(), map.parts()), (ids.len(), PARTS));
         let mut sorted = ids.clone();

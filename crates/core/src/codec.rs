@@ -9,7 +9,7 @@ use crate::codec::observation::{get_observations, put_observations};
 use crate::transaction::Ballot;
 use crate::wire::{Reader, Writer};
 use crate::{
-    BranchPlan, Fact, Kind, Operation, Options, Outcome, Plan, Reason, Record, Resolution,
+    BranchPlan, Fact, Kind, Millis, Operation, Options, Outcome, Reason, Record, Resolution,
     RetryPolicy, TransactionId,
 };
 
@@ -18,6 +18,7 @@ mod head;
 pub(crate) mod observation;
 #[cfg(any(test, feature = "mutations"))]
 mod older;
+mod reading;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use digested::digested_bytes;
 pub use head::{RecordHead, decode_head};
 #[cfg(any(test, feature = "mutations"))]
 pub use older::{encode_version_1, plan_of_version_1};
+pub use reading::{RecordReader, Whole};
 
 /// The version that is written; also the newest that is understood.
 pub const RECORD_VERSION: u8 = 2;
@@ -73,20 +75,21 @@ fn encode_as(version: u8, record: &Record, out: &mut Vec<u8>) {
 /// [`DecodeError`] for bytes that no known version writes.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let mut reader = Reader::new(bytes);
-    let version = reader.byte("version")?;
-    reader.version = version;
-    if version > RECORD_VERSION {
-        return Err(DecodeError::NewerVersion(version));
-    }
-    if version == 0 {
-        return Err(DecodeError::Malformed("version"));
-    }
-    let transaction = get_id(&mut reader)?;
-    let at = reader.number("time")?;
+    let (transaction, at) = get_start(&mut reader)?;
     let fact = get_fact(&mut reader)?;
     let observations = get_observations(&mut reader)?;
     reader.end()?;
     Ok(Record { transaction, at, fact, observations })
+}
+
+/// What comes before the fact.
+fn get_start(reader: &mut Reader<'_>) -> Result<(TransactionId, Millis), DecodeError> {
+    reader.version = reader.byte("version")?;
+    match reader.version {
+        0 => Err(DecodeError::Malformed("version")),
+        1..=RECORD_VERSION => Ok((get_id(reader)?, reader.number("time")?)),
+        newer => Err(DecodeError::NewerVersion(newer)),
+    }
 }
 
 fn get_id(reader: &mut Reader<'_>) -> Result<TransactionId, DecodeError> {
@@ -137,14 +140,7 @@ fn put_fact(writer: &mut Writer<'_>, fact: &Fact) {
 
 fn get_fact(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
     Ok(match reader.byte("fact")? {
-        1 => {
-            let fingerprint = u128::from_le_bytes(reader.fixed("fingerprint")?);
-            let options = get_options(reader)?;
-            let branches = reader.list("branches", get_branch_plan)?;
-            let open = reader.since(2) && reader.flag("open")?;
-            check_branches(branches.iter(), open)?;
-            Fact::Begun { fingerprint, plan: Plan { open, branches, options } }
-        }
+        1 => reading::get_begun(reader)?,
         2 => {
             let branches = reader.list("branch numbers", |reader| reader.small("branch"))?;
             let (ballots, results) = get_ballots(reader)?;
@@ -333,8 +329,8 @@ fn put_later_plan(writer: &mut Writer<'_>, plan: &BranchPlan) {
 
 fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
     let mut plan = BranchPlan {
-        name: reader.text("branch name")?.into(),
-        participant: reader.text("participant")?.into(),
+        name: reader.common_text("branch name")?,
+        participant: reader.common_text("participant")?,
         kind: match reader.byte("kind")? {
             1 => Kind::TwoPhase,
             2 => Kind::Compensable,

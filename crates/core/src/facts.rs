@@ -4,8 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::transaction::Ballot;
-use crate::{Coordinator, Fact, Millis, Plan, Record, Transaction, TransactionId};
+use crate::transaction::{Ballot, Branch};
+use crate::{Coordinator, Fact, Millis, Plan, Record, Transaction, TransactionId, Whole};
 
 /// A journal that contradicts itself: the records cannot be what a coordinator wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,66 +37,86 @@ impl Coordinator {
         match &record.fact {
             Fact::Begun { fingerprint, plan } => {
                 let new = (id.clone(), record.at, *fingerprint);
-                self.begun(new, plan.clone(), false).map(|()| None)
+                self.begun(new, plan.clone()).map(|()| None)
             }
             Fact::Snapshot(transaction) => {
-                self.written_anew((**transaction).clone(), false);
+                self.written_anew((**transaction).clone());
                 Ok(None)
             }
-            fact => {
-                let error = |problem| ApplyError { transaction: id.clone(), problem };
-                let Some(transaction) = self.transactions.get_mut(id) else {
-                    return Err(error("has a record but no beginning"));
-                };
-                if !fits(transaction, record) {
-                    return Err(error("has a record for branches that it does not have"));
-                }
-                transaction.apply(record, self.config.mutations);
-                let ended = matches!(fact, Fact::Ended);
-                Ok(if ended { self.transactions.remove(id) } else { None })
+            _ => {
+                let mutations = self.config.mutations;
+                self.fitting(record)?.apply(record, mutations);
+                Ok(self.ended_by(record))
             }
         }
     }
 
-    /// As [`Coordinator::apply`], of a record that was read back, and that nobody else needs: what
-    /// it holds is not copied, and what it begins is still to be taken up.
-    pub(crate) fn take_over(&mut self, record: Record) -> Result<Option<Transaction>, ApplyError> {
-        match record.fact {
-            Fact::Begun { fingerprint, plan } => {
-                let new = (record.transaction, record.at, fingerprint);
-                self.begun(new, plan, true).map(|()| None)
-            }
-            Fact::Snapshot(transaction) => {
-                self.written_anew(*transaction, true);
-                Ok(None)
-            }
-            _ => self.apply(&record), // Every other fact is small.
+    /// As [`Coordinator::apply`], of what was read back from a record that says all of a
+    /// transaction; it is taken from there, and still to be taken up.
+    pub(crate) fn take_whole(&mut self, whole: &mut Whole) -> Result<(), ApplyError> {
+        let Whole { id, begins, spread, transaction, .. } = whole;
+        let (Some(id), Some(transaction)) = (id, transaction.take()) else { return Ok(()) };
+        if !*begins {
+            self.transactions.insert_as(*spread, transaction);
+        } else if self.transactions.insert_new(*spread, transaction).is_some() {
+            return Err(begins_twice(id.clone()));
         }
+        Ok(())
+    }
+
+    /// As [`Coordinator::apply`], of any other record that was read back, and that nobody else
+    /// needs: its observations are not copied.
+    pub(crate) fn take_later(
+        &mut self,
+        record: &mut Record,
+    ) -> Result<Option<Transaction>, ApplyError> {
+        let mutations = self.config.mutations;
+        self.fitting(record)?.take_over(record, mutations);
+        Ok(self.ended_by(record))
+    }
+
+    /// The transaction that a record other than its first says something about.
+    fn fitting(&mut self, record: &Record) -> Result<&mut Transaction, ApplyError> {
+        let id = &record.transaction;
+        let error = |problem| ApplyError { transaction: id.clone(), problem };
+        let found = self.transactions.get_mut(id);
+        let transaction = found.ok_or_else(|| error("has a record but no beginning"))?;
+        if !fits(transaction, record) {
+            return Err(error("has a record for branches that it does not have"));
+        }
+        Ok(transaction)
+    }
+
+    fn ended_by(&mut self, record: &Record) -> Option<Transaction> {
+        let ended = matches!(record.fact, Fact::Ended);
+        ended.then(|| self.transactions.remove(&record.transaction)).flatten()
     }
 
     fn begun(
         &mut self,
         (id, at, fingerprint): (TransactionId, Millis, u128),
         mut plan: Plan,
-        dormant: bool,
     ) -> Result<(), ApplyError> {
         if self.transactions.contains(&id) {
-            return Err(ApplyError { transaction: id, problem: "begins twice" });
+            return Err(begins_twice(id));
         }
         plan.branches.iter_mut().for_each(|branch| self.shared.branch(branch));
         let options = self.shared.options(plan.options);
-        let (open, branches) = (plan.open, plan.branches);
-        let new = Transaction::new(id, at, fingerprint, (open, branches), options);
-        self.transactions.insert(Transaction { dormant, ..new });
+        let branches = plan.branches.into_iter().map(Branch::new).collect();
+        let new = Transaction::new(id, at, fingerprint, (plan.open, branches), options);
+        self.transactions.insert(new);
         Ok(())
     }
 
-    fn written_anew(&mut self, mut transaction: Transaction, dormant: bool) {
-        transaction.dormant = dormant;
+    fn written_anew(&mut self, mut transaction: Transaction) {
         transaction.branches.iter_mut().for_each(|branch| self.shared.branch(&mut branch.plan));
         transaction.options = self.shared.options((*transaction.options).clone());
         self.transactions.insert(transaction);
     }
+}
+
+const fn begins_twice(transaction: TransactionId) -> ApplyError {
+    ApplyError { transaction, problem: "begins twice" }
 }
 
 /// Whether a record speaks only of branches that the transaction has.

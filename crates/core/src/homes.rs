@@ -57,8 +57,9 @@ impl Homes {
 
     /// The transaction was written whole, for the first time, in this batch, after so many records
     /// of this run.
-    pub(crate) fn settle(&mut self, id: &TransactionId, position: u64, records_before: u64) {
-        let old = self.by_id.insert(id, Home { name: id.to_shared(), position });
+    pub(crate) fn settle(&mut self, id: TransactionId, position: u64, records_before: u64) {
+        let spread = id.spread();
+        let old = self.by_id.insert(spread, Home { name: id.into_shared(), position });
         let old = old.map(|home| home.position);
         if old == Some(position) {
             return;
@@ -66,7 +67,7 @@ impl Homes {
         let empty = || Batch { records_before, count: 0, spreads: Vec::new() };
         let batch = self.by_batch.entry(position).or_insert_with(empty);
         batch.count += 1;
-        batch.spreads.push(id.spread());
+        batch.spreads.push(spread);
         if let Some(old) = old {
             self.left(old);
         }
@@ -76,7 +77,7 @@ impl Homes {
     /// the transaction's only record, and is kept.
     pub(crate) fn move_to(&mut self, id: &TransactionId, to: u64, records_before: u64) {
         if self.mutations.has(Mutation::OldHomeLeftTooEarly) {
-            self.settle(id, to, records_before);
+            self.settle(id.clone(), to, records_before);
         }
         self.moving.insert(id.clone());
         self.moves.push_back(Move { id: id.clone(), to, records_before });
@@ -88,7 +89,7 @@ impl Homes {
             let Some(Move { id, to, records_before }) = self.moves.pop_front() else { return };
             self.moving.remove(&id);
             if self.knows(&id) {
-                self.settle(&id, to, records_before);
+                self.settle(id, to, records_before);
             }
         }
     }
@@ -191,12 +192,12 @@ mod tests {
     fn the_oldest_home_is_the_low_water_mark() {
         let mut homes = Homes::default();
         assert_eq!(homes.low_water(9), 9);
-        homes.settle(&id("a"), 3, 3);
-        homes.settle(&id("b"), 5, 5);
+        homes.settle(id("a"), 3, 3);
+        homes.settle(id("b"), 5, 5);
         assert_eq!((homes.low_water(9), homes.stragglers(8, 4)), (3, vec![id("a")]));
         assert_eq!(homes.stragglers(8, 5), [id("a"), id("b")]);
         assert_eq!(homes.stragglers(1, 5), [id("a")]);
-        homes.settle(&id("a"), 8, 8);
+        homes.settle(id("a"), 8, 8);
         assert_eq!(homes.low_water(9), 5);
         homes.leave(&id("b"));
         homes.leave(&id("b"));
@@ -207,8 +208,8 @@ mod tests {
     #[test]
     fn the_old_home_is_kept_until_the_new_one_is_durable() {
         let mut homes = Homes::default();
-        homes.settle(&id("a"), 3, 3);
-        homes.settle(&id("b"), 3, 3);
+        homes.settle(id("a"), 3, 3);
+        homes.settle(id("b"), 3, 3);
         homes.move_to(&id("a"), 9, 9);
         assert_eq!((homes.low_water(9), homes.stragglers(8, 9)), (3, vec![]));
         homes.move_to(&id("b"), 10, 10);

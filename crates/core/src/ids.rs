@@ -91,6 +91,11 @@ impl TransactionId {
         &self.name
     }
 
+    /// The name, of an id that nobody else needs.
+    pub(crate) fn into_shared(self) -> Arc<str> {
+        self.name
+    }
+
     /// The name, shared.
     #[must_use]
     pub fn to_shared(&self) -> Arc<str> {

@@ -38,9 +38,23 @@ impl Live {
     }
 
     /// Takes a transaction in; one of the same id makes room for it.
-    pub(crate) fn insert(&mut self, transaction: Transaction) {
-        let id = transaction.id.clone();
-        self.transactions.insert(&id, Box::new(transaction));
+    pub(crate) fn insert(&mut self, transaction: impl Into<Box<Transaction>>) {
+        let transaction = transaction.into();
+        self.insert_as(transaction.id.spread(), transaction);
+    }
+
+    /// As [`Live::insert`], where it is known how its id spreads.
+    pub(crate) fn insert_as(&mut self, spread: u64, transaction: Box<Transaction>) {
+        self.transactions.insert(spread, transaction);
+    }
+
+    /// Takes a transaction in, unless there is one of the same id: then it is given back.
+    pub(crate) fn insert_new(
+        &mut self,
+        spread: u64,
+        transaction: Box<Transaction>,
+    ) -> Option<Box<Transaction>> {
+        self.transactions.insert_new(spread, transaction)
     }
 
     pub(crate) fn remove(&mut self, id: &TransactionId) -> Option<Transaction> {

@@ -147,7 +147,7 @@ impl<R> Outbox<R> {
             self.records += 1;
             let (id, count) = (&record.transaction, self.records);
             match record.fact {
-                Fact::Begun { .. } => self.homes.settle(id, position, count),
+                Fact::Begun { .. } => self.homes.settle(id.clone(), position, count),
                 Fact::Snapshot(_) => self.homes.move_to(id, position, count),
                 Fact::Enlisted { .. }
                 | Fact::Resolved { .. }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::{
     Coordinator, CoordinatorConfig, DecodeError, Fact, Homes, Millis, Mutation, Record,
-    Transaction, TransactionId, decode_head, decode_record,
+    RecordReader, Transaction, TransactionId, Whole, decode_head, decode_record,
 };
 
 /// What a shard's journal held.
@@ -42,6 +42,7 @@ pub struct ReplayError {
 #[derive(Clone, Debug)]
 pub struct Replay {
     coordinator: Coordinator,
+    reader: RecordReader,
     homes: Homes,
     records: u64,
     ended: Vec<Arc<Transaction>>,
@@ -64,6 +65,7 @@ impl Replay {
         let CoordinatorConfig { mutations, seed, .. } = coordinator.config;
         Self {
             coordinator,
+            reader: RecordReader::default(),
             homes: Homes::new(mutations, seed),
             records: 0,
             ended: Vec::new(),
@@ -106,7 +108,7 @@ impl Replay {
         if head.whole {
             let forgets = self.coordinator.config.mutations.has(Mutation::UnreadNotAtHome);
             if !forgets {
-                self.homes.settle(&head.transaction, position, self.records);
+                self.homes.settle(head.transaction.clone(), position, self.records);
             }
             self.unread.entry(head.transaction).or_insert(head.at);
         }
@@ -135,32 +137,52 @@ impl Replay {
             self.records += 1;
             return;
         }
-        self.take_decoded(position, decode_record(bytes));
+        if let Some(mut read) = self.reader.whole(bytes) {
+            return self.take_whole(position, &mut read);
+        }
+        self.records += 1;
+        let read = decode_record(bytes).map_err(|error| error.to_string());
+        let applied = read.and_then(|mut record| self.later(position, &mut record));
+        self.note(position, applied);
     }
 
-    /// As [`Replay::take`], of a record that [`decode_record`] has read already, while others were
-    /// taken in.
-    pub fn take_decoded(&mut self, position: u64, decoded: Result<Record, DecodeError>) {
+    /// As [`Replay::take`], of a record that a [`RecordReader`] has read already, while others were
+    /// taken in. What it holds is taken from it.
+    pub fn take_whole(&mut self, position: u64, read: &mut Result<Whole, DecodeError>) {
         if self.problem.is_some() {
             return;
         }
         self.records += 1;
-        let applied = decoded
-            .map_err(|error| error.to_string())
-            .and_then(|record| self.apply(position, record));
+        let applied = match read {
+            Ok(whole) => self.whole(position, whole),
+            Err(error) => Err(error.to_string()),
+        };
+        self.note(position, applied);
+    }
+
+    fn note(&mut self, position: u64, applied: Result<(), String>) {
         if let Err(problem) = applied {
             self.problem = Some(ReplayError { position, problem });
         }
     }
 
-    fn apply(&mut self, position: u64, record: Record) -> Result<(), String> {
+    fn whole(&mut self, position: u64, whole: &mut Whole) -> Result<(), String> {
+        self.latest = self.latest.max(whole.at);
+        let Some(id) = &whole.id else { return Ok(()) };
+        self.orphans.remove(id);
+        self.coordinator.take_whole(whole).map_err(|error| error.to_string())?;
+        // Last, because it leaves the record without a name. Another thread has made the name, and
+        // the memory of whatever is touched would have to come from its processor.
+        if let Some(id) = whole.id.take() {
+            self.homes.settle(id, position, self.records);
+        }
+        Ok(())
+    }
+
+    fn later(&mut self, position: u64, record: &mut Record) -> Result<(), String> {
         let id = &record.transaction;
         self.latest = self.latest.max(record.at);
-        let whole = matches!(record.fact, Fact::Begun { .. } | Fact::Snapshot(_));
-        if whole {
-            self.orphans.remove(id);
-            self.homes.settle(id, position, self.records);
-        } else if !self.coordinator.knows(id) {
+        if !self.coordinator.knows(id) {
             if matches!(record.fact, Fact::Ended) {
                 self.orphans.remove(id);
             } else {
@@ -168,7 +190,7 @@ impl Replay {
             }
             return Ok(());
         }
-        let ended = self.coordinator.take_over(record).map_err(|error| error.to_string())?;
+        let ended = self.coordinator.take_later(record).map_err(|error| error.to_string())?;
         match ended {
             Some(ended) if position <= self.archived_up_to => self.homes.leave(&ended.id),
             ended => self.ended.extend(ended.map(Arc::new)),

@@ -31,21 +31,27 @@ impl Shared {
 
     /// Lets a branch share its texts with others.
     pub(crate) fn branch(&mut self, branch: &mut BranchPlan) {
-        self.text(&mut branch.name);
-        self.text(&mut branch.participant);
+        for text in [&mut branch.name, &mut branch.participant] {
+            *text = self.known_or(text, || Arc::clone(text));
+        }
     }
 
-    fn text(&mut self, text: &mut Arc<str>) {
+    /// This text, shared with those before if one of them was the same.
+    pub(crate) fn text(&mut self, text: &str) -> Arc<str> {
+        self.known_or(text, || Arc::from(text))
+    }
+
+    fn known_or(&mut self, text: &str, new: impl FnOnce() -> Arc<str>) -> Arc<str> {
         if text.len() > TEXT_BYTES_MAX {
-            return;
+            return new();
         }
         if self.texts.is_empty() {
             self.texts.resize(TEXTS as usize, None);
         }
         let place = &mut self.texts[(spread(text) % TEXTS) as usize];
         match place {
-            Some(known) if *known == *text => text.clone_from(known),
-            Some(_) | None => *place = Some(Arc::clone(text)),
+            Some(known) if **known == *text => Arc::clone(known),
+            Some(_) | None => Arc::clone(place.insert(new())),
         }
     }
 }

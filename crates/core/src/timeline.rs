@@ -256,6 +256,18 @@ impl Timeline {
         self.save_all();
     }
 
+    /// As [`Timeline::save`], without a copy where there are none yet.
+    pub(crate) fn take_over(&mut self, observations: Observations) {
+        assert_eq!(self.seen.count, self.saved.0, "what was seen before is on record");
+        if self.seen.is_empty() {
+            let branches = self.seen.branches.max(observations.branches);
+            self.seen = Observations { branches, ..observations };
+        } else {
+            self.seen.append(&observations);
+        }
+        self.save_all();
+    }
+
     /// Everything is part of a record now.
     pub(crate) const fn save_all(&mut self) {
         self.saved = (self.seen.count, self.seen.bytes.len() as u32);

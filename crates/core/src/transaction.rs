@@ -1,6 +1,7 @@
 //! What is known of one transaction: the facts, which change only through [`Transaction::apply`],
 //! and the progress that a crash may take. What happens next is `phase_one`'s and `phase_two`'s.
 
+use std::mem;
 use std::sync::Arc;
 
 use crate::guard::Contradiction;
@@ -229,7 +230,7 @@ impl Transaction {
         id: TransactionId,
         begun_at: Millis,
         fingerprint: u128,
-        (open, branches): (bool, Vec<BranchPlan>),
+        (open, branches): (bool, Vec<Branch>),
         options: Arc<Options>,
     ) -> Self {
         Self {
@@ -241,7 +242,7 @@ impl Transaction {
             dormant: false,
             closed_at: (!open).then_some(begun_at),
             settling: None,
-            branches: branches.into_iter().map(Branch::new).collect(),
+            branches,
             executing_since: None,
             decision: None,
             ended_at: None,
@@ -340,6 +341,17 @@ impl Transaction {
     /// Changes the facts, for live operation, recovery and the checkers alike.
     pub(crate) fn apply(&mut self, record: &Record, mutations: Mutations) {
         self.timeline.save(&record.observations);
+        self.change(record, mutations);
+    }
+
+    /// As [`Transaction::apply`], of a record that nobody else needs: its observations are not
+    /// copied.
+    pub(crate) fn take_over(&mut self, record: &mut Record, mutations: Mutations) {
+        self.timeline.take_over(mem::take(&mut record.observations));
+        self.change(record, mutations);
+    }
+
+    fn change(&mut self, record: &Record, mutations: Mutations) {
         match &record.fact {
             Fact::Executing { branches, ballots, results } => {
                 self.take_ballots(ballots, results);

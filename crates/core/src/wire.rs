@@ -1,7 +1,13 @@
 //! The few shapes that records are made of: bytes, varints, texts, lists and options. What they
 //! mean is `codec`'s.
 
-use crate::{DecodeError, RECORD_VERSION};
+use std::sync::Arc;
+
+use crate::shared::Shared;
+use crate::{DecodeError, Options, RECORD_VERSION};
+
+/// Lists of up to so many items are allocated once.
+const ITEMS_AT_ONCE: usize = 8;
 
 /// Appends shapes to a buffer.
 pub(crate) struct Writer<'a> {
@@ -76,15 +82,21 @@ pub(crate) struct Reader<'a> {
     left: &'a [u8],
     /// The version of the shapes that are read.
     pub(crate) version: u8,
+    /// Where what many records have in common is kept once, if anywhere.
+    shared: Option<&'a mut Shared>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self { left: bytes, version: 0 }
+        Self { left: bytes, version: 0, shared: None }
+    }
+
+    pub(crate) const fn sharing(bytes: &'a [u8], shared: &'a mut Shared) -> Self {
+        Self { left: bytes, version: 0, shared: Some(shared) }
     }
 
     pub(crate) const fn of_this_version(bytes: &'a [u8]) -> Self {
-        Self { left: bytes, version: crate::RECORD_VERSION }
+        Self { left: bytes, version: crate::RECORD_VERSION, shared: None }
     }
 
     /// What is still to be read.
@@ -154,6 +166,23 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes(what)?).map_err(|_| DecodeError::Malformed(what))
     }
 
+    /// A text that other records are likely to hold too.
+    pub(crate) fn common_text(&mut self, what: &'static str) -> Result<Arc<str>, DecodeError> {
+        let text = self.text(what)?;
+        Ok(match &mut self.shared {
+            Some(shared) => shared.text(text),
+            None => Arc::from(text),
+        })
+    }
+
+    /// Lets a transaction share its options, if anything is shared.
+    pub(crate) fn common_options(&mut self, options: Options) -> Arc<Options> {
+        match &mut self.shared {
+            Some(shared) => shared.options(options),
+            None => Arc::new(options),
+        }
+    }
+
     /// A list never claims more items than bytes are left, so no claim can make us allocate much.
     pub(crate) fn list<T>(
         &mut self,
@@ -164,7 +193,7 @@ impl<'a> Reader<'a> {
         if count > self.left.len() as u64 {
             return Err(DecodeError::Malformed(what));
         }
-        let mut items = Vec::new();
+        let mut items = Vec::with_capacity(ITEMS_AT_ONCE.min(count as usize));
         for _ in 0..count {
             items.push(get(self)?);
         }

@@ -19,7 +19,7 @@ pub fn batch(bytes: &[u8]) -> bool {
 
 fn batch_as_it_is(bytes: &[u8]) -> bool {
     let Ok(read) = batch::decode(bytes) else { return false };
-    let held: usize = read.records.iter().map(Vec::len).sum();
+    let held: usize = read.records.iter().map(|record| record.len()).sum();
     assert!(held <= bytes.len(), "a batch holds no more than its bytes");
     assert_eq!(batch::encoded_bytes(&read.records), Some(bytes.len()));
     let written = batch::encode(read.shard, read.position, read.previous_checksum, &read.records);

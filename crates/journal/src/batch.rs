@@ -41,7 +41,7 @@ const CHECKSUM_BYTES: usize = 4;
 
 /// A sound batch as decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decoded {
+pub struct Decoded<'a> {
     /// The shard it was written for.
     pub shard: ShardId,
     /// Its number.
@@ -51,7 +51,7 @@ pub struct Decoded {
     /// Its own checksum, which its successor carries.
     pub checksum: u32,
     /// The records.
-    pub records: Vec<Vec<u8>>,
+    pub records: Vec<&'a [u8]>,
 }
 
 /// Why bytes are no sound batch.
@@ -79,11 +79,12 @@ pub enum Damage {
 
 /// The size of the batch that `records` will make; `None` where it is beyond [`BATCH_BYTES_MAX`].
 #[must_use]
-pub fn encoded_bytes(records: &[Vec<u8>]) -> Option<usize> {
+pub fn encoded_bytes(records: &[impl AsRef<[u8]>]) -> Option<usize> {
     let fixed = HEADER_BYTES + CHECKSUM_BYTES;
     let total = records
         .iter()
-        .try_fold(fixed, |sum, record| sum.checked_add(LENGTH_BYTES)?.checked_add(record.len()))?;
+        .map(|record| record.as_ref().len())
+        .try_fold(fixed, |sum, length| sum.checked_add(LENGTH_BYTES)?.checked_add(length))?;
     (total <= BATCH_BYTES_MAX).then_some(total)
 }
 
@@ -110,7 +111,7 @@ pub fn encode(
     shard: ShardId,
     position: u64,
     previous_checksum: u32,
-    records: &[Vec<u8>],
+    records: &[impl AsRef<[u8]>],
 ) -> Vec<u8> {
     let total = encoded_bytes(records);
     assert!(total.is_some(), "a batch beyond BATCH_BYTES_MAX must be refused before it is encoded");
@@ -122,10 +123,10 @@ pub fn encode(
     bytes.extend_from_slice(&previous_checksum.to_le_bytes());
     bytes.extend_from_slice(&narrow(records.len()).to_le_bytes());
     for record in records {
-        bytes.extend_from_slice(&narrow(record.len()).to_le_bytes());
+        bytes.extend_from_slice(&narrow(record.as_ref().len()).to_le_bytes());
     }
     for record in records {
-        bytes.extend_from_slice(record);
+        bytes.extend_from_slice(record.as_ref());
     }
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -138,7 +139,7 @@ pub fn encode(
 ///
 /// # Errors
 /// [`Damage`] says what is wrong first.
-pub fn decode(bytes: &[u8]) -> Result<Decoded, Damage> {
+pub fn decode(bytes: &[u8]) -> Result<Decoded<'_>, Damage> {
     let (body, checksum) = bytes.split_last_chunk().ok_or(Damage::TooShort)?;
     let checksum = u32::from_le_bytes(*checksum);
     let mut reader = Reader(body);
@@ -162,7 +163,7 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, Damage> {
     })
 }
 
-fn records(reader: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Damage> {
+fn records<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a [u8]>, Damage> {
     let count = u32::from_le_bytes(reader.take()?) as usize;
     let table_bytes = count.checked_mul(LENGTH_BYTES).ok_or(Damage::Lengths)?;
     // Splitting first bounds what is allocated for `count` by the bytes that are really there.
@@ -172,7 +173,7 @@ fn records(reader: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Damage> {
     for length in lengths {
         let length = u32::from_le_bytes(*length) as usize;
         let (record, after) = rest.split_at_checked(length).ok_or(Damage::Lengths)?;
-        records.push(record.to_vec());
+        records.push(record);
         rest = after;
     }
     if rest.is_empty() { Ok(records) } else { Err(Damage::Lengths) }

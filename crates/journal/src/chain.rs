@@ -64,7 +64,11 @@ impl<'a> Chain<'a> {
     }
 
     /// Takes the bytes that the storage keeps under `position`.
-    pub(crate) fn admit(&mut self, position: u64, bytes: &[u8]) -> Result<Batch, JournalError> {
+    pub(crate) fn admit<'b>(
+        &mut self,
+        position: u64,
+        bytes: &'b [u8],
+    ) -> Result<Batch<'b>, JournalError> {
         if position != self.next {
             return Err(JournalError::Gap {
                 path: self.path.to_owned(),
@@ -86,12 +90,12 @@ impl<'a> Chain<'a> {
 
 /// Decodes a batch and checks that it is the one of `shard` and `position`; its neighbours are left
 /// to [`Chain`].
-pub(crate) fn sound(
+pub(crate) fn sound<'a>(
     path: &Path,
     shard: ShardId,
     position: u64,
-    bytes: &[u8],
-) -> Result<Decoded, JournalError> {
+    bytes: &'a [u8],
+) -> Result<Decoded<'a>, JournalError> {
     let decoded = decode(bytes).map_err(|damage| match damage {
         Damage::NewerVersion(found) => JournalError::NewerVersion {
             path: path.to_owned(),

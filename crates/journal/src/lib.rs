@@ -26,7 +26,7 @@
 //! let first = journal.bounds(0)?.first;
 //! let mut records = Vec::new();
 //! journal.read(0, first, &mut |batch| {
-//!     records.extend(batch.records);
+//!     records.extend(batch.records.iter().map(|record| record.to_vec()));
 //!     Ok(())
 //! })?;
 //! journal.harden(0)?;
@@ -81,11 +81,11 @@ impl Receipt {
 
 /// One numbered batch as read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub struct Batch<'a> {
     /// Its number; the first of a shard is 1.
     pub position: u64,
     /// Its records, as they were appended.
-    pub records: Vec<Vec<u8>>,
+    pub records: Vec<&'a [u8]>,
 }
 
 /// What a shard's journal holds: the positions from `first` up to, and without, `next`.
@@ -128,7 +128,7 @@ pub trait Engine: Send + 'static {
         &mut self,
         shard: ShardId,
         from: u64,
-        each: &mut dyn FnMut(Batch) -> Result<(), JournalError>,
+        each: &mut dyn FnMut(Batch<'_>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError>;
 
     /// The first position still kept and the next free one.

@@ -212,7 +212,7 @@ impl Engine for MemoryEngine {
         &mut self,
         shard: ShardId,
         from: u64,
-        each: &mut dyn FnMut(Batch) -> Result<(), JournalError>,
+        each: &mut dyn FnMut(Batch<'_>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         self.check_poison()?;
         // `each` may well use a clone of this engine, so it must not run under the lock.

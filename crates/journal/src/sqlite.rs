@@ -147,7 +147,7 @@ impl SqliteEngine {
         let first_previous = if before == tail.next {
             tail.checksum
         } else {
-            load_batch(&transaction, path, shard, before)?.previous_checksum
+            load_checksums(&transaction, path, shard, before)?.0
         };
         transaction
             .prepare_cached("DELETE FROM batches WHERE key BETWEEN ?1 AND ?2")
@@ -229,7 +229,7 @@ impl Engine for SqliteEngine {
         &mut self,
         shard: ShardId,
         from: u64,
-        each: &mut dyn FnMut(Batch) -> Result<(), JournalError>,
+        each: &mut dyn FnMut(Batch<'_>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
         self.check_poison()?;
         let path = self.path.as_path();
@@ -239,7 +239,7 @@ impl Engine for SqliteEngine {
         let previous = if from == tail.first {
             tail.first_previous
         } else {
-            load_batch(&self.connection, path, shard, from - 1)?.checksum
+            load_checksums(&self.connection, path, shard, from - 1)?.1
         };
         let mut chain = Chain::new(path, shard, from, previous);
         let mut select = self
@@ -334,23 +334,23 @@ fn load_tail(connection: &Connection, path: &Path, shard: ShardId) -> Result<Tai
     Ok(Tail { first, first_previous, next: position + 1, checksum })
 }
 
-/// One batch in the middle, of which it is known that it must be there.
-fn load_batch(
+/// The checksums of a batch in the middle, its predecessor's and its own. It must be there.
+fn load_checksums(
     connection: &Connection,
     path: &Path,
     shard: ShardId,
     position: u64,
-) -> Result<batch::Decoded, JournalError> {
+) -> Result<(u32, u32), JournalError> {
     let bytes: Option<Vec<u8>> = connection
         .prepare_cached("SELECT bytes FROM batches WHERE key = ?1")
         .and_then(|mut select| {
             select.query_row([key(shard, position)], |row| row.get(0)).optional()
         })
         .map_err(|error| failure(path, error))?;
-    match bytes {
-        Some(bytes) => sound(path, shard, position, &bytes),
-        None => Err(corrupt(path, shard, position, "the batch is missing".to_owned())),
-    }
+    let missing = || corrupt(path, shard, position, "the batch is missing".to_owned());
+    let bytes = bytes.ok_or_else(missing)?;
+    let batch = sound(path, shard, position, &bytes)?;
+    Ok((batch.previous_checksum, batch.checksum))
 }
 
 /// The first position kept, and the checksum of the batch before it.

@@ -15,6 +15,19 @@ pub struct RecordHead {
     pub whole: bool,
 }
 
+impl RecordHead {
+    /// Whether a record seems to say everything that is known of its transaction.
+    pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+        let mut reader = Reader::new(bytes);
+        let number = reader.byte("version").and_then(|_| {
+            reader.bytes("transaction id")?;
+            reader.number("time")?;
+            reader.byte("fact")
+        });
+        matches!(number, Ok(1 | 6))
+    }
+}
+
 /// Reads only how a record begins; nothing is known of the rest. `None`: not even that.
 #[must_use]
 pub fn decode_head(bytes: &[u8]) -> Option<RecordHead> {

@@ -6,8 +6,6 @@ use super::{
     get_outcome, get_reason, get_resolution, operation, put_branch_plan, put_observations,
     put_options, put_reason, put_resolution,
 };
-use std::sync::Arc;
-
 use crate::timeline::Timeline;
 use crate::transaction::{Branch, Progress};
 use crate::wire::{Reader, Writer};
@@ -37,7 +35,7 @@ pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
     let mut transaction = Transaction {
         begun_at,
         fingerprint: u128::from_le_bytes(reader.fixed("fingerprint")?),
-        options: Arc::new(get_options(reader)?),
+        options: get_options(reader).map(|options| reader.common_options(options))?,
         branches: reader.list("branches", get_branch)?,
         executing_since: reader.option("executing_since", |reader| reader.number("time"))?,
         decision: reader.option("decision", get_decision)?,

@@ -26,10 +26,12 @@ proptest! {
         previous: u32,
         records in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 0..9),
     ) {
-        let decoded = batch::decode(&batch::encode(shard, position, previous, &records)).unwrap();
+        let bytes = batch::encode(shard, position, previous, &records);
+        let decoded = batch::decode(&bytes).unwrap();
+        let expected: Vec<&[u8]> = records.iter().map(Vec::as_slice).collect();
         prop_assert_eq!(
             (decoded.shard, decoded.position, decoded.previous_checksum, decoded.records),
-            (shard, position, previous, records)
+            (shard, position, previous, expected)
         );
     }
 

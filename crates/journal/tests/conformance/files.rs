@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use unanimity_journal::{Batch, Engine, JournalError, SqliteEngine};
+use unanimity_journal::{Engine, JournalError, SqliteEngine};
 
-use crate::{Folder, code, contents, fill, records, snapshot, sql};
+use crate::{Batch, Folder, code, contents, fill, records, snapshot, sql};
 
 #[test]
 fn a_second_owner_in_this_process_is_refused() {

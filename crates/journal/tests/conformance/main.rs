@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::ProptestConfig;
-use unanimity_journal::{Batch, Bounds, Engine, JournalError, MemoryEngine, ShardId, SqliteEngine};
+use unanimity_journal::{Bounds, Engine, JournalError, MemoryEngine, ShardId, SqliteEngine};
 
 /// A folder that goes away at the end of a test.
 struct Folder(PathBuf);
@@ -63,10 +63,18 @@ fn records(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
+/// A batch that was read, or that must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Batch {
+    position: u64,
+    records: Vec<Vec<u8>>,
+}
+
 fn read(engine: &mut dyn Engine, shard: ShardId, from: u64) -> Result<Vec<Batch>, JournalError> {
     let mut batches = Vec::new();
     engine.read(shard, from, &mut |batch| {
-        batches.push(batch);
+        let records = batch.records.iter().map(|record| record.to_vec()).collect();
+        batches.push(Batch { position: batch.position, records });
         Ok(())
     })?;
     Ok(batches)

@@ -1,9 +1,9 @@
 //! Random scripts on both engines, compared with a list.
 
 use proptest::prelude::*;
-use unanimity_journal::{Batch, Bounds};
+use unanimity_journal::Bounds;
 
-use crate::{Storage, code, contents, proptest_config, read};
+use crate::{Batch, Storage, code, contents, proptest_config, read};
 
 #[derive(Clone, Debug)]
 enum Action {
