@@ -59,6 +59,11 @@ fn lengthen(path: &Path, needed: u64) -> std::io::Result<u64> {
     if needed <= length {
         return Ok(length);
     }
+    if length == 0 {
+        // That it was cut off must be durable first: zeros over what was there before would look
+        // like damage.
+        file.sync_all()?;
+    }
     let end = needed.max(length + length / 4).next_multiple_of(STEP_BYTES);
     let mut at = length;
     while at < end {

@@ -16,6 +16,7 @@ pub mod policy;
 mod pool;
 pub mod references;
 mod target;
+mod targets;
 #[cfg(test)]
 mod tests;
 pub mod trace;
@@ -25,7 +26,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{
-    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, USER_AGENT,
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
+    USER_AGENT,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -46,11 +48,22 @@ use self::pool::{Connection, Origin, Pool};
 pub use self::target::AddressError;
 use self::target::Target;
 pub(crate) use self::target::check as check_address;
+use self::targets::Targets;
 
 /// The most bytes of an answer's headers.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// The most headers of an answer.
 const HEADERS_MAX: usize = 100;
+
+/// As many as a call has, so that there is room for all of them at once.
+const HEADERS_OF_A_CALL: usize = 12;
+static PRODUCT: HeaderValue =
+    HeaderValue::from_static(concat!("unanimity/", env!("CARGO_PKG_VERSION")));
+static TRANSACTION: HeaderName = HeaderName::from_static("unanimity-transaction");
+static BRANCH: HeaderName = HeaderName::from_static("unanimity-branch");
+static ATTEMPT: HeaderName = HeaderName::from_static("unanimity-attempt");
+static OUTCOME: HeaderName = HeaderName::from_static("unanimity-outcome");
+static TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// How calls to participants are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +108,7 @@ impl Default for OutboundConfig {
 pub struct HttpTransport {
     config: OutboundConfig,
     pool: Arc<Pool>,
+    targets: Targets,
     breakers: Arc<Breakers>,
     connector: HttpsConnector<Connector>,
     offers: Arc<Offers>,
@@ -122,8 +136,9 @@ impl HttpTransport {
             Duration::from_millis(config.queue_delay_target_ms),
         ));
         let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
+        let targets = Targets::new(config.participants_max);
         let (offers, sweeper) = (Arc::default(), OnceLock::new());
-        Self { config, pool, breakers, connector, offers, sweeper }
+        Self { config, pool, targets, breakers, connector, offers, sweeper }
     }
 
     /// The streams that participants have offered in their answers.
@@ -140,14 +155,15 @@ impl HttpTransport {
     /// user, query or fragment. `participant_not_allowed` if it is an IP literal that the policy
     /// does not allow.
     pub fn check(&self, participant: &str) -> Result<(), AddressError> {
-        target::check(participant, &self.config.policy)
+        self.targets.get(participant, &self.config.policy)?.verdict.clone()
     }
 
     /// Whether calls to a participant have waited too long for a connection, for too long.
     #[must_use]
     pub fn is_busy(&self, participant: &str) -> bool {
         self.pool.has_waiting()
-            && Target::parse(participant).is_ok_and(|target| self.pool.is_busy(&target.origin))
+            && (self.targets.get(participant, &self.config.policy))
+                .is_ok_and(|known| self.pool.is_busy(&known.target.origin))
     }
 
     /// What keeps calls from a participant now, in words; `None` if nothing does.
@@ -173,13 +189,14 @@ impl HttpTransport {
 
     async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, Failure> {
         let unsent = Failure::Unsent;
-        let target = Target::parse(&call.participant)
+        let known = (self.targets.get(&call.participant, &self.config.policy))
             .map_err(|error| unsent(format!("the participant's address {error}")))?;
+        let target = &known.target;
         let payload = match payload(call) {
             Ok(payload) => payload,
             Err(missing) => return Ok(Answer::No(missing.into())),
         };
-        let request = request(call, &target, payload)
+        let request = request(call, target, payload)
             .map_err(|error| unsent(format!("cannot be asked: {error}")))?;
         let pass = self.breakers.admit(&target.origin).map_err(unsent)?;
         let origin = self.pool.origin(&target.origin).ok_or_else(|| {
@@ -193,7 +210,7 @@ impl HttpTransport {
         let mut pass = pass.again().map_err(unsent)?;
         pass.leaves();
         let exchanged =
-            timeout_at(deadline, self.exchange(&origin, &target, request, deadline)).await;
+            timeout_at(deadline, self.exchange(&origin, target, request, deadline)).await;
         drop(permit);
         let exchanged = exchanged
             .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms).into()));
@@ -341,34 +358,34 @@ fn request(
     target: &Target,
     payload: Option<Bytes>,
 ) -> Result<Request<Full<Bytes>>, http::Error> {
-    let mut builder = Request::builder()
-        .method(Method::POST)
-        .uri(target.uri(call.operation)?)
-        .header(HOST, target.host.clone())
-        .header(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("unanimity/", env!("CARGO_PKG_VERSION"))),
-        )
-        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
-        .header("unanimity-transaction", call.transaction.as_str())
-        .header("unanimity-branch", &*call.branch_name)
-        .header("unanimity-attempt", call.attempt)
-        .header("traceparent", trace::traceparent(call));
+    let text = |text: &str| HeaderValue::from_str(text);
+    let mut headers = HeaderMap::with_capacity(HEADERS_OF_A_CALL);
+    headers.insert(HOST, target.host.clone());
+    headers.insert(USER_AGENT, PRODUCT.clone());
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(TRANSACTION.clone(), text(call.transaction.as_str())?);
+    headers.insert(BRANCH.clone(), text(&call.branch_name)?);
+    headers.insert(ATTEMPT.clone(), HeaderValue::from(call.attempt));
+    headers.insert(TRACE_PARENT.clone(), text(&trace::traceparent(call))?);
     if let Some(outcome) = call.outcome {
-        builder = builder.header("unanimity-outcome", outcome.as_str());
+        headers.insert(OUTCOME.clone(), HeaderValue::from_static(outcome.as_str()));
     }
     let body = match payload {
         Some(payload) => {
-            builder = builder.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
             payload
         }
         // hyper says nothing of an empty body, and some servers insist on knowing (status 411).
         None => {
-            builder = builder.header(CONTENT_LENGTH, HeaderValue::from_static("0"));
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
             Bytes::new()
         }
     };
-    builder.body(Full::new(body))
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = target.uri(call.operation)?;
+    *request.headers_mut() = headers;
+    Ok(request)
 }
 
 /// Reads a body to its end, and no further than `bytes_max`.
