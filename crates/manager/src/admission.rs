@@ -7,12 +7,22 @@
 //! need know. A queue that is empty now and then is a good one, however long it gets between: it
 //! takes up bursts. One in which *everybody* has waited for longer than a target, for a whole
 //! interval, only adds delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5),
-//! 2012). Then those are refused who have waited, or would wait, for twice the target, which holds
-//! the delay there (Maurer, "Fail at Scale", ACM Queue 13(8), 2015): between once and twice the
-//! target it stays congested, so the judgement does not flutter.
+//! 2012). Then those are refused who have waited for twice the target (Maurer, "Fail at Scale", ACM
+//! Queue 13(8), 2015), and at the door a share of those who come, so that the rest would wait for
+//! one and a half times the target: to refuse somebody there costs far less than to let them in.
+//!
+//! A share, and not everybody until the queue is short: between the door and the queue something
+//! may lie, such as the writing of a record, so that the queue tells of the past. Who then lets all
+//! in or none sees it overflow and run empty by turns. The share follows the queue in proportion,
+//! and what that leaves over in time (a proportional-integral controller, as in RFC 8033 for
+//! routers, here of the logarithm of the share that is let in: the same correction is then right
+//! for twice as many as can be served and for a hundred times).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use unanimity_core::splitmix64;
 
 /// A queue with fewer than this is no overload, however slowly it moves: a machine that is busy
 /// with something else must not refuse the few that come. Timeouts see to those.
@@ -20,7 +30,17 @@ const WAITING_MIN: usize = 128;
 /// An interval is so many times the target.
 const INTERVAL_TARGETS: u64 = 4;
 /// Who would wait for so many times the target is refused even in a burst.
-const BURST_TARGETS: u64 = 10;
+const BURST_TARGETS: f64 = 10.0;
+/// The delay that the controller aims at, in targets.
+const AIM_TARGETS: f64 = 1.5;
+/// By how much the logarithm of the share let in falls for each target of delay beyond.
+const PROPORTIONAL: f64 = 0.5;
+/// And by how much for each target of delay beyond and each target of time for which it lasts.
+const INTEGRAL: f64 = 0.1;
+/// No more than so many targets of delay beyond count for that: the rest goes away by itself.
+const INTEGRAL_TARGETS_MAX: f64 = 1.0;
+/// So little is let in at least: e to minus this.
+const INTEGRAL_MAX: f64 = 7.0;
 
 /// How long those who leave a queue have waited, lately, and how fast they leave.
 ///
@@ -41,6 +61,12 @@ pub struct QueueDelay {
     counted: AtomicU64,
     /// Between two who leave, as it was counted last; 0: not known.
     gap_ns: AtomicU64,
+    /// What the delay beyond the aim has come to over time, as a float; above zero while any are
+    /// refused at the door.
+    integral: AtomicU64,
+    /// Up to when it is reckoned.
+    reckoned_us: AtomicU64,
+    drawn: AtomicU64,
 }
 
 impl QueueDelay {
@@ -55,6 +81,9 @@ impl QueueDelay {
             counted_from_us: AtomicU64::new(0),
             counted: AtomicU64::new(0),
             gap_ns: AtomicU64::new(0),
+            integral: AtomicU64::new(0),
+            reckoned_us: AtomicU64::new(0),
+            drawn: AtomicU64::new(1),
         }
     }
 
@@ -62,26 +91,39 @@ impl QueueDelay {
     /// Says whether to refuse them.
     #[must_use]
     pub fn refuses(&self, waited: Duration, waiting: usize, now: Instant) -> bool {
-        self.note(waited, now);
-        let too_long = self.target_us > 0 && whole_us(waited) > 2 * self.target_us;
-        too_long && waiting >= WAITING_MIN && self.is_congested(now)
+        if self.target_us == 0 {
+            return false;
+        }
+        let (now_us, paused) = self.see(waited, now);
+        let too_long = whole_us(waited) > 2 * self.target_us;
+        let refused = too_long && waiting >= WAITING_MIN && self.is_congested(now);
+        if !refused {
+            self.count(now_us, paused);
+        }
+        refused
     }
 
     /// Somebody leaves the queue now who has waited for so long, and is served whatever that was.
     pub fn note(&self, waited: Duration, now: Instant) {
-        if self.target_us == 0 {
-            return;
+        if self.target_us > 0 {
+            let (now_us, paused) = self.see(waited, now);
+            self.count(now_us, paused);
         }
+    }
+
+    /// Takes in how long one has waited; gives back the moment, and whether none left for long.
+    fn see(&self, waited: Duration, now: Instant) -> (u64, bool) {
         let now_us = self.moment(now);
         let last_us = self.noted_us.swap(now_us, Ordering::Relaxed);
         let paused = now_us.saturating_sub(last_us) > self.interval_us();
         if whole_us(waited) <= self.target_us || paused {
             self.calm_us.store(now_us, Ordering::Relaxed);
         }
-        self.count(now_us, paused);
+        (now_us, paused)
     }
 
-    /// Measures how fast they leave, over a target's time each.
+    /// Measures how fast they are served, over a target's time each. Those who leave because they
+    /// are refused do not count: they leave so fast that the queue would seem short to the next.
     fn count(&self, now_us: u64, paused: bool) {
         let counted = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
         let from_us = self.counted_from_us.load(Ordering::Relaxed);
@@ -96,25 +138,62 @@ impl QueueDelay {
         }
     }
 
-    /// Whether somebody who comes now, while so many are waiting, need not even enter: they would
-    /// wait for too long.
+    /// Whether somebody who comes now, while so many are waiting, need not even enter.
     #[must_use]
     pub fn refuses_next(&self, waiting: usize, now: Instant) -> bool {
-        if self.target_us == 0 || waiting < WAITING_MIN {
+        if self.target_us == 0 {
             return false;
         }
         let gap_ns = self.gap_ns.load(Ordering::Relaxed);
-        let would_wait_us = gap_ns.saturating_mul(waiting as u64) / 1_000;
-        would_wait_us > BURST_TARGETS * self.target_us
-            || (would_wait_us > 2 * self.target_us && self.is_congested(now))
+        let delay = gap_ns as f64 * waiting as f64 / (1_000.0 * self.target_us as f64);
+        let integral = self.integral(delay, now);
+        if waiting < WAITING_MIN {
+            return false;
+        }
+        let refused = PROPORTIONAL * (delay - AIM_TARGETS) + integral;
+        delay > BURST_TARGETS || (integral > 0.0 && self.draw() > (-refused).exp())
+    }
+
+    /// Reckons on to now, with the delay in targets. It stays at zero until the queue has been too
+    /// long for an interval.
+    fn integral(&self, delay: f64, now: Instant) -> f64 {
+        let (relaxed, now_us) = (Ordering::Relaxed, self.moment(now));
+        let (from_us, bits) = (self.reckoned_us.load(relaxed), self.integral.load(relaxed));
+        let integral = f64::from_bits(bits);
+        let passed_us = now_us.saturating_sub(from_us);
+        // Not for everybody who comes, and for each moment once.
+        if passed_us * 32 < self.target_us
+            || self.reckoned_us.compare_exchange(from_us, now_us, relaxed, relaxed).is_err()
+        {
+            return integral;
+        }
+        let beyond = (delay - AIM_TARGETS).min(INTEGRAL_TARGETS_MAX);
+        let passed = passed_us.min(self.interval_us()) as f64 / self.target_us as f64;
+        let moves = Self::since(&self.noted_us, now_us) <= self.interval_us();
+        let next = if moves && (integral > 0.0 || self.is_congested(now)) {
+            (integral + INTEGRAL * beyond * passed).clamp(0.0, INTEGRAL_MAX)
+        } else {
+            0.0
+        };
+        self.integral.store(next.to_bits(), relaxed);
+        next
+    }
+
+    /// From 0 to 1, as if at random.
+    fn draw(&self) -> f64 {
+        let drawn = splitmix64(self.drawn.fetch_add(1, Ordering::Relaxed));
+        (drawn >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Whether everybody has waited for longer than the target for a whole interval, until now.
     fn is_congested(&self, now: Instant) -> bool {
-        let now_us = self.moment(now);
-        let since = |then: &AtomicU64| now_us.saturating_sub(then.load(Ordering::Relaxed));
-        let interval_us = self.interval_us();
-        since(&self.calm_us) > interval_us && since(&self.noted_us) <= interval_us
+        let (now_us, interval_us) = (self.moment(now), self.interval_us());
+        Self::since(&self.calm_us, now_us) > interval_us
+            && Self::since(&self.noted_us, now_us) <= interval_us
+    }
+
+    fn since(then: &AtomicU64, now_us: u64) -> u64 {
+        now_us.saturating_sub(then.load(Ordering::Relaxed))
     }
 
     const fn interval_us(&self) -> u64 {
@@ -126,12 +205,72 @@ impl QueueDelay {
     }
 }
 
+/// The way into a queue, past which everybody goes: also those count who wait to be let in, where
+/// there is a bound on how many are inside.
+#[derive(Debug)]
+pub(crate) struct Door {
+    delay: QueueDelay,
+    waiting: AtomicUsize,
+}
+
+impl Door {
+    /// To a queue in which waiting for `target` is acceptable.
+    pub(crate) fn new(target: Duration) -> Arc<Self> {
+        Arc::new(Self { delay: QueueDelay::new(target), waiting: AtomicUsize::new(0) })
+    }
+
+    /// Whether somebody who comes now is to be refused.
+    pub(crate) fn refuses_next(&self, now: Instant) -> bool {
+        self.delay.refuses_next(self.waiting.load(Ordering::Relaxed), now)
+    }
+
+    /// Somebody comes to wait.
+    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting { door: Arc::clone(self), came_at: now }
+    }
+}
+
+/// Somebody who waits, for as long as this exists.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    door: Arc<Door>,
+    came_at: Instant,
+}
+
+impl Waiting {
+    /// Whether this is where they wait.
+    pub(crate) fn is_at(&self, door: &Arc<Door>) -> bool {
+        Arc::ptr_eq(&self.door, door)
+    }
+
+    /// They wait elsewhere from now on, as if they had come there.
+    pub(crate) fn moves_to(self, door: &Arc<Door>) -> Self {
+        door.enter(self.came_at)
+    }
+
+    /// Their turn has come; says whether to refuse them.
+    pub(crate) fn refused(self, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.came_at);
+        let others = self.door.waiting.load(Ordering::Relaxed).saturating_sub(1);
+        self.door.delay.refuses(waited, others, now)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.door.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn whole_us(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
     const TARGET_MS: u64 = 10;
@@ -168,17 +307,100 @@ mod tests {
     }
 
     #[test]
-    fn who_would_wait_too_long_does_not_enter() {
+    fn of_those_who_would_wait_too_long_a_share_does_not_enter() {
         let queue = queue();
         assert!(leave(&queue, 0, 100, 25));
-        // Ten leave each millisecond, so of 150 who wait the last does for 15 ms.
-        let refuses = |waiting, ms| queue.refuses_next(waiting, at(&queue, ms));
-        assert!(!refuses(150, 100) && refuses(250, 100), "more than twice the target");
-        assert!(!refuses(250, 200), "what was long ago says nothing of now");
+        // Ten leave each millisecond, so of 250 who wait the last does for 25 ms.
+        let refused = |waiting, ms| {
+            let times = (0..1_000).filter(|_| queue.refuses_next(waiting, at(&queue, ms)));
+            times.count()
+        };
+        assert_eq!(refused(150, 100), 0, "one and a half targets is what is aimed at");
+        let few = refused(250, 101);
+        assert!((1..600).contains(&few), "{few}");
+        let many = refused(900, 101);
+        assert!((900..1_000).contains(&many), "{many}");
+        assert_eq!(refused(250, 200), 0, "what was long ago says nothing of now");
         assert!(!leave(&queue, 200, 240, 5));
-        assert!(!refuses(900, 240), "a burst, while nobody has waited too long");
-        assert!(refuses(1_100, 240), "a burst of more than ten times the target");
-        assert!(!refuses(0, 240));
+        assert_eq!(refused(900, 240), 0, "a burst, while nobody has waited too long");
+        assert_eq!(refused(1_100, 240), 1_000, "a burst of more than ten times the target");
+        assert_eq!(refused(0, 240), 0);
+    }
+
+    /// What came of the second half of a long overload.
+    #[derive(Debug)]
+    struct Course {
+        idle: u64,
+        delay_ms: [u64; 2],
+    }
+
+    /// So many times as many come as can be served, ten each millisecond; whoever is let in comes
+    /// to the queue only after a lag.
+    fn overload(times: u64, lag_ms: u64) -> Course {
+        const STEPS: u64 = 100_000;
+        let queue = QueueDelay::new(Duration::from_millis(10 * TARGET_MS));
+        let (mut on_the_way, mut waiting) = (VecDeque::new(), VecDeque::new());
+        let (mut idle, mut least, mut most) = (0, u64::MAX, 0);
+        for step in 0..STEPS {
+            let now = queue.started + Duration::from_micros(100 * step);
+            for _ in 0..times {
+                if !queue.refuses_next(waiting.len(), now) {
+                    on_the_way.push_back(step + 10 * lag_ms);
+                }
+            }
+            while on_the_way.front().is_some_and(|comes| *comes <= step) {
+                waiting.extend(on_the_way.pop_front());
+            }
+            let served = waiting.pop_front();
+            if let Some(came) = served {
+                queue.note(Duration::from_micros(100 * (step - came)), now);
+            }
+            if step >= STEPS / 2 {
+                idle += u64::from(served.is_none());
+                least = least.min(waiting.len() as u64 / 10);
+                most = most.max(waiting.len() as u64 / 10);
+            }
+        }
+        Course { idle, delay_ms: [least, most] }
+    }
+
+    /// Neither does the queue run empty nor does it grow long, however much comes, and although
+    /// what it tells is old.
+    #[test]
+    fn in_overload_the_delay_stays_by_the_target_and_nobody_is_idle() {
+        for times in [2, 3, 10] {
+            for lag_ms in [0, 100, 200] {
+                let course = overload(times, lag_ms);
+                let Course { idle, delay_ms: [least, most] } = course;
+                let near = idle == 0 && least >= 100 && most <= 200;
+                assert!(near, "{times} x, {lag_ms} ms late, a target of 100 ms: {course:?}");
+            }
+        }
+    }
+
+    /// Were those counted who are refused, the queue would seem to move as fast as they go.
+    #[test]
+    fn only_those_who_are_served_tell_how_fast_it_moves() {
+        let queue = queue();
+        assert!(!leave(&queue, 0, 40, 15), "one each tenth of a millisecond is served");
+        let (waited, now) = (Duration::from_millis(25), at(&queue, 41));
+        let refused = (0..10_000).all(|_| queue.refuses(waited, WAITING_MIN, now));
+        assert!(refused && queue.refuses(waited, WAITING_MIN, at(&queue, 60)));
+        assert!(!queue.refuses(Duration::from_millis(15), WAITING_MIN, at(&queue, 60)));
+        assert!(queue.refuses_next(500, at(&queue, 60)), "they would wait for 50 ms still");
+    }
+
+    #[test]
+    fn who_waits_counts_until_taken_out_or_given_up() {
+        let (door, now) = (Door::new(Duration::from_millis(TARGET_MS)), Instant::now());
+        let all: Vec<Waiting> = (0..3).map(|_| door.enter(now)).collect();
+        let count = || door.waiting.load(Ordering::Relaxed);
+        assert_eq!(count(), 3);
+        let mut all = all.into_iter();
+        assert!(all.next().is_some_and(|first| !first.refused(now)));
+        assert_eq!(count(), 2);
+        drop(all);
+        assert_eq!(count(), 0);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! journal under way while the next batch gathers, timers, retries, and bounds on everything.
 
 mod admission;
+mod beginning;
 mod blame;
 mod clock;
 mod crash_point;
@@ -35,6 +36,7 @@ pub mod view;
 mod watchers;
 
 pub use admission::QueueDelay;
+pub use beginning::{Admitted, BeginReply, BeginRequest};
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, CommitError, EnlistError, ResolveError, StartError, Unavailable};
 pub use explain::{Awaited, Choice, Explanation};
@@ -42,7 +44,7 @@ pub use filter::{Cursor, Filter};
 pub use history::HistoryError;
 pub use interactive::EnlistRequest;
 pub use local::{ExecuteError, Executed, LocalTransactionManager, Service, Vote};
-pub use manager::{BeginReply, BeginRequest, DecisionReply, Page, TransactionManager};
+pub use manager::{DecisionReply, Page, TransactionManager};
 pub use offline::{count_history, read_folder};
 pub use operation::{
     Operation, RecordService, Records, Undo, UpdateAccountBalance, UpdateUserProfile,

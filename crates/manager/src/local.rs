@@ -12,8 +12,9 @@ use unanimity_core::{
     Answer, BranchPlan, Call, Kind, Operation as Asked, Options, Plan, TransactionId,
 };
 
+use crate::beginning::{BeginReply, BeginRequest};
 use crate::error::{BeginError, StartError, Unavailable};
-use crate::manager::{BeginReply, BeginRequest, TransactionManager};
+use crate::manager::TransactionManager;
 use crate::operation::Operation;
 use crate::starting::ManagerConfig;
 use crate::transport::{CallFuture, Transport};

@@ -1,78 +1,27 @@
 //! The face of the manager: passes requests to the shard that an id names, and merges what the
-//! shards and the history know. How it starts is `starting`'s; what a shard does is `shard`'s.
+//! shards and the history know. How a transaction begins is `beginning`'s; how the manager starts,
+//! `starting`'s; what a shard does, `shard`'s.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use unanimity_core::{
-    BranchPlan, Event, Options, Outcome, Plan, PlanError, TransactionId, digested_bytes, splitmix64,
-};
+use unanimity_core::{BranchPlan, Event, Outcome, TransactionId};
 
-use crate::admission::QueueDelay;
-use crate::error::{BeginError, StartError, Unavailable};
+use crate::admission::Door;
+use crate::beginning::shard_of;
+use crate::error::{StartError, Unavailable};
 use crate::explain::Explanation;
 use crate::filter::{Cursor, Filter};
 use crate::history::{Ended, HistoryPlace, HistoryReader};
 use crate::panics;
-use crate::shard::{BeginCommand, Command};
+use crate::shard::Command;
 use crate::starting::{Internals, ManagerConfig, start};
 use crate::transport::Transport;
 use crate::view::{TimelineView, TransactionView};
-use crate::watchers::{BeginAnswer, Begun, Shown, Told, Wait};
-
-/// A request to begin a transaction.
-#[derive(Clone, Debug)]
-pub struct BeginRequest {
-    /// The id, if the caller chooses it.
-    pub id: Option<TransactionId>,
-    /// What to do.
-    pub plan: Plan,
-    /// Until when to wait.
-    pub wait: Wait,
-    /// Whether the id was made up just now, so that nobody can have used it.
-    fresh: bool,
-    /// The options as the caller asked for them, if the plan's were filled up from elsewhere.
-    asked: Option<Options>,
-}
-
-impl BeginRequest {
-    /// A request under an id of the manager's choice.
-    #[must_use]
-    pub const fn new(plan: Plan, wait: Wait) -> Self {
-        Self { id: None, plan, wait, fresh: true, asked: None }
-    }
-
-    /// A request under an id of the caller's choice: making it again gives the same transaction.
-    #[must_use]
-    pub const fn with_id(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: false, asked: None }
-    }
-
-    /// A request under an id from [`TransactionManager::generate_id`], used for nothing before.
-    #[must_use]
-    pub const fn fresh(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: true, asked: None }
-    }
-
-    /// The options that the caller asked for, where the plan's own were filled up from a
-    /// configuration: so that the same request is the same also after that has changed.
-    #[must_use]
-    pub fn asking(self, options: Options) -> Self {
-        Self { asked: Some(options), ..self }
-    }
-}
-
-/// What a request to begin came to.
-#[derive(Clone, Debug)]
-pub struct BeginReply {
-    /// The transaction, as it was when what was waited for had come.
-    pub transaction: TransactionView,
-    /// Whether it had begun before, by the same request.
-    pub existed: bool,
-}
+use crate::watchers::{Shown, Wait};
 
 /// What a participant in doubt is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,20 +48,24 @@ pub struct Page {
 /// The embeddable transaction manager. Cloning gives another handle to the same one.
 #[derive(Clone)]
 pub struct TransactionManager {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    running: Running,
-    stopping: AtomicBool,
+pub(crate) struct Inner {
+    pub(crate) running: Running,
+    pub(crate) stopping: AtomicBool,
+    /// Whose turn it is to say whether somebody is let in.
+    pub(crate) turn: AtomicUsize,
 }
 
 /// A manager's moving parts, as `starting` hands them over.
 pub(crate) struct Running {
     pub(crate) coordinator: u64,
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
-    /// How long beginnings wait, by shard.
-    pub(crate) delays: Vec<Arc<QueueDelay>>,
+    /// Where beginnings wait, by shard.
+    pub(crate) doors: Vec<Arc<Door>>,
+    /// Counts the beginnings that were refused before they came to wait.
+    pub(crate) turned_away: metrics::Counter,
     pub(crate) history: Arc<HistoryReader>,
     pub(crate) place: HistoryPlace,
     pub(crate) transport: Arc<dyn Transport>,
@@ -146,7 +99,8 @@ impl TransactionManager {
     }
 
     pub(crate) fn from_running(running: Running) -> Self {
-        Self { inner: Arc::new(Inner { running, stopping: AtomicBool::new(false) }) }
+        let (stopping, turn) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { inner: Arc::new(Inner { running, stopping, turn }) }
     }
 
     /// The coordinator's own id: random, made with the first use of its data folder, and kept
@@ -161,90 +115,6 @@ impl TransactionManager {
     #[must_use]
     pub fn generate_id() -> TransactionId {
         crate::generate::generate_id()
-    }
-
-    /// Begins a transaction and waits as the request says.
-    ///
-    /// # Errors
-    /// [`BeginError`] says why it did not begin. [`Unavailable::ShardFailed`] is different: whether
-    /// it began is not known, and the same id can safely be used to ask again.
-    pub async fn begin(&self, request: BeginRequest) -> Result<BeginReply, BeginError> {
-        let (reply, replied) = oneshot::channel();
-        let fingerprint = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
-        match replied.await.map_err(|_| self.unavailable())?? {
-            Begun::Shown { transaction, existed } => {
-                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
-            }
-            Begun::InHistory(id) => {
-                let view = self.begun_before(&id, fingerprint).await?;
-                Ok(BeginReply { transaction: view, existed: true })
-            }
-        }
-    }
-
-    /// The same, told no more than the outcome: for initiators with so many transactions that
-    /// copying the branches of each matters.
-    ///
-    /// # Errors
-    /// As [`Self::begin`].
-    pub async fn begin_and_tell(&self, request: BeginRequest) -> Result<Told, BeginError> {
-        let (reply, replied) = oneshot::channel();
-        let fingerprint = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
-        match replied.await.map_err(|_| self.unavailable())?? {
-            Ok(told) => Ok(told),
-            Err(id) => {
-                let view = self.begun_before(&id, fingerprint).await?;
-                Ok(Told::of_view(id, view))
-            }
-        }
-    }
-
-    /// Checks a request and sends it to its shard; gives back its fingerprint.
-    async fn ask_to_begin(
-        &self,
-        request: BeginRequest,
-        reply: BeginAnswer,
-    ) -> Result<u128, BeginError> {
-        if self.inner.stopping.load(Ordering::Relaxed) {
-            return Err(Unavailable::Stopping.into());
-        }
-        request.plan.check()?;
-        self.check_participants(&request.plan)?;
-        self.check_busy(&request.plan)?;
-        let may_be_used = !request.fresh;
-        let fingerprint = match request.asked {
-            _ if !may_be_used => 0,
-            None => fingerprint(&request.plan),
-            Some(options) => {
-                let (open, branches) = (request.plan.open, request.plan.branches.clone());
-                fingerprint(&Plan { open, branches, options })
-            }
-        };
-        let id = request.id.unwrap_or_else(Self::generate_id);
-        let shard = shard_of(&id, self.inner.running.shards.len());
-        let (plan, wait) = (request.plan, request.wait);
-        if self.is_overloaded(shard) {
-            return Err(BeginError::Overloaded.counted());
-        }
-        let came_at = Instant::now();
-        let command = BeginCommand { id, fingerprint, plan, may_be_used, came_at, wait, reply };
-        let sent = self.inner.running.shards[shard].send(Command::Begin(command)).await;
-        sent.map_err(|_| self.unavailable())?;
-        Ok(fingerprint)
-    }
-
-    /// A transaction that the history holds, begun by the same request.
-    async fn begun_before(
-        &self,
-        id: &TransactionId,
-        fingerprint: u128,
-    ) -> Result<TransactionView, BeginError> {
-        let ended = self.in_history(id, false).await?;
-        let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
-        if ended.fingerprint != fingerprint {
-            return Err(BeginError::IdReused(id.to_string()));
-        }
-        Ok(ended.view)
     }
 
     /// Shows a transaction; `None` if nobody has a record of it.
@@ -401,39 +271,6 @@ impl TransactionManager {
         self.inner.running.transport.check_branch(branch)
     }
 
-    fn check_participants(&self, plan: &Plan) -> Result<(), PlanError> {
-        for (index, branch) in plan.branches.iter().enumerate() {
-            if let Err((code, message)) = self.check_branch(branch) {
-                let field = format!("branches[{index}].participant");
-                return Err(PlanError { code, field, message });
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses a plan that names a participant which is asked for more than it does already.
-    fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
-        let transport = &self.inner.running.transport;
-        let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
-        busy.map_or(Ok(()), |busy| {
-            Err(BeginError::ParticipantBusy(busy.participant.to_string()).counted())
-        })
-    }
-
-    /// Whether a beginning would be refused now, whatever it is: for those who would have to read
-    /// it first.
-    #[must_use]
-    pub fn refuses_all(&self) -> bool {
-        (0..self.inner.running.shards.len()).all(|shard| self.is_overloaded(shard))
-    }
-
-    fn is_overloaded(&self, shard: usize) -> bool {
-        let running = &self.inner.running;
-        let queue = &running.shards[shard];
-        let waiting = queue.max_capacity() - queue.capacity();
-        running.delays[shard].refuses_next(waiting, Instant::now())
-    }
-
     /// Returns when a shard has failed, with what failed. The process should then end: recovery is
     /// the repair.
     pub async fn failed(&self) -> String {
@@ -509,7 +346,7 @@ impl TransactionManager {
         replied.await.map_err(|_| self.unavailable())
     }
 
-    async fn in_history(
+    pub(crate) async fn in_history(
         &self,
         id: &TransactionId,
         with_timeline: bool,
@@ -534,17 +371,6 @@ impl TransactionManager {
 async fn none_left(running: &mut watch::Receiver<usize>) {
     // dropped: an error says that the count's owners are gone, and with them every shard.
     let _ = running.wait_for(|count| *count == 0).await;
-}
-
-/// Which shard an id names. Part of the data format: it must never change.
-fn shard_of(id: &TransactionId, shards: usize) -> usize {
-    let hash = id.as_str().bytes().fold(0, |state, byte| splitmix64(state ^ u64::from(byte)));
-    usize::try_from(hash % shards as u64).unwrap_or(0)
-}
-
-/// A digest of a plan: SHA-1 (as UUID version 5 uses it) over bytes that no version changes.
-fn fingerprint(plan: &Plan) -> u128 {
-    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &digested_bytes(plan)).as_u128()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -573,28 +399,4 @@ fn page(mut found: Vec<(TransactionView, Option<TimelineView>)>, limit: usize) -
     let last = found.last().filter(|_| more);
     let next = last.map(|(view, _)| Cursor { begun_at_ms: view.begun_at_ms, id: view.id.clone() });
     Page { transactions: found, next }
-}
-
-#[cfg(test)]
-mod tests {
-    use unanimity_core::{Kind, Options};
-
-    use super::*;
-
-    /// Both are in data folders: were they to change, ids would be looked for in the wrong shard,
-    /// and requests that are made again after an upgrade would be refused.
-    #[test]
-    fn what_names_shards_and_requests_never_changes() {
-        let shard = |name: &str| shard_of(&TransactionId::new(name).unwrap(), 64);
-        assert_eq!(["a", "b", "order-4711"].map(shard), [49, 21, 21]);
-        let address = "http://127.0.0.1:7001/";
-        let payload = b"{}".as_slice().into();
-        let branch = BranchPlan { payload, ..BranchPlan::new("accounts", address, Kind::TwoPhase) };
-        let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
-        let digest = |plan: &Plan| format!("{:x}", fingerprint(plan));
-        // What records of version 1 hold.
-        assert_eq!(digest(&plan), "c74d13f07339534c99c83b443dd9244b");
-        let open = Plan { open: true, ..plan.clone() };
-        assert_eq!(digest(&open), "b3d115ee8a65b2ab3c73b530bb05c23");
-    }
 }

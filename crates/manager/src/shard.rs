@@ -14,7 +14,7 @@ use unanimity_core::{
 };
 use unanimity_journal::JournalError;
 
-use crate::admission::QueueDelay;
+use crate::admission::Waiting;
 use crate::blame::Blame;
 use crate::clock::Clock;
 use crate::crash_point::{crash_point, panic_point};
@@ -73,7 +73,7 @@ impl Default for Bounds {
 
 /// What others ask of a shard.
 pub(crate) enum Command {
-    Begin(BeginCommand),
+    Begin(BeginCommand, Waiting),
     /// Show a transaction, now or when what is waited for has come. `None`: not known here.
     Get {
         id: TransactionId,
@@ -111,8 +111,6 @@ pub(crate) struct BeginCommand {
     pub(crate) plan: Plan,
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
-    /// When it came to wait for the shard.
-    pub(crate) came_at: Instant,
     pub(crate) wait: Wait,
     pub(crate) reply: BeginAnswer,
 }
@@ -140,7 +138,6 @@ pub(crate) struct ShardParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) delay: Arc<QueueDelay>,
     pub(crate) journal: std_mpsc::Sender<JournalCommand>,
     pub(crate) receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
@@ -160,8 +157,6 @@ pub(crate) struct Shard {
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
-    /// How long beginnings wait among the commands.
-    delay: Arc<QueueDelay>,
     answers: mpsc::UnboundedReceiver<Event>,
     answers_sender: mpsc::UnboundedSender<Event>,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
@@ -221,7 +216,6 @@ impl Shard {
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
-            delay: parts.delay,
             answers,
             answers_sender,
             looked_up,
@@ -441,7 +435,7 @@ impl Shard {
     /// Says whether the shard is to end at once.
     fn on_command(&mut self, command: Command) -> bool {
         match command {
-            Command::Begin(command) => self.on_begin(command),
+            Command::Begin(command, waiting) => self.on_begin(command, waiting),
             Command::Get { id, wait, reply } => {
                 self.resume(&id);
                 self.show(
@@ -477,14 +471,12 @@ impl Shard {
         false
     }
 
-    fn on_begin(&mut self, command: BeginCommand) {
+    fn on_begin(&mut self, command: BeginCommand, waiting: Waiting) {
         if self.stopping {
             command.reply.refuse(Unavailable::Stopping.into());
             return;
         }
-        let now = self.now;
-        let waited = now.saturating_duration_since(command.came_at);
-        if self.delay.refuses(waited, self.commands.len(), now) {
+        if waiting.refused(self.now) {
             command.reply.refuse(BeginError::Overloaded);
             return;
         }

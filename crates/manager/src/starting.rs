@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 use unanimity_core::{Coordinator, CoordinatorConfig, Doing, TransactionId, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
-use crate::admission::QueueDelay;
+use crate::admission::Door;
 use crate::blame::{Blame, Blamed, text_of};
 use crate::clock::Clock;
-use crate::error::{StartError, Unavailable};
+use crate::error::{BeginError, StartError, Unavailable};
 use crate::history::{
     ArchiveRequest, HistoryPlace, HistoryReader, archived_up_to, coordinator_id, known_shards,
     open_history, remember_shards, write_history,
@@ -29,7 +29,7 @@ use crate::shard::{Bounds, Shard, ShardParts, WasUsed};
 use crate::transport::Transport;
 
 /// How many commands may wait for a shard before callers wait themselves.
-const COMMANDS_MAX: usize = 4_096;
+const COMMANDS_MAX: usize = 16_384;
 
 /// Where a manager keeps its journal and history.
 #[derive(Clone, Debug)]
@@ -218,12 +218,11 @@ impl Starting {
         let (archive, requests) = std_mpsc::channel();
         let (gather, blame) = (self.bounds.gather, self.blame.clone());
         self.thread("history", move || write_history(writer, &requests, gather, &blame))?;
-        let (mut shards, mut delays) = (Vec::new(), Vec::new());
+        let (mut shards, mut doors) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(recovered) {
             let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-            let delay = Arc::new(QueueDelay::new(self.queue_delay_target));
-            delays.push(Arc::clone(&delay));
-            let shard = self.shard(number, opened, (commands, delay), archive.clone())?;
+            doors.push(Door::new(self.queue_delay_target));
+            let shard = self.shard(number, opened, commands, archive.clone())?;
             let watcher = Watcher {
                 number,
                 blame: self.blame.clone(),
@@ -239,7 +238,8 @@ impl Starting {
         let running = Running {
             coordinator,
             shards,
-            delays,
+            doors,
+            turned_away: BeginError::counter("overloaded"),
             history,
             place,
             transport,
@@ -254,7 +254,7 @@ impl Starting {
         &mut self,
         number: u16,
         (engine, recovered): Opened,
-        (commands, delay): (mpsc::Receiver<crate::shard::Command>, Arc<QueueDelay>),
+        commands: mpsc::Receiver<crate::shard::Command>,
         history: std_mpsc::Sender<ArchiveRequest>,
     ) -> Result<Shard, StartError> {
         let (journal, journal_commands) = std_mpsc::channel();
@@ -272,7 +272,6 @@ impl Starting {
             transport: Arc::clone(&self.transport),
             was_used: was_used(&self.history),
             commands,
-            delay,
             journal,
             receipts,
             history,

@@ -3,7 +3,7 @@
 //! from the environment. What is asked and answered is in [`crate::api`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header, response};
@@ -19,6 +19,7 @@ use crate::api::{
     DecisionAnswer, Problem, Timeline, TransactionList, TransactionRequest, TransactionStatus,
 };
 use crate::contract::JSON;
+use crate::restraint::{Restraint, Set};
 
 /// Why the coordinator gave no answer that can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +83,9 @@ pub struct ClientOptions {
     /// How long a step of an interactive transaction is asked for again, in milliseconds, where no
     /// answer comes or the refusal passes (429, 503); 0: once. The other requests are made once.
     pub patience_ms: u64,
+    /// Whether beginnings are refused here, unsent, of which the coordinator would refuse most:
+    /// where it refuses many as `overloaded`, little more is sent than it accepts.
+    pub holds_back: bool,
 }
 
 impl Default for ClientOptions {
@@ -92,6 +96,7 @@ impl Default for ClientOptions {
             requests_max: 256,
             answer_bytes_max: 32 * 1024 * 1024,
             patience_ms: AskPolicy::default().patience_ms,
+            holds_back: true,
         }
     }
 }
@@ -103,6 +108,8 @@ pub struct Client {
     base_url: Arc<str>,
     authorization: Option<HeaderValue>,
     permits: Arc<Semaphore>,
+    /// None: everything is sent.
+    restraint: Option<Arc<Restraint>>,
     options: ClientOptions,
 }
 
@@ -136,11 +143,13 @@ impl Client {
             .pool_max_idle_per_host(options.requests_max)
             .build(connector);
         let permits = Arc::new(Semaphore::new(options.requests_max));
-        Ok(Self { connections, base_url, authorization, permits, options })
+        let restraint = options.holds_back.then(Arc::default);
+        Ok(Self { connections, base_url, authorization, permits, restraint, options })
     }
 
     /// Begins a transaction, and waits for what the request's `wait` says. Sending the same request
-    /// with the same id again is safe.
+    /// with the same id again is safe. While the coordinator is overloaded it may be refused here,
+    /// unsent: see [`ClientOptions::holds_back`].
     ///
     /// # Errors
     /// [`ClientError`].
@@ -148,9 +157,18 @@ impl Client {
         &self,
         request: &TransactionRequest,
     ) -> Result<TransactionStatus, ClientError> {
+        let set = Set::of(request.branches.iter().map(|branch| branch.participant.as_str()));
+        if let Some(restraint) = &self.restraint {
+            restraint.pass(set, Instant::now())?;
+        }
         let body = serde_json::to_vec(request)
             .map_err(|error| ClientError::Unusable(error.to_string()))?;
-        self.ask(Method::POST, "/v1/transactions", Some(body.into()), Duration::ZERO).await
+        let path = "/v1/transactions";
+        let begun = self.ask(Method::POST, path, Some(body.into()), Duration::ZERO).await;
+        if let Some(restraint) = &self.restraint {
+            restraint.hear(set, &begun, Instant::now());
+        }
+        begun
     }
 
     /// Where a transaction stands; with `wait`, after it is complete or that time has passed.

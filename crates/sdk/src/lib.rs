@@ -47,6 +47,7 @@ mod problem;
 pub mod prune;
 #[cfg(feature = "sqlite")]
 pub mod resource;
+mod restraint;
 mod router;
 mod service;
 #[cfg(any(feature = "postgres", feature = "mariadb"))]

@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
-pub use self::body::{BodyTimeout, read_body};
+pub use self::body::{BodyTimeout, pass_over, read_body};
 use self::body::{CountedBody, TimedBody};
 use self::crowd::Crowd;
 use self::watch::{Activity, Counted, WatchedStream};

@@ -215,8 +215,8 @@ codes! {
     OVERLOADED "overloaded" 429 "The coordinator is overloaded"
         "More is begun than this machine carries out: for four times \
         limits.queue_delay_target_ms every beginning has waited for its turn for longer than \
-        that. Those that have waited twice as long are refused, before anything is done for \
-        them, so that what is begun ends in good time."
+        that. So many are refused, before anything is done for them, that those that are let in \
+        wait for about one and a half times as long."
         "Try again after the seconds that Retry-After names, and later each time; if it lasts, \
         begin less, or give the coordinator more cores or a faster disk."
     PARTICIPANT_BUSY "participant_busy" 429 "A participant is asked for more than it does"

@@ -1,8 +1,10 @@
 //! More is begun than can be carried out: what is refused is refused before it has begun, what has
 //! begun ends as ever, and afterwards all is as before.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 
 use unanimity::core::{Answer, Call};
 use unanimity::{
@@ -69,7 +71,38 @@ async fn beginnings_that_wait_too_long_are_refused_and_the_others_are_not() {
         initiators.spawn(async move { begin_until_refused(&manager, &refused).await });
     }
     soon(initiators.join_all()).await;
-    assert!(!manager.refuses_all(), "nobody waits any more, so somebody may come");
+    assert!(manager.admit().is_ok(), "nobody waits any more, so somebody may come");
+    assert!(over(&manager, &["a", "b"]).await.is_ok());
+}
+
+/// Begins transaction after transaction until anybody is refused before the runtime has had a turn.
+/// It has one thread, so until then no shard can have run.
+async fn begin_until_refused_at_once(manager: &TransactionManager, refused: &AtomicU64) {
+    while refused.load(Ordering::Relaxed) == 0 {
+        let mut begins = Box::pin(over(manager, &["a", "b"]));
+        let at_once = begins.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        let answer = match at_once {
+            Poll::Ready(Err(BeginError::Overloaded)) => {
+                refused.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            Poll::Ready(answer) => answer,
+            Poll::Pending => begins.await,
+        };
+        assert!(matches!(answer, Ok(_) | Err(BeginError::Overloaded)), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn where_too_many_wait_a_shard_is_not_even_woken_to_refuse() {
+    let (_carriage, manager) = start(TARGET_MS);
+    let refused = Arc::new(AtomicU64::new(0));
+    let mut initiators = tokio::task::JoinSet::new();
+    for _ in 0..INITIATORS {
+        let (manager, refused) = (manager.clone(), Arc::clone(&refused));
+        initiators.spawn(async move { begin_until_refused_at_once(&manager, &refused).await });
+    }
+    soon(initiators.join_all()).await;
     assert!(over(&manager, &["a", "b"]).await.is_ok());
 }
 

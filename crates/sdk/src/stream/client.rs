@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 use tokio::sync::oneshot;
@@ -18,6 +18,7 @@ use super::generated::transactions_client::TransactionsClient;
 use super::generated::{Begin, BeginBatch, BeginRequest, Begun, BegunBatch, Transaction, begun};
 use super::{BATCH_BYTES, BATCH_ENTRIES_MAX, MESSAGE_BYTES_MAX};
 use crate::client::ClientError;
+use crate::restraint::{Restraint, Set};
 
 /// A client's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +27,13 @@ pub struct StreamClientOptions {
     pub connect_timeout_ms: u64,
     /// The most requests that are not answered; more are refused here.
     pub requests_max: usize,
+    /// As [`ClientOptions::holds_back`](crate::ClientOptions::holds_back).
+    pub holds_back: bool,
 }
 
 impl Default for StreamClientOptions {
     fn default() -> Self {
-        Self { connect_timeout_ms: 2_000, requests_max: 65_536 }
+        Self { connect_timeout_ms: 2_000, requests_max: 65_536, holds_back: true }
     }
 }
 
@@ -59,6 +62,8 @@ impl Drop for HangUp {
 struct Inner {
     coordinator: Coordinator,
     options: StreamClientOptions,
+    /// None: everything is sent.
+    restraint: Option<Restraint>,
     state: Mutex<State>,
 }
 
@@ -97,7 +102,8 @@ impl StreamClient {
         options: StreamClientOptions,
     ) -> Result<Self, ClientError> {
         let coordinator = Coordinator::new(base_url, token, options.connect_timeout_ms)?;
-        let inner = Arc::new(Inner { coordinator, options, state: Mutex::default() });
+        let restraint = options.holds_back.then(Restraint::default);
+        let inner = Arc::new(Inner { coordinator, options, restraint, state: Mutex::default() });
         Ok(Self { _hang_up: Arc::new(HangUp(Arc::clone(&inner))), inner })
     }
 
@@ -111,10 +117,19 @@ impl StreamClient {
         &self,
         request: impl Into<BeginRequest>,
     ) -> Result<Transaction, ClientError> {
+        let request = request.into();
+        let set = Set::of(request.branches.iter().map(|branch| branch.participant.as_str()));
+        if let Some(restraint) = &self.inner.restraint {
+            restraint.pass(set, Instant::now())?;
+        }
         let (reply, replied) = oneshot::channel();
-        self.enqueue(request.into(), reply)?;
+        self.enqueue(request, reply)?;
         let lost = || ClientError::NoAnswer("the stream's task has ended".to_owned());
-        replied.await.map_err(|_| lost())?
+        let begun = replied.await.map_err(|_| lost())?;
+        if let Some(restraint) = &self.inner.restraint {
+            restraint.hear(set, &begun, Instant::now());
+        }
+        begun
     }
 
     fn enqueue(&self, request: BeginRequest, reply: Reply) -> Result<(), ClientError> {

@@ -1,5 +1,6 @@
 //! The initiator's client against a coordinator of a few lines.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -173,4 +174,36 @@ async fn what_stays_wrong_is_asked_once_and_so_is_everything_without_patience() 
     let (url, seen) = answering(vec![problem(503, "stopping")]).await;
     Client::new(&url, None).unwrap().begin(&named()).await.unwrap_err();
     assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+/// Asks until something does not arrive, or so many requests have.
+async fn ask_too_much(holds_back: bool, arrive_max: usize) -> (usize, usize) {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&arrived);
+    let app = Router::new().fallback(async move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        problem(429, "overloaded")
+    });
+    let options = ClientOptions { holds_back, ..ClientOptions::default() };
+    let client = Client::with_options(&serve(app).await, None, options).unwrap();
+    let (mut asked, arrived) = (0, || arrived.load(Ordering::Relaxed));
+    while asked == arrived() && asked < arrive_max {
+        let mut together = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let client = client.clone();
+            together.spawn(async move { client.begin(&TransactionRequest::default()).await });
+        }
+        for answer in together.join_all().await {
+            assert_eq!(answer.unwrap_err().code(), Some("overloaded"));
+            asked += 1;
+        }
+    }
+    (asked, arrived())
+}
+
+#[tokio::test]
+async fn what_would_be_refused_is_not_even_sent_unless_that_is_asked_for() {
+    let (asked, arrived) = ask_too_much(true, usize::MAX).await;
+    assert!(arrived < asked);
+    assert_eq!(ask_too_much(false, 1_000).await, (1_000, 1_000));
 }

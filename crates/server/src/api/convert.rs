@@ -303,8 +303,16 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
     }
 }
 
+/// Why a beginning was not even looked at.
+pub(super) fn problem_of_admission(error: BeginError) -> Problem {
+    match error {
+        BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
+        _ => overloaded(), // There is no other reason.
+    }
+}
+
 /// More is begun than can be carried out.
-pub(super) fn overloaded() -> Problem {
+fn overloaded() -> Problem {
     Problem::new(code::OVERLOADED, BeginError::Overloaded.to_string()).with_retry_after_s(1)
 }
 

@@ -11,7 +11,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 use unanimity::core::{self, TransactionId};
 use unanimity::view::TransactionView;
-use unanimity::{DecisionReply, Told, Wait};
+use unanimity::{Admitted, DecisionReply, Told, Wait};
 use unanimity_sdk::api::{BranchRequest, TransactionRequest};
 use unanimity_sdk::stream::transactions_server::{Transactions, TransactionsServer};
 use unanimity_sdk::stream::{
@@ -124,10 +124,14 @@ async fn begin(api: &Api, message: BeginRequest) -> Result<TransactionView, Prob
 }
 
 /// The same, told no more than what became of it.
-async fn begin_and_tell(api: &Api, message: BeginRequest) -> Result<Transaction, Problem> {
+async fn begin_and_tell(
+    api: &Api,
+    admitted: Admitted,
+    message: BeginRequest,
+) -> Result<Transaction, Problem> {
     let shared = &api.shared;
     let (Planned { id, begin, .. }, request) = planned(shared, message)?;
-    match tokio::time::timeout(WAIT_MAX, shared.manager.begin_and_tell(begin)).await {
+    match tokio::time::timeout(WAIT_MAX, admitted.begin_and_tell(begin)).await {
         Ok(told) => Ok(brief(told.map_err(|error| problem_of_begin(error, &request))?)),
         Err(_) => {
             let shown = shared.manager.get(&id).await.map_err(problem_of_unavailable)?;

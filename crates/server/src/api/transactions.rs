@@ -17,7 +17,7 @@ use unanimity_sdk::api::{
 use super::convert::{self, problem_of_begin, problem_of_unavailable};
 use super::extract::{Id, Parameters};
 use super::{Api, WAIT_MAX};
-use crate::inbound::read_body;
+use crate::inbound::{pass_over, read_body};
 use crate::problem::{Problem, code, parse_json};
 
 /// How many transactions a page holds if nobody says.
@@ -64,16 +64,20 @@ pub(super) async fn begin(
     body: Body,
 ) -> Result<Response, Problem> {
     let shared = &api.shared;
-    if shared.manager.refuses_all() {
-        // Before it is read: a refusal must cost as little as it can.
-        return Err(convert::overloaded());
-    }
+    let admitted = match shared.manager.admit() {
+        Ok(admitted) => admitted.stand_aside(),
+        Err(error) => {
+            // Before it is understood: a refusal must cost as little as it can.
+            pass_over(body).await;
+            return Err(convert::problem_of_admission(error));
+        }
+    };
     check_content_type(&headers)?;
     let body = read_body(body, shared.limits.body_bytes_max).await?;
     let request: TransactionRequest = parse_json(&body, shared.limits.json_depth_max)?;
     let convert::Planned { id, begin, wait } = convert::planned(shared, &request, &headers)?;
     drop(body);
-    let begun = tokio::time::timeout(WAIT_MAX, shared.manager.begin(begin)).await;
+    let begun = tokio::time::timeout(WAIT_MAX, admitted.begin(begin)).await;
     let transaction = match begun {
         Ok(begun) => begun.map_err(|error| problem_of_begin(error, &request))?.transaction,
         Err(_) => found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?,

@@ -45,6 +45,9 @@ impl hyper::body::Body for CountedBody {
 const REST_TIMEOUT: Duration = Duration::from_secs(2);
 const REST_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// A body that nobody wants and that is no longer is read at once.
+const PASSED_BYTES_MAX: u64 = 16 * 1024;
+
 /// A request's body that must be complete by a deadline. What is left of it when it is dropped is
 /// read and thrown away for a while, because of this:
 /// 1. A client sends a body that is too large. After the first part it is refused.
@@ -158,6 +161,15 @@ pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
         Err(error) => {
             Err(Problem::new(code::MALFORMED_JSON, format!("the body broke off: {error}")))
         }
+    }
+}
+
+/// Lets a short body pass that nobody wants, so that its connection is free for the next request at
+/// once. A longer one is left to the dropping: to wait for it could take long.
+pub async fn pass_over(mut body: Body) {
+    let most = hyper::body::Body::size_hint(&body).upper();
+    if most.is_some_and(|bytes| bytes <= PASSED_BYTES_MAX) {
+        while let Some(Ok(_)) = body.frame().await {}
     }
 }
 

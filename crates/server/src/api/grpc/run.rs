@@ -10,11 +10,13 @@ use std::task::{Context, Poll, Waker};
 use futures_core::Stream;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
+use unanimity::Admitted;
 use unanimity_sdk::stream::{
     BATCH_ENTRIES_MAX, Begin, BeginBatch, Begun, BegunBatch, Refusal, begun,
 };
 
 use super::super::Api;
+use super::super::convert::problem_of_admission;
 use super::begin_and_tell;
 use crate::problem::Problem;
 
@@ -52,7 +54,7 @@ async fn read(
         match batch {
             Ok(Some(batch)) => {
                 outgoing.lock().unanswered += batch.begins.len();
-                batch.begins.into_iter().for_each(|one| answer(&api, outgoing, one));
+                begin_all(&api, outgoing, batch);
                 std::future::poll_fn(|context| outgoing.poll_room(context)).await;
             }
             Ok(None) => return,
@@ -73,12 +75,29 @@ impl Drop for Ending {
     }
 }
 
+/// Begins what a batch asks for. Where that is refused anyway, nothing of it is looked at.
+fn begin_all(api: &Api, outgoing: &Arc<Outgoing>, batch: BeginBatch) {
+    let mut refused = Vec::new();
+    for one in batch.begins {
+        match api.shared.manager.admit() {
+            Ok(admitted) => answer(api, outgoing, admitted, one),
+            Err(error) => {
+                let answer = begun::Answer::Refusal(refusal(problem_of_admission(error)));
+                refused.push(Begun { number: one.number, answer: Some(answer) });
+            }
+        }
+    }
+    if !refused.is_empty() {
+        outgoing.change(|state| state.answers.append(&mut refused));
+    }
+}
+
 /// Begins one transaction, and answers when what it waits for has come.
-fn answer(api: &Api, outgoing: &Arc<Outgoing>, one: Begin) {
+fn answer(api: &Api, outgoing: &Arc<Outgoing>, admitted: Admitted, one: Begin) {
     let (api, owed) =
         (api.clone(), Owed { number: one.number, outgoing: Some(Arc::clone(outgoing)) });
     tokio::spawn(async move {
-        let answer = match begin_and_tell(&api, one.request.unwrap_or_default()).await {
+        let answer = match begin_and_tell(&api, admitted, one.request.unwrap_or_default()).await {
             Ok(transaction) => begun::Answer::Transaction(transaction),
             Err(problem) => begun::Answer::Refusal(refusal(problem)),
         };

@@ -27,6 +27,7 @@ use crate::commands::Ended;
 use crate::demo::fleet::Process;
 use crate::demo::settle;
 use crate::inbound::{self, InboundLimits};
+use crate::problem::{Problem, code};
 
 /// The most connections of the load client in an open loop.
 const OPEN_REQUESTS_MAX: usize = 4_000;
@@ -42,6 +43,8 @@ pub(super) struct Deployment {
     pub(super) participants: Vec<String>,
     /// The coordinator's memory before any load.
     pub(super) idle_kib: Option<u64>,
+    /// Whether the load client holds back what would be refused.
+    pub(super) holds_back: bool,
     /// How many transactions ended so far, by what was seen of them.
     ended: u64,
 }
@@ -80,14 +83,17 @@ impl Deployment {
             urls.push(process.url());
             processes.push(process);
         }
-        Ok(Self { processes, data, url, token: None, participants: urls, idle_kib, ended: 0 })
+        let (token, holds_back, ended) = (None, true, 0);
+        let participants = urls;
+        Ok(Self { processes, data, url, token, participants, idle_kib, holds_back, ended })
     }
 
     /// Takes the user's own, of which only what the API tells is known.
     pub(super) fn own(own: Own) -> Self {
         let Own { coordinator: url, token, participants } = own;
-        let (processes, data) = (Vec::new(), PathBuf::new());
-        Self { processes, data, url, token, participants, idle_kib: None, ended: 0 }
+        let (processes, data, idle_kib) = (Vec::new(), PathBuf::new(), None);
+        let (holds_back, ended) = (true, 0);
+        Self { processes, data, url, token, participants, idle_kib, holds_back, ended }
     }
 
     /// Whether it was started here.
@@ -97,7 +103,8 @@ impl Deployment {
 
     /// A client with room for so many requests at once.
     pub(super) fn client(&self, requests_max: usize) -> anyhow::Result<Client> {
-        let options = ClientOptions { requests_max, ..ClientOptions::default() };
+        let holds_back = self.holds_back;
+        let options = ClientOptions { requests_max, holds_back, ..ClientOptions::default() };
         Ok(Client::with_options(&self.url, self.token.as_deref(), options)?)
     }
 
@@ -145,7 +152,8 @@ impl Deployment {
         request: &TransactionRequest,
     ) -> anyhow::Result<Measured> {
         let client = self.client(1)?;
-        let options = StreamClientOptions { requests_max: usize::MAX, ..Default::default() };
+        let (requests_max, holds_back) = (usize::MAX, self.holds_back);
+        let options = StreamClientOptions { requests_max, holds_back, ..Default::default() };
         let on_stream = StreamClient::with_options(&self.url, self.token.as_deref(), options)?;
         let request = Arc::new(BeginRequest::from(request));
         let turn = move || {
@@ -159,6 +167,34 @@ impl Deployment {
         let measured = measure(load, window, usage, turn).await?;
         self.note(&measured)?;
         Ok(measured)
+    }
+
+    /// What a bare refusal costs both ends in processor time: the same request through the same
+    /// libraries, to a participant that refuses it unread.
+    pub(super) async fn refusal_us(
+        &self,
+        initiators: usize,
+        window: Window,
+        request: &Arc<TransactionRequest>,
+    ) -> anyhow::Result<f64> {
+        let url = format!("{}/refusing", self.participants[0]);
+        let options = ClientOptions {
+            requests_max: initiators,
+            holds_back: false,
+            ..ClientOptions::default()
+        };
+        let begin = turn(&Client::with_options(&url, None, options)?, request, None);
+        let refused = move || {
+            let begin = begin();
+            async move { if begin.await == Turn::Refused { Turn::Done } else { Turn::Failed } }
+        };
+        let client = self.client(1)?;
+        let usage = async || self.usage(&client).await;
+        let measured = measure(Load::Closed(initiators), window, usage, refused).await?;
+        if measured.failed > 0 {
+            bail!("{} requests were not refused by what refuses all", measured.failed);
+        }
+        Ok(measured.cpu_us())
     }
 
     fn note(&mut self, measured: &Measured) -> anyhow::Result<()> {
@@ -248,7 +284,11 @@ fn judged(begun: Result<Option<Outcome>, ClientError>, expected: Option<Outcome>
     match begun {
         Ok(Some(outcome)) if expected.is_none_or(|expected| outcome == expected) => Turn::Done,
         Err(ClientError::Refused { status: 429 | 503, .. }) => Turn::Refused,
-        Ok(_) | Err(_) => Turn::Failed,
+        other => {
+            // The count of them alone would tell nobody why.
+            anstream::eprintln!("not as it should be: {other:?}");
+            Turn::Failed
+        }
     }
 }
 
@@ -318,6 +358,7 @@ pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
     };
     let router = axum::Router::new()
         .route("/echo", post(|body: axum::body::Bytes| async { body }))
+        .route("/refusing/v1/transactions", post(refuse))
         .route("/silent/{operation}", post(silent))
         .route("/slow/{milliseconds}/{operation}", post(slow))
         .nest("/transactions", unanimity_sdk::router(participant))
@@ -326,6 +367,12 @@ pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
     let shutdown = async move { terminate.recv().await.unwrap_or(()) };
     inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses to begin a transaction, as a coordinator that has too much to do.
+async fn refuse(body: axum::body::Body) -> Problem {
+    inbound::pass_over(body).await;
+    Problem::new(code::OVERLOADED, "too much is begun").with_retry_after_s(1)
 }
 
 /// Never answers a prepare, and acknowledges everything else.

@@ -156,8 +156,10 @@ pub(super) fn commit_in_turn(
     move || {
         let (plan, manager) = (Arc::clone(&plan), manager.clone());
         Box::pin(async move {
+            // Before a plan is made up that nobody would carry out.
+            let Ok(admitted) = manager.admit() else { return Turn::Refused };
             let request = BeginRequest::new((*plan).clone(), Wait::Outcome);
-            match manager.begin_and_tell(request).await {
+            match admitted.begin_and_tell(request).await {
                 Ok(told) if told.committed() => Turn::Done,
                 Err(error) if comes_later(&error) => Turn::Refused,
                 Ok(_) | Err(_) => Turn::Failed,

@@ -8,9 +8,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -123,6 +124,13 @@ impl Tally {
         None
     }
 
+    /// The same of a turn that was due then, with its latency.
+    fn note_from(&self, turn: Turn, due: Instant) {
+        if let Some(latency_us) = self.note(turn, due) {
+            self.add(&[latency_us]);
+        }
+    }
+
     fn add(&self, latencies_us: &[u32]) {
         let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend_from_slice(latencies_us);
@@ -210,12 +218,15 @@ where
             tokio::time::sleep_until(due).await;
         }
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        let (turn, tally) = (turn.clone(), Arc::clone(tally));
+        let mut turn = Box::pin(turn());
+        // One that is over at once, as a refusal may be, is not worth a task.
+        if let Poll::Ready(came_to) = turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            tally.note_from(came_to, due);
+            continue;
+        }
+        let tally = Arc::clone(tally);
         tokio::spawn(async move {
-            let came_to = turn().await;
-            if let Some(latency_us) = tally.note(came_to, due) {
-                tally.add(&[latency_us]);
-            }
+            tally.note_from(turn.await, due);
             drop(permit);
         });
     }
@@ -235,6 +246,13 @@ fn result(tally: &Tally, window: Window, usage: Usage) -> Measured {
         failed: tally.failed.load(Ordering::Relaxed),
         latency: Latency::of(&latencies_us),
         usage,
+    }
+}
+
+impl Measured {
+    /// Processor time for each turn that was done.
+    pub(super) fn cpu_us(&self) -> f64 {
+        self.usage.cpu_us as f64 / self.done.max(1) as f64
     }
 }
 

@@ -1,7 +1,10 @@
 //! The scenario *overload*: three times as many transactions arrive as were committed at the peak
 //! that was measured just before. What counts is how much of the peak is still committed, and how
-//! long those wait that are accepted; the others are told to come later. And the scenario *beside*:
-//! what one participant that is slow, silent or dead costs transactions over the others.
+//! long those wait that are accepted; the others are told to come later. The load client is on the
+//! same cores, so what it costs to ask in vain bounds what can be committed beside: a refusal by
+//! nothing but the same libraries is measured in the same run, and the bound follows from it. And
+//! the scenario *beside*: what one participant that is slow, silent or dead costs transactions over
+//! the others.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,47 +15,107 @@ use unanimity_sdk::api::{Outcome, TransactionRequest};
 use super::deployment::Deployment;
 use super::embedded::{Embedded, embedded};
 use super::http::two_branches;
-use super::measure::{Load, Window};
-use super::row::{Ceiling, Row};
+use super::measure::{Load, Turn, Window, measure};
+use super::row::{Ceiling, PEAK, Row, cores};
+use super::stream::{message_us, on_streams};
+use super::usage::Usage;
 use super::{BenchArguments, IN_FLIGHT_MAX};
 
 /// So many times the peak arrive.
 const TIMES: f64 = 3.0;
 /// How many initiators make the peak over HTTP, and beside a participant that fails.
 const INITIATORS: usize = 128;
-/// And within one process.
-const EMBEDDED_INITIATORS: usize = 1_024;
+/// And within one process, or over one stream.
+const TOGETHER: usize = 1_024;
+/// Whether the client holds back what would be refused, and how that is called.
+const HOLDING_BACK: [(bool, &str); 2] = [(true, "3 x"), (false, "3 x insisted")];
 /// How long prepares may take at a participant that is silent.
 const PREPARE_TIMEOUT_MS: u64 = 1_000;
 
-/// Runs *overload*, over HTTP and within this process.
+/// Runs *overload*: within this process, over HTTP, and over the initiators' stream.
 pub(super) async fn overload(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    within_process(arguments, folder, show).await?;
+    over_http(arguments, folder, show).await?;
+    over_stream(arguments, folder, show).await
+}
+
+async fn within_process(
     arguments: &BenchArguments,
     folder: &Path,
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (shards, window) = (arguments.shards, arguments.window());
     let run = |load| Embedded { shards, load, window, ceilings: false };
-    let peak = embedded(&run(Load::Closed(EMBEDDED_INITIATORS)), folder).await?;
+    let peak = embedded(&run(Load::Closed(TOGETHER)), folder).await?;
+    let turn = || async { Turn::Refused };
+    let refusals = measure(times(&peak), window, async || Usage::own(), turn).await?;
     let row = embedded(&run(times(&peak)), folder).await?;
     show(Row { case: "embedded, peak".to_owned(), ..named(peak.clone()) });
-    show(Row { case: "embedded, 3 x".to_owned(), ..beside_peak(row, &peak) });
+    let refusal_us = refusals.usage.cpu_us as f64 / refusals.refused.max(1) as f64;
+    show(Row { case: "embedded, 3 x".to_owned(), ..beside_peak(row, &peak, refusal_us) });
+    Ok(())
+}
 
-    let folder = folder.join("overload");
+async fn over_http(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    let (folder, window) = (folder.join("overload"), arguments.window());
     let shards = arguments.shards.to_string();
     let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
     let request = Arc::new(two_branches(&deployment.participants));
     let closed = Load::Closed(INITIATORS);
     let measured = deployment.commit(closed, window, &request, Outcome::Commit).await?;
     let peak = Row::new("overload", closed, &measured);
+    show(Row { case: "http, peak".to_owned(), ..peak.clone() });
+    let refusal_us = deployment.refusal_us(INITIATORS, half(window), &request).await?;
     let load = times(&peak);
-    let measured = deployment.commit(load, window, &request, Outcome::Commit).await?;
-    let row = Row::new("overload", load, &measured);
+    for (holds_back, case) in HOLDING_BACK {
+        deployment.holds_back = holds_back;
+        let measured = deployment.commit(load, window, &request, Outcome::Commit).await?;
+        let row = Row::new("overload", load, &measured);
+        let floor_us = if holds_back { 0.0 } else { refusal_us };
+        show(Row { case: format!("http, {case}"), ..beside_peak(row, &peak, floor_us) });
+    }
     deployment.finish().await.context("overload")?;
     std::fs::remove_dir_all(&folder)?;
-    show(Row { case: "http, peak".to_owned(), ..peak.clone() });
-    show(Row { case: "http, 3 x".to_owned(), ..beside_peak(row, &peak) });
     Ok(())
+}
+
+async fn over_stream(
+    arguments: &BenchArguments,
+    folder: &Path,
+    show: &mut impl FnMut(Row),
+) -> anyhow::Result<()> {
+    let (folder, window) = (folder.join("overload-stream"), arguments.window());
+    let shards = arguments.shards.to_string();
+    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let request = on_streams(two_branches(&deployment.participants));
+    let closed = Load::Closed(TOGETHER);
+    let measured = deployment.commit_on_stream(closed, window, &request).await?;
+    let peak = Row::new("overload", closed, &measured);
+    show(Row { case: "stream, peak".to_owned(), ..peak.clone() });
+    let refusal_us = message_us(TOGETHER, half(window), &folder).await?;
+    let load = times(&peak);
+    for (holds_back, case) in HOLDING_BACK {
+        deployment.holds_back = holds_back;
+        let measured = deployment.commit_on_stream(load, window, &request).await?;
+        let row = Row::new("overload", load, &measured);
+        let floor_us = if holds_back { 0.0 } else { refusal_us };
+        show(Row { case: format!("stream, {case}"), ..beside_peak(row, &peak, floor_us) });
+    }
+    deployment.finish().await.context("overload over the stream")?;
+    std::fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+fn half(window: Window) -> Window {
+    Window::of(window.counted / 2)
 }
 
 fn times(peak: &Row) -> Load {
@@ -63,9 +126,29 @@ fn named(row: Row) -> Row {
     Row { scenario: "overload".to_owned(), ..row }
 }
 
-fn beside_peak(row: Row, peak: &Row) -> Row {
-    let ceilings = vec![Ceiling::new("peak", peak.per_second)];
-    Row { ceilings, ..named(row) }
+/// An overloaded row beside the peak, and beside what the cores can carry of it if each turn beyond
+/// costs them at least a bare refusal.
+fn beside_peak(row: Row, peak: &Row, refusal_us: f64) -> Row {
+    let (used_us, peak_us) = (row.per_second * row.cpu_us, peak.per_second * peak.cpu_us);
+    let mut ceilings = vec![Ceiling::new(PEAK, peak.per_second)];
+    ceilings.extend(refusing_too(peak, used_us.max(peak_us), refusal_us));
+    let cores_busy = Some(used_us / (cores().max(1) as f64 * 1_000_000.0));
+    Row { ceilings, cores_busy, ..named(row) }
+}
+
+/// How many can be committed a second where the same cores must refuse the rest: what both cost
+/// together is all the processor time that there is, which is what was used, because others may
+/// share the cores. None where the system does not tell processor time.
+fn refusing_too(peak: &Row, all_us: f64, refusal_us: f64) -> Option<Ceiling> {
+    let arriving = TIMES * peak.per_second;
+    let left_us = all_us - arriving * refusal_us;
+    let per_second = left_us / (peak.cpu_us - refusal_us);
+    let known = refusal_us > 0.0 && peak.cpu_us > refusal_us;
+    known.then(|| Ceiling {
+        name: "refusing the rest".to_owned(),
+        per_second: per_second.clamp(0.0, peak.per_second),
+        cpu_us: refusal_us,
+    })
 }
 
 /// Runs *beside*: three participants, of which the third fails in one way or another.

@@ -26,6 +26,9 @@ impl Ceiling {
     }
 }
 
+/// The ceiling that is the highest rate of the same run.
+pub(super) const PEAK: &str = "peak";
+
 /// What one transaction alone waits for, and how much of its time is beyond that.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Beyond {
@@ -87,6 +90,9 @@ pub(super) struct Row {
     /// Which share of the time the journals' threads were appending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) journal_busy: Option<f64>,
+    /// Which share of all cores' time all processes used, where that shows whether it was full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cores_busy: Option<f64>,
     /// How many other transactions were live meanwhile, where that is what varies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) live: Option<u64>,
@@ -134,6 +140,12 @@ impl Row {
         (nearest.per_second > 0.0).then(|| (nearest, self.per_second / nearest.per_second))
     }
 
+    /// How much it reaches of the ceiling of that name.
+    pub(super) fn share_of(&self, name: &str) -> Option<f64> {
+        let ceiling = self.ceilings.iter().find(|one| one.name == name)?;
+        (ceiling.per_second > 0.0).then(|| self.per_second / ceiling.per_second)
+    }
+
     /// The load, in words.
     pub(super) fn load(&self) -> String {
         match (self.initiators, self.arrivals_per_second) {
@@ -174,11 +186,16 @@ impl Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: std::env::var("BENCH_COMMIT").unwrap_or_default(),
             machine: machine(),
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            cores: cores(),
             begun_at_s: unanimity_sdk::now_ms() / 1_000,
             rows: Vec::new(),
         }
     }
+}
+
+/// How many cores there are for all processes; 0 where the system does not tell.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(0, usize::from)
 }
 
 /// The processor and the memory, where the system tells.

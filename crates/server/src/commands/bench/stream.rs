@@ -10,13 +10,14 @@ use anyhow::{Context, bail};
 use unanimity::core::guard::Reply;
 use unanimity::core::{Answer, Call, Event, Operation, TransactionId};
 use unanimity::{Owed, Transport};
+use unanimity_sdk::api::TransactionRequest;
 use unanimity_sdk::{Answering, OwedAnswer, Participant, Request};
 
 use super::BenchArguments;
 use super::deployment::Deployment;
 use super::frames::Frames;
 use super::http::two_branches;
-use super::measure::{Load, Turn, Window, measure};
+use super::measure::{Load, Measured, Turn, Window, measure};
 use super::row::{Ceiling, Row};
 use super::usage::Usage;
 use crate::demo::fleet::Process;
@@ -34,10 +35,7 @@ pub(super) async fn stream(
     let folder = folder.join("stream");
     let shards = arguments.shards.to_string();
     let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
-    let mut request = two_branches(&deployment.participants);
-    for branch in &mut request.branches {
-        branch.participant = branch.participant.replace("http://", "grpc://");
-    }
+    let request = on_streams(two_branches(&deployment.participants));
     let loads: &[usize] = if arguments.short { &[64] } else { &[1, 128, 1_024, 4_096] };
     let (window, mut peak): (Window, f64) = (arguments.window(), 0.0);
     let mut loads = arguments.loads(loads);
@@ -65,8 +63,17 @@ pub(super) async fn stream(
     Ok(())
 }
 
+/// The same transaction over the participants' streams.
+pub(super) fn on_streams(mut request: TransactionRequest) -> TransactionRequest {
+    for branch in &mut request.branches {
+        branch.participant = branch.participant.replace("http://", "grpc://");
+    }
+    request
+}
+
 async fn ceilings(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<Vec<Ceiling>> {
-    let grpc = Ceiling::new("gRPC echo / 5", grpc_echo(at_once, window, folder).await?);
+    let echo = grpc_echo(at_once, window, folder).await?;
+    let grpc = Ceiling::new("gRPC echo / 5", echo.per_second / ROUND_TRIPS);
     let tcp = Ceiling::new("framed TCP / 5", tcp_echo(at_once, window, folder).await?);
     Ok(vec![grpc, tcp])
 }
@@ -79,9 +86,17 @@ async fn start(kind: &str, folder: &Path) -> anyhow::Result<Process> {
     Ok(process)
 }
 
-/// Calls to a participant that keeps nothing, through the coordinator's own carriage; a fifth of
-/// what came back a second.
-async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<f64> {
+/// What a message there and back costs both ends in processor time, with nothing behind it.
+pub(super) async fn message_us(
+    at_once: usize,
+    window: Window,
+    folder: &Path,
+) -> anyhow::Result<f64> {
+    Ok(grpc_echo(at_once, window, folder).await?.cpu_us())
+}
+
+/// Calls to a participant that keeps nothing, through the coordinator's own carriage.
+async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<Measured> {
     let mut process = start("--nothing-behind", folder).await?;
     let transport = StreamTransport::new(StreamConfig::default());
     let participant: Arc<str> = process.url().replace("http://", "grpc://").as_str().into();
@@ -98,13 +113,13 @@ async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Res
             }
         }
     };
-    let usage = async || Usage::own();
+    let usage = async || Usage::own() + process.id().map(Usage::of).unwrap_or_default();
     let measured = measure(Load::Closed(at_once), window, usage, turn).await?;
     process.stop().await?;
     if measured.failed > 0 {
         bail!("{} calls to a participant with nothing behind it had no answer", measured.failed);
     }
-    Ok(measured.per_second / ROUND_TRIPS)
+    Ok(measured)
 }
 
 fn prepare(participant: &str) -> anyhow::Result<Call> {

@@ -1,6 +1,6 @@
 //! How lines look in a terminal and in a page of Markdown.
 
-use super::row::{Report, Row};
+use super::row::{PEAK, Report, Row};
 use crate::draw::{FAINT, HEADING, paint};
 
 /// Above the lines.
@@ -49,8 +49,11 @@ pub(super) fn line(row: &Row) -> String {
 /// What has no column of its own.
 pub(super) fn remarks(row: &Row) -> String {
     let mut remarks: Vec<String> = Vec::new();
-    if let Some((nearest, ratio)) = row.nearest() {
-        remarks.push(format!("{:.0} % of {}", ratio * 100.0, nearest.name));
+    let nearest = row.nearest().map(|(nearest, ratio)| (nearest.name.as_str(), ratio));
+    // The peak is what counts, however near it the rest may come.
+    let peak = row.share_of(PEAK).map(|ratio| (PEAK, ratio));
+    for (name, ratio) in peak.into_iter().chain(nearest.filter(|(name, _)| *name != PEAK)) {
+        remarks.push(format!("{:.0} % of {name}", ratio * 100.0));
     }
     let ceilings = row.ceilings.iter().map(|one| match one.cpu_us > 0.0 {
         true => format!("{} {:.0}/s at {:.1} us", one.name, one.per_second, one.cpu_us),
@@ -65,6 +68,9 @@ pub(super) fn remarks(row: &Row) -> String {
     }
     if let Some(busy) = row.journal_busy {
         remarks.push(format!("journal busy {:.0} %", busy * 100.0));
+    }
+    if let Some(busy) = row.cores_busy {
+        remarks.push(format!("cores busy {:.0} %", busy * 100.0));
     }
     if let Some(bytes) = row.bytes_per_live {
         remarks.push(format!("{bytes:.0} bytes a live one"));

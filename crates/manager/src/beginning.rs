@@ -1,0 +1,273 @@
+//! The manager's face for beginning a transaction: decides whether it is let in, and hands it to
+//! the shard that its id names. Whether too much is waiting there is asked first, before anything
+//! is done for a request: a refusal must cost as little as it can. How that is judged is
+//! `admission`'s.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use unanimity_core::{Options, Plan, PlanError, TransactionId, digested_bytes, splitmix64};
+
+use crate::admission::Waiting;
+use crate::error::{BeginError, Unavailable};
+use crate::manager::TransactionManager;
+use crate::shard::{BeginCommand, Command};
+use crate::view::TransactionView;
+use crate::watchers::{BeginAnswer, Begun, Told, Wait};
+
+/// A request to begin a transaction.
+#[derive(Clone, Debug)]
+pub struct BeginRequest {
+    /// The id, if the caller chooses it.
+    pub id: Option<TransactionId>,
+    /// What to do.
+    pub plan: Plan,
+    /// Until when to wait.
+    pub wait: Wait,
+    /// Whether the id was made up just now, so that nobody can have used it.
+    fresh: bool,
+    /// The options as the caller asked for them, if the plan's were filled up from elsewhere.
+    asked: Option<Options>,
+}
+
+impl BeginRequest {
+    /// A request under an id of the manager's choice.
+    #[must_use]
+    pub const fn new(plan: Plan, wait: Wait) -> Self {
+        Self { id: None, plan, wait, fresh: true, asked: None }
+    }
+
+    /// A request under an id of the caller's choice: making it again gives the same transaction.
+    #[must_use]
+    pub const fn with_id(id: TransactionId, plan: Plan, wait: Wait) -> Self {
+        Self { id: Some(id), plan, wait, fresh: false, asked: None }
+    }
+
+    /// A request under an id from [`TransactionManager::generate_id`], used for nothing before.
+    #[must_use]
+    pub const fn fresh(id: TransactionId, plan: Plan, wait: Wait) -> Self {
+        Self { id: Some(id), plan, wait, fresh: true, asked: None }
+    }
+
+    /// The options that the caller asked for, where the plan's own were filled up from a
+    /// configuration: so that the same request is the same also after that has changed.
+    #[must_use]
+    pub fn asking(self, options: Options) -> Self {
+        Self { asked: Some(options), ..self }
+    }
+}
+
+/// What a request to begin came to.
+#[derive(Clone, Debug)]
+pub struct BeginReply {
+    /// The transaction, as it was when what was waited for had come.
+    pub transaction: TransactionView,
+    /// Whether it had begun before, by the same request.
+    pub existed: bool,
+}
+
+/// A beginning that is let in, and counts as waiting already.
+pub struct Admitted {
+    manager: TransactionManager,
+    /// None: it comes to wait when it is begun.
+    waiting: Option<Waiting>,
+}
+
+impl Admitted {
+    /// Does not count until it is begun: while its request comes from a client that may be slow,
+    /// others must not be refused for that.
+    #[must_use]
+    pub fn stand_aside(self) -> Self {
+        Self { waiting: None, ..self }
+    }
+
+    /// As [`TransactionManager::begin`].
+    ///
+    /// # Errors
+    /// As [`TransactionManager::begin`].
+    pub async fn begin(self, request: BeginRequest) -> Result<BeginReply, BeginError> {
+        let manager = self.manager.clone();
+        let (reply, replied) = oneshot::channel();
+        let fingerprint = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
+        match replied.await.map_err(|_| manager.unavailable())?? {
+            Begun::Shown { transaction, existed } => {
+                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
+            }
+            Begun::InHistory(id) => {
+                let view = manager.begun_before(&id, fingerprint).await?;
+                Ok(BeginReply { transaction: view, existed: true })
+            }
+        }
+    }
+
+    /// As [`TransactionManager::begin_and_tell`].
+    ///
+    /// # Errors
+    /// As [`TransactionManager::begin`].
+    pub async fn begin_and_tell(self, request: BeginRequest) -> Result<Told, BeginError> {
+        let manager = self.manager.clone();
+        let (reply, replied) = oneshot::channel();
+        let fingerprint = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
+        match replied.await.map_err(|_| manager.unavailable())?? {
+            Ok(told) => Ok(told),
+            Err(id) => {
+                let view = manager.begun_before(&id, fingerprint).await?;
+                Ok(Told::of_view(id, view))
+            }
+        }
+    }
+
+    /// Checks a request and sends it to its shard; gives back its fingerprint.
+    async fn ask_to_begin(
+        self,
+        request: BeginRequest,
+        reply: BeginAnswer,
+    ) -> Result<u128, BeginError> {
+        let Self { manager, waiting } = self;
+        request.plan.check()?;
+        manager.check_participants(&request.plan)?;
+        manager.check_busy(&request.plan)?;
+        let may_be_used = !request.fresh;
+        let fingerprint = match request.asked {
+            _ if !may_be_used => 0,
+            None => fingerprint(&request.plan),
+            Some(options) => {
+                let (open, branches) = (request.plan.open, request.plan.branches.clone());
+                fingerprint(&Plan { open, branches, options })
+            }
+        };
+        let id = request.id.unwrap_or_else(TransactionManager::generate_id);
+        let running = &manager.inner.running;
+        let shard = shard_of(&id, running.shards.len());
+        let door = &running.doors[shard];
+        let others = running.doors.len() > 1;
+        let elsewhere = others && waiting.as_ref().is_none_or(|waiting| !waiting.is_at(door));
+        if elsewhere && door.refuses_next(Instant::now()) {
+            return Err(manager.overloaded());
+        }
+        let waiting = match waiting {
+            Some(waiting) => waiting.moves_to(door),
+            None => door.enter(Instant::now()),
+        };
+        let (plan, wait) = (request.plan, request.wait);
+        let command = BeginCommand { id, fingerprint, plan, may_be_used, wait, reply };
+        let sent = running.shards[shard].send(Command::Begin(command, waiting)).await;
+        sent.map_err(|_| manager.unavailable())?;
+        Ok(fingerprint)
+    }
+}
+
+impl TransactionManager {
+    /// Begins a transaction and waits as the request says.
+    ///
+    /// # Errors
+    /// [`BeginError`] says why it did not begin. [`Unavailable::ShardFailed`] is different: whether
+    /// it began is not known, and the same id can safely be used to ask again.
+    pub async fn begin(&self, request: BeginRequest) -> Result<BeginReply, BeginError> {
+        self.admit()?.begin(request).await
+    }
+
+    /// The same, told no more than the outcome: for initiators with so many transactions that
+    /// copying the branches of each matters.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_and_tell(&self, request: BeginRequest) -> Result<Told, BeginError> {
+        self.admit()?.begin_and_tell(request).await
+    }
+
+    /// Lets somebody in who will begin a transaction, or refuses them because too many wait: for
+    /// those who have to read or make up their request first.
+    ///
+    /// # Errors
+    /// [`BeginError::Overloaded`], or that the manager is stopping.
+    pub fn admit(&self) -> Result<Admitted, BeginError> {
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(Unavailable::Stopping.into());
+        }
+        let (doors, now) = (&self.inner.running.doors, Instant::now());
+        // Which shard it will be is not known yet. They are filled alike, so any may answer.
+        let turn = match doors.len() {
+            1 => 0,
+            count => self.inner.turn.fetch_add(1, Ordering::Relaxed) % count,
+        };
+        if doors[turn].refuses_next(now) {
+            return Err(self.overloaded());
+        }
+        Ok(Admitted { manager: self.clone(), waiting: Some(doors[turn].enter(now)) })
+    }
+
+    fn overloaded(&self) -> BeginError {
+        self.inner.running.turned_away.increment(1);
+        BeginError::Overloaded
+    }
+
+    /// A transaction that the history holds, begun by the same request.
+    async fn begun_before(
+        &self,
+        id: &TransactionId,
+        fingerprint: u128,
+    ) -> Result<TransactionView, BeginError> {
+        let ended = self.in_history(id, false).await?;
+        let Some(ended) = ended else { return Err(Unavailable::HistoryFailed.into()) };
+        if ended.fingerprint != fingerprint {
+            return Err(BeginError::IdReused(id.to_string()));
+        }
+        Ok(ended.view)
+    }
+
+    fn check_participants(&self, plan: &Plan) -> Result<(), PlanError> {
+        for (index, branch) in plan.branches.iter().enumerate() {
+            if let Err((code, message)) = self.check_branch(branch) {
+                let field = format!("branches[{index}].participant");
+                return Err(PlanError { code, field, message });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a plan that names a participant which is asked for more than it does already.
+    fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
+        let transport = &self.inner.running.transport;
+        let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
+        busy.map_or(Ok(()), |busy| {
+            Err(BeginError::ParticipantBusy(busy.participant.to_string()).counted())
+        })
+    }
+}
+
+/// Which shard an id names. Part of the data format: it must never change.
+pub(crate) fn shard_of(id: &TransactionId, shards: usize) -> usize {
+    let hash = id.as_str().bytes().fold(0, |state, byte| splitmix64(state ^ u64::from(byte)));
+    usize::try_from(hash % shards as u64).unwrap_or(0)
+}
+
+/// A digest of a plan: SHA-1 (as UUID version 5 uses it) over bytes that no version changes.
+fn fingerprint(plan: &Plan) -> u128 {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &digested_bytes(plan)).as_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use unanimity_core::{BranchPlan, Kind};
+
+    use super::*;
+
+    /// Both are in data folders: were they to change, ids would be looked for in the wrong shard,
+    /// and requests that are made again after an upgrade would be refused.
+    #[test]
+    fn what_names_shards_and_requests_never_changes() {
+        let shard = |name: &str| shard_of(&TransactionId::new(name).unwrap(), 64);
+        assert_eq!(["a", "b", "order-4711"].map(shard), [49, 21, 21]);
+        let address = "http://127.0.0.1:7001/";
+        let payload = b"{}".as_slice().into();
+        let branch = BranchPlan { payload, ..BranchPlan::new("accounts", address, Kind::TwoPhase) };
+        let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
+        let digest = |plan: &Plan| format!("{:x}", fingerprint(plan));
+        // What records of version 1 hold.
+        assert_eq!(digest(&plan), "c74d13f07339534c99c83b443dd9244b");
+        let open = Plan { open: true, ..plan.clone() };
+        assert_eq!(digest(&open), "b3d115ee8a65b2ab3c73b530bb05c23");
+    }
+}
