@@ -26,8 +26,8 @@ mod document;
 const HISTORY_VERSION: i64 = 2;
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
-/// The bytes of a page in a history that is made new. Rows come to the end, some twenty of them to a
-/// page; with SQLite's usual 4,096 most of the time went into beginning pages.
+/// The bytes of a page in a history that is made new. Rows come to the end, some twenty of them to
+/// a page; with SQLite's usual 4,096 much of the time went into beginning pages.
 const PAGE_BYTES: i64 = 16_384;
 /// After so many pages in its write-ahead log SQLite writes them into the file, within a commit of
 /// the history's thread. Nobody waits for that, so that it may come seldom.
@@ -378,8 +378,8 @@ fn write_batch(
 }
 
 /// A transaction that was written before a crash and is recovered is written again: the later
-/// version is at least as complete. That is seldom, and a statement that may replace rows keeps what
-/// it would need to undo that: a tenth of the time.
+/// version is at least as complete. That is seldom, and a statement that may replace rows keeps
+/// what it would need to undo that: a tenth of the time.
 fn insert_one(
     storage: &Connection,
     insert: &mut CachedStatement<'_>,

@@ -1,3 +1,5 @@
+//! The outbox as its driver sees it: what presses, and what is written anew.
+
 use super::*;
 use crate::{
     Answer, BranchPlan, CoordinatorConfig, Doing, Event, Kind, Operation, Options, Plan, SetAside,
