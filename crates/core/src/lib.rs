@@ -74,8 +74,8 @@ pub use mutation::{Mutation, Mutations};
 pub use options::Options;
 pub use outbox::{Gathered, Out, Outbox, OutboxBounds};
 pub use plan::{
-    BRANCHES_MAX, BranchPlan, PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX, Plan, PlanError,
-    REASON_BYTES_MAX, RESULT_BYTES_MAX, TIMEOUT_MS_MAX,
+    BRANCHES_MAX, BranchPlan, PARTICIPANT_BYTES_MAX, PAYLOAD_BYTES_MAX, PAYLOADS_BYTES_MAX, Plan,
+    PlanError, REASON_BYTES_MAX, RESULT_BYTES_MAX, TIMEOUT_MS_MAX,
 };
 pub use record::{Fact, Record};
 pub use replay::{Replay, ReplayError, Replayed};

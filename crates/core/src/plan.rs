@@ -23,7 +23,7 @@ pub const TIMEOUT_MS_MAX: u64 = 30 * 24 * 3600 * 1000;
 /// The most bytes of a participant's reason or error text that are kept; the rest is cut off.
 pub const REASON_BYTES_MAX: usize = 512;
 /// The most bytes of a participant's address.
-const PARTICIPANT_BYTES_MAX: usize = 2048;
+pub const PARTICIPANT_BYTES_MAX: usize = 2048;
 
 /// One participant's part in a transaction, as the initiator asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

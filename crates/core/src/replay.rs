@@ -174,6 +174,7 @@ impl Replay {
         // Last, because it leaves the record without a name. Another thread has made the name, and
         // the memory of whatever is touched would have to come from its processor.
         if let Some(id) = whole.id.take() {
+            // Whoever breaks on it here is not known by name: nothing but a map is touched.
             self.homes.settle(id, position, self.records);
         }
         Ok(())

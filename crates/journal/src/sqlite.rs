@@ -220,7 +220,7 @@ impl Engine for SqliteEngine {
     ) -> Result<Receipt, JournalError> {
         self.write(|engine| {
             batch::check_size(&engine.path, shard, records)?;
-            engine.settle_wal(records.iter().map(Vec::len).sum())?;
+            engine.settle_wal(batch::encoded_bytes(records).unwrap_or(0))?;
             engine.append_checked(shard, position, records)
         })
     }

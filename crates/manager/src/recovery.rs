@@ -1,5 +1,5 @@
-//! Reads a shard's journal back: every batch in order, every record through the core's own `apply`.
-//! What was read is made durable again before anything acts on it.
+//! Reads a shard's journal back: every batch in order, every record through the core, which makes
+//! of it what `apply` would. What was read is made durable again before anything acts on it.
 
 use std::any::Any;
 use std::mem;

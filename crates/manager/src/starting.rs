@@ -53,7 +53,8 @@ pub struct ManagerConfig {
     /// How many events one transaction's timeline holds.
     pub timeline_events_max: usize,
     /// A beginning may wait for its turn for so long, in milliseconds; when all have waited longer
-    /// for four times that, those who have waited twice as long are refused. 0: none is.
+    /// for four times that, so many are refused that the others wait for about one and a half
+    /// times as long. 0: none is.
     pub queue_delay_target_ms: u64,
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.

@@ -27,7 +27,9 @@ pub enum ClientError {
     /// The base URL, the token or an argument cannot be used; nothing was sent.
     #[error("{0}")]
     Unusable(String),
-    /// The coordinator refused, with a problem document.
+    /// The coordinator refused, with a problem document; or a beginning was held back here as the
+    /// coordinator would have refused it ([`ClientOptions::holds_back`]). It says nothing of an
+    /// earlier request of the same id that had no answer: ask for the transaction by its id.
     #[error("HTTP {status}, {code}: {detail}")]
     Refused {
         /// The HTTP status.
@@ -83,8 +85,9 @@ pub struct ClientOptions {
     /// How long a step of an interactive transaction is asked for again, in milliseconds, where no
     /// answer comes or the refusal passes (429, 503); 0: once. The other requests are made once.
     pub patience_ms: u64,
-    /// Whether beginnings are refused here, unsent, of which the coordinator would refuse most:
-    /// where it refuses many as `overloaded`, little more is sent than it accepts.
+    /// Whether beginnings are refused here, unsent, as `overloaded`, of which the coordinator
+    /// would refuse a good part: where it refuses many as `overloaded` or `participant_busy`,
+    /// little more is sent than it accepts.
     pub holds_back: bool,
 }
 

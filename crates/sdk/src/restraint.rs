@@ -76,8 +76,8 @@ impl Restraint {
             status: 429,
             code: OVERLOADED.to_owned(),
             detail:
-                "not sent, because the coordinator refuses most of what it is asked; try again \
-                     later"
+                "not sent, because the coordinator refuses a good part of what it is asked; try \
+                     again later"
                     .to_owned(),
             field: None,
         })

@@ -216,9 +216,12 @@ codes! {
         "More is begun than this machine carries out: for four times \
         limits.queue_delay_target_ms every beginning has waited for its turn for longer than \
         that. So many are refused, before anything is done for them, that those that are let in \
-        wait for about one and a half times as long."
+        wait for about one and a half times as long. Of many that come at once those are \
+        refused too that would wait for ten times as long. The SDK's clients refuse by \
+        themselves, unsent, what they know would be refused."
         "Try again after the seconds that Retry-After names, and later each time; if it lasts, \
-        begin less, or give the coordinator more cores or a faster disk."
+        begin less, or give the coordinator more cores or a faster disk. That a repeated \
+        request is refused says nothing of the one before: ask for the transaction by its id."
     PARTICIPANT_BUSY "participant_busy" 429 "A participant is asked for more than it does"
         "Calls to a participant of this transaction have waited for a free connection for longer \
         than limits.queue_delay_target_ms, all of them, for four times that. Nothing was begun; \

@@ -4,6 +4,7 @@
 //! needed, some of it at once, and an append then overwrites what is there.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::failure::io_failure;
@@ -14,6 +15,8 @@ use crate::JournalError;
 const STEP_BYTES: u64 = 1 << 16;
 /// SQLite's pages, as the journal has them.
 const PAGE_BYTES: u64 = 4096;
+/// What such a page holds of a batch, at least.
+const HELD_BYTES: u64 = 4000;
 /// Pages beside those that hold a batch's bytes: the tree's own, and what truncation changes.
 const PAGES_BESIDE: u64 = 10;
 /// A page at a time: Linux caches what was written at once as one piece, and counts the whole of it
@@ -40,13 +43,19 @@ impl Room {
         frames: u64,
         batch_bytes: u64,
     ) -> Result<(), JournalError> {
-        let frames = frames + batch_bytes / PAGE_BYTES + PAGES_BESIDE;
+        let frames = frames + batch_bytes / HELD_BYTES + PAGES_BESIDE;
         let needed = HEADER_BYTES as u64 + frames * (FRAME_HEADER_BYTES as u64 + PAGE_BYTES);
         if needed <= self.bytes {
             return Ok(());
         }
         let path = wal_path(path);
-        self.bytes = lengthen(&path, needed).map_err(|error| io_failure(&path, &error))?;
+        self.bytes = lengthen(&path, needed).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let message = "it was removed while it was in use".to_owned();
+                JournalError::Io { path: path.clone(), message }
+            }
+            _ => io_failure(&path, &error),
+        })?;
         Ok(())
     }
 }

@@ -9,7 +9,8 @@
 //! beyond that were durable, and the log is damaged.
 //!
 //! What cannot be told: damage within the last transaction looks like a crash during it (and so
-//! does, in the last but one, a commit mark that was damaged into none). SQLite's file format
+//! does, in the last but one, a commit mark that was damaged into none); and a log that a bad disk
+//! has turned into nothing but zeros looks like room that was made (`room`). SQLite's file format
 //! documentation ("The Write-Ahead Log") describes header, frames and checksum.
 
 use std::fs::{self, File};
@@ -69,14 +70,10 @@ pub fn scan_write_ahead_log(log: &mut impl Read) -> std::io::Result<Option<&'sta
     if !fill(log, &mut header)? {
         return Ok(None);
     }
-    if header == [0; HEADER_BYTES] {
-        // Room was made, and nothing was written into it.
-        return Ok((!only_zeros(log)?).then_some("its header is empty, and frames follow it"));
-    }
     let Some(header) = Header::parse(&header) else {
-        // The header is synced before the first frame is written: without it there are none.
-        let more = fill(log, &mut [0; FRAME_HEADER_BYTES])?;
-        return Ok(more.then_some("its header is not sound, and frames follow it"));
+        // The header is synced before the first frame is written: without it there are none, and
+        // what follows is room.
+        return Ok((!only_zeros(log)?).then_some("its header is not sound, and frames follow it"));
     };
     let mut frame = vec![0; FRAME_HEADER_BYTES + header.page_bytes];
     let mut walk =
@@ -113,7 +110,9 @@ impl Walk {
     fn admit(&mut self, frame: &[u8]) -> Verdict {
         let stored = pair(frame, 16);
         let computed = self.previous.map(|previous| self.header.frame_checksum(previous, frame));
-        let linked = computed.contains(&stored);
+        // No page has the number 0. In room that was made the checksum fits all the same, if that
+        // of the frame before was torn off: zeros go on from zeros.
+        let linked = word(frame, 0) != 0 && computed.contains(&stored);
         let salted = pair(frame, 8) == self.header.salts;
         // A checksum does not cover the salts, so it tells a damaged salt from a leftover frame.
         self.ours = salted || (self.ours && linked);
@@ -271,6 +270,11 @@ mod tests {
         check(&[&[0; HEADER_BYTES][..], &room].concat(), false, "nothing was written yet");
         check(&[&log(1, "CfC")[..], &room].concat(), false, "room behind the frames");
         check(&[&log(1, "Cf")[..frame(2) + 100], &room].concat(), false, "half a frame");
+        let torn = frame(3) + 16;
+        check(&[&log(1, "CfC")[..torn], &room].concat(), false, "torn before its checksum");
+        let mut bytes = [&header(1).0[..], &room].concat();
+        bytes[20] ^= 1;
+        check(&bytes, false, "a torn header");
         let mut bytes = [&log(1, "CfC")[..], &room].concat();
         bytes[..HEADER_BYTES].fill(0);
         check(&bytes, true, "its header is gone");

@@ -307,7 +307,8 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
 pub(super) fn problem_of_admission(error: BeginError) -> Problem {
     match error {
         BeginError::Unavailable(unavailable) => problem_of_unavailable(unavailable),
-        _ => overloaded(), // There is no other reason.
+        BeginError::Overloaded => overloaded(),
+        other => panic!("nobody is refused at the door for this: {other}"),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use unanimity_core::PARTICIPANT_BYTES_MAX;
+
 use super::policy::Policy;
 use super::target::{self, AddressError, Target};
 
@@ -42,6 +44,10 @@ impl Targets {
         drop(known);
         let target = Target::parse(participant)?;
         let found = Arc::new(Known { target, verdict: target::check(participant, policy) });
+        // What no transaction can name is not worth remembering.
+        if found.verdict.is_err() || participant.len() > PARTICIPANT_BYTES_MAX {
+            return Ok(found);
+        }
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= self.most {
             // Whose addresses are all different gains nothing here, and may not keep more.
@@ -67,6 +73,11 @@ mod tests {
                 assert_eq!(known.verdict, target::check(participant, &policy), "{participant}");
             }
             assert!(targets.known.read().unwrap().len() <= 2);
+        }
+        let long = format!("http://localhost/{}", "a".repeat(PARTICIPANT_BYTES_MAX));
+        for refused in [&long, "http://10.0.0.1/"] {
+            drop(targets.get(refused, &policy).unwrap());
+            assert!(!targets.known.read().unwrap().contains_key(refused), "{refused}");
         }
         assert!(targets.get("nonsense", &policy).is_err());
     }
