@@ -98,6 +98,8 @@ pub struct Outbox<R> {
     append_under_way: bool,
     /// Whether somebody waits for a batch that gathers.
     is_pressing: bool,
+    /// Until when what gathers, and is not pressing, waits for more.
+    lingers_until: Option<Millis>,
     next_position: u64,
     first_position: u64,
     durable: Durable,
@@ -123,6 +125,7 @@ impl<R> Outbox<R> {
             gathered: VecDeque::new(),
             append_under_way: false,
             is_pressing: false,
+            lingers_until: None,
             next_position,
             first_position,
             durable: Durable::up_to(next_position - 1),
@@ -229,6 +232,23 @@ impl<R> Outbox<R> {
     /// Somebody waits for what gathers that only the driver knows of.
     pub fn press(&mut self) {
         self.is_pressing |= self.gathers();
+    }
+
+    /// Whether what gathers is to wait for more, for `linger_ms` at most: nobody waits for it, and
+    /// each append that is saved is a sync that the next transaction need not wait for. To be asked
+    /// before [`Outbox::next_append`].
+    pub fn lingers(&mut self, now: Millis, linger_ms: Millis) -> bool {
+        let waits = self.gathers() && !self.is_pressing();
+        let until = now.saturating_add(linger_ms);
+        let until = waits.then(|| self.lingers_until.map_or(until, |since| since.min(until)));
+        self.lingers_until = until.filter(|until| *until > now);
+        self.lingers_until.is_some()
+    }
+
+    /// Until when [`Outbox::lingers`] has said that it is to wait.
+    #[must_use]
+    pub const fn lingers_until(&self) -> Option<Millis> {
+        self.lingers_until
     }
 
     /// The append under way is done. What may leave now is to be had from [`Outbox::release`]; the

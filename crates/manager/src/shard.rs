@@ -167,8 +167,6 @@ pub(crate) struct Shard {
     archived: mpsc::UnboundedReceiver<Result<Vec<TransactionId>, String>>,
     archived_sender: mpsc::UnboundedSender<Result<Vec<TransactionId>, String>>,
     outbox: Outbox<Reply>,
-    /// Until when what gathers, and is not pressing, waits for more.
-    lingers_until: Option<Instant>,
     watchers: Watchers,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
@@ -226,7 +224,6 @@ impl Shard {
             archived,
             archived_sender,
             outbox,
-            lingers_until: None,
             watchers: Watchers::default(),
             ending,
             all_is_read: unarchivable.is_empty() && unread.is_empty(),
@@ -258,7 +255,10 @@ impl Shard {
             tokio::select! {
                 biased;
                 receipt = self.receipts.recv() => match receipt {
-                    Some(receipt) => self.on_receipt(receipt)?,
+                    Some(receipt) => {
+                        self.now = Instant::now();
+                        self.on_receipt(receipt)?;
+                    }
                     None => return Err(JOURNAL_GONE.to_owned()),
                 },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
@@ -302,10 +302,9 @@ impl Shard {
 
     /// After how long there is something to do even if nothing comes.
     fn longest_sleep(&self) -> Duration {
-        let timer = self.coordinator.next_timer().map(|timer| self.clock.until(timer.at));
-        let lingers = self.lingers_until.map(|at| at.saturating_duration_since(Instant::now()));
-        let due = timer.into_iter().chain(lingers).min();
-        due.unwrap_or(Duration::from_secs(3_600))
+        let timer = self.coordinator.next_timer().map(|timer| timer.at);
+        let due = timer.into_iter().chain(self.outbox.lingers_until()).min();
+        due.map_or(Duration::from_secs(3_600), |at| self.clock.until(at))
     }
 
     /// Works on a transaction. If the program breaks on it, it is known on which.

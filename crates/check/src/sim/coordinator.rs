@@ -102,8 +102,8 @@ impl Simulation {
         let mean = self.options.sync_ms;
         let (now, linger) = (self.clock(generation), self.options.linger_ms);
         let Some(shard) = self.shard(generation, number) else { return };
-        let lingered = shard.lingers_until.is_some();
-        if shard.appending.is_some() || shard.lingers(now, linger) {
+        let lingered = shard.outbox.lingers_until().is_some();
+        if shard.appending.is_some() || shard.outbox.lingers(now, linger) {
             return;
         }
         let pressed = lingered && shard.outbox.is_pressing();
@@ -153,7 +153,7 @@ impl Simulation {
         let Some(shard) = self.shard(generation, number) else { return };
         let done = std::mem::take(&mut shard.to_archive);
         let timer = shard.coordinator.next_timer().map(|timer| timer.at);
-        let due = timer.into_iter().chain(shard.lingers_until).min();
+        let due = timer.into_iter().chain(shard.outbox.lingers_until()).min();
         // One that could not be read may have ended: it is not counted.
         let read = |live: &&Transaction| live.set_aside.as_ref().is_none_or(|why| why.read);
         let live = shard.coordinator.iter().filter(read).count() as u64;

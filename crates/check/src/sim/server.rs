@@ -117,8 +117,6 @@ pub struct Shard {
     pub engine: MemoryEngine,
     /// The batch that is being appended.
     pub appending: Option<Gathered>,
-    /// Until when what gathers, and is not pressing, waits for more.
-    pub lingers_until: Option<u64>,
     /// Whether it knows no more than version 1 did, and writes its records.
     pub is_older: bool,
     /// How many transactions may be live: the limit, or what was live already when it started.
@@ -273,7 +271,6 @@ pub fn recover(
             coordinator: replayed.coordinator,
             engine,
             appending: None,
-            lingers_until: None,
             waiting: BTreeMap::new(),
             open: BTreeSet::new(),
             wakes_at: None,

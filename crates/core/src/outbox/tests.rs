@@ -48,6 +48,13 @@ fn an_end_alone_does_not_press() {
         assert!(out.is_none(), "{out:?}");
     }
     assert!(outbox.gathers() && !outbox.is_pressing(), "nobody waits for the end");
+    let mut lingering = outbox.clone();
+    assert!(lingering.lingers(10, 2) && lingering.lingers(11, 2));
+    assert_eq!(lingering.lingers_until(), Some(12));
+    assert!(!lingering.clone().lingers(11, 0), "the driver is in a hurry");
+    assert!(!lingering.clone().lingers(12, 2), "it has waited for long enough");
+    lingering.press();
+    assert!(!lingering.lingers(11, 2));
     let mut asked = outbox.clone();
     assert!(asked.reply(()).is_none());
     assert!(asked.is_pressing(), "the answer rests on the end");

@@ -1,7 +1,5 @@
 //! What a shard writes: batches for its journal, and what has ended for the history.
 
-use std::time::Instant;
-
 use unanimity_core::{Durable, TransactionId};
 use unanimity_journal::JournalError;
 
@@ -11,29 +9,14 @@ use crate::journal_thread::JournalCommand;
 
 impl Shard {
     pub(super) fn start_append(&mut self) -> Result<(), String> {
-        if self.lingers() {
+        let linger_ms = if self.stopping { 0 } else { self.bounds.linger.as_millis() as u64 };
+        if self.outbox.lingers(self.now_ms(), linger_ms) {
             return Ok(());
         }
         let Some(batch) = self.outbox.next_append() else { return Ok(()) };
         self.meters.batch_records.record(batch.records.len() as f64);
         let sent = self.journal.send(JournalCommand::Append(batch));
         sent.map_err(|_| JOURNAL_GONE.to_owned())
-    }
-
-    /// Whether what gathers waits for more: nobody waits for it, and each append that is saved is a
-    /// sync that the next transaction does not have to wait for.
-    fn lingers(&mut self) -> bool {
-        if self.stopping || self.outbox.is_pressing() || !self.outbox.gathers() {
-            self.lingers_until = None;
-            return false;
-        }
-        let now = Instant::now();
-        let until = *self.lingers_until.get_or_insert(now + self.bounds.linger);
-        if until > now {
-            return true;
-        }
-        self.lingers_until = None;
-        false
     }
 
     pub(super) fn on_receipt(

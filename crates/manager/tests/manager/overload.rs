@@ -50,10 +50,23 @@ async fn over(
     soon(manager.begin(BeginRequest::new(plan(participants), Wait::Outcome))).await
 }
 
+/// Has many initiators begin transactions, each as `initiator` says, until all have stopped.
+async fn put_load_on<F: Future<Output = ()> + Send + 'static>(
+    manager: &TransactionManager,
+    initiator: fn(TransactionManager, Arc<AtomicU64>) -> F,
+) {
+    let refused = Arc::new(AtomicU64::new(0));
+    let mut initiators = tokio::task::JoinSet::new();
+    for _ in 0..INITIATORS {
+        initiators.spawn(initiator(manager.clone(), Arc::clone(&refused)));
+    }
+    soon(initiators.join_all()).await;
+}
+
 /// Begins transaction after transaction until anybody is refused.
-async fn begin_until_refused(manager: &TransactionManager, refused: &AtomicU64) {
+async fn begin_until_refused(manager: TransactionManager, refused: Arc<AtomicU64>) {
     while refused.load(Ordering::Relaxed) == 0 {
-        match over(manager, &["a", "b"]).await {
+        match over(&manager, &["a", "b"]).await {
             Ok(begun) => assert!(begun.transaction.committed(), "{begun:?}"),
             Err(BeginError::Overloaded) => drop(refused.fetch_add(1, Ordering::Relaxed)),
             Err(error) => panic!("{error:?}"),
@@ -64,22 +77,16 @@ async fn begin_until_refused(manager: &TransactionManager, refused: &AtomicU64) 
 #[tokio::test]
 async fn beginnings_that_wait_too_long_are_refused_and_the_others_are_not() {
     let (_carriage, manager) = start(TARGET_MS);
-    let refused = Arc::new(AtomicU64::new(0));
-    let mut initiators = tokio::task::JoinSet::new();
-    for _ in 0..INITIATORS {
-        let (manager, refused) = (manager.clone(), Arc::clone(&refused));
-        initiators.spawn(async move { begin_until_refused(&manager, &refused).await });
-    }
-    soon(initiators.join_all()).await;
+    put_load_on(&manager, begin_until_refused).await;
     assert!(manager.admit().is_ok(), "nobody waits any more, so somebody may come");
     assert!(over(&manager, &["a", "b"]).await.is_ok());
 }
 
 /// Begins transaction after transaction until anybody is refused before the runtime has had a turn.
 /// It has one thread, so until then no shard can have run.
-async fn begin_until_refused_at_once(manager: &TransactionManager, refused: &AtomicU64) {
+async fn begin_until_refused_at_once(manager: TransactionManager, refused: Arc<AtomicU64>) {
     while refused.load(Ordering::Relaxed) == 0 {
-        let mut begins = Box::pin(over(manager, &["a", "b"]));
+        let mut begins = Box::pin(over(&manager, &["a", "b"]));
         let at_once = begins.as_mut().poll(&mut Context::from_waker(Waker::noop()));
         let answer = match at_once {
             Poll::Ready(Err(BeginError::Overloaded)) => {
@@ -96,13 +103,7 @@ async fn begin_until_refused_at_once(manager: &TransactionManager, refused: &Ato
 #[tokio::test]
 async fn where_too_many_wait_a_shard_is_not_even_woken_to_refuse() {
     let (_carriage, manager) = start(TARGET_MS);
-    let refused = Arc::new(AtomicU64::new(0));
-    let mut initiators = tokio::task::JoinSet::new();
-    for _ in 0..INITIATORS {
-        let (manager, refused) = (manager.clone(), Arc::clone(&refused));
-        initiators.spawn(async move { begin_until_refused_at_once(&manager, &refused).await });
-    }
-    soon(initiators.join_all()).await;
+    put_load_on(&manager, begin_until_refused_at_once).await;
     assert!(over(&manager, &["a", "b"]).await.is_ok());
 }
 

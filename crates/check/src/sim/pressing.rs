@@ -1,5 +1,4 @@
-//! What a shard gives to its outbox, and how long what gathers there waits for more while nobody
-//! waits for it: as the program's shard does it.
+//! What a shard gives to its outbox, and for whom that is pressing: as the program's shard does it.
 
 use std::sync::Arc;
 
@@ -20,19 +19,5 @@ impl Shard {
             self.outbox.press();
         }
         out
-    }
-
-    /// Whether what gathers is not to be appended yet.
-    pub fn lingers(&mut self, now: u64, linger_ms: u64) -> bool {
-        if self.outbox.is_pressing() || !self.outbox.gathers() {
-            self.lingers_until = None;
-            return false;
-        }
-        let until = *self.lingers_until.get_or_insert(now + linger_ms);
-        if until > now {
-            return true;
-        }
-        self.lingers_until = None;
-        false
     }
 }
