@@ -2,30 +2,26 @@
 //! can open. Written in large batches by a thread of its own, off the commit path; the journal
 //! forgets a transaction only after it is durable here.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, params};
-use tokio::sync::mpsc::UnboundedSender;
-use unanimity_core::{Doing, Outcome, Reason, Transaction, TransactionId};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
-use crate::blame::Blame;
-use crate::crash_point::{crash_point, panic_point};
 use crate::filter::{Cursor, Filter};
 use crate::panics;
 use crate::rewrite::rewrite_log;
-use crate::view::{TimelineView, TransactionView, reason_detail};
+use crate::view::{TimelineView, TransactionView};
 use document::Columns;
+pub(crate) use writing::{ArchiveReply, ArchiveRequest, write_history};
 
+mod courses;
 mod document;
+mod writing;
 
 /// The version of the tables. A newer one is refused.
-const HISTORY_VERSION: i64 = 2;
-/// At most this many transactions are written in one storage transaction.
-const WRITE_BATCH_MAX: usize = 4_096;
+const HISTORY_VERSION: i64 = 3;
 /// The bytes of a page in a history that is made new. Rows come to the end, some twenty of them to
 /// a page; with SQLite's usual 4,096 much of the time went into beginning pages.
 const PAGE_BYTES: i64 = 16_384;
@@ -47,11 +43,21 @@ const TABLES: &str = "
         reason TEXT NOT NULL,
         reason_detail TEXT,
         fingerprint BLOB NOT NULL,   -- empty where the coordinator chose the id
-        document TEXT NOT NULL,      -- branches and events as JSON
-        timeline TEXT                -- only in rows that version 1 has written
+        document TEXT NOT NULL,      -- branches and events as JSON; empty where a course has them
+        timeline TEXT,               -- only in rows that version 1 has written
+        course INTEGER,              -- the document's number in courses, if it is there
+        times TEXT,                  -- then: the times of its events, as a list
+        results TEXT                 -- then: the results of its branches, if any has one
     ) STRICT;
     CREATE UNIQUE INDEX IF NOT EXISTS transactions_by_id ON transactions (id);
     CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms);
+    -- Documents that many transactions share, without times and results.
+    CREATE TABLE IF NOT EXISTS courses (number INTEGER PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    -- Every document, wherever it is, for whoever reads this by hand.
+    CREATE VIEW IF NOT EXISTS documents AS
+        SELECT t.number, t.id, coalesce(c.document, t.document) AS document, t.times,
+            t.results
+        FROM transactions AS t LEFT JOIN courses AS c ON c.number = t.course;
     -- Which of the numbers (both included) may have a branch of this participant: one row for each
     -- batch that was written together.
     CREATE TABLE IF NOT EXISTS participants (
@@ -60,6 +66,13 @@ const TABLES: &str = "
         last_number INTEGER NOT NULL,
         PRIMARY KEY (participant, first_number)
     ) WITHOUT ROWID, STRICT;
+";
+
+/// Version 2 had a whole document in each row.
+const FROM_VERSION_2: &str = "
+    ALTER TABLE transactions ADD COLUMN course INTEGER;
+    ALTER TABLE transactions ADD COLUMN times TEXT;
+    ALTER TABLE transactions ADD COLUMN results TEXT;
 ";
 
 /// Version 1 had whole views as JSON, and a row for each participant of each transaction.
@@ -208,8 +221,11 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
     connection.pragma_update(None, "synchronous", "FULL").map_err(error)?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(error)?;
     // All or nothing: an upgrade that is cut off begins anew at the next start.
-    let upgrade =
-        if found == 1 { [FROM_VERSION_1, TABLES, FROM_VERSION_1_ROWS] } else { ["", TABLES, ""] };
+    let upgrade = match found {
+        1 => [FROM_VERSION_1, TABLES, FROM_VERSION_1_ROWS],
+        2 => [FROM_VERSION_2, TABLES, ""],
+        _ => ["", TABLES, ""], // A new one, or of this version: newer ones are refused.
+    };
     let ([before, tables, after], panics) = (upgrade, panics::TABLE);
     let sql = format!(
         "BEGIN IMMEDIATE; {before} {tables} {panics} {after} \
@@ -251,169 +267,6 @@ pub(crate) fn archived_up_to(connection: &Connection, shard: u16) -> Result<u64,
 
 fn archived_name(shard: u16) -> String {
     format!("archived_up_to_{shard}")
-}
-
-/// A batch of ended transactions to write, and whom to tell when they are durable.
-pub(crate) struct ArchiveRequest {
-    /// With these (and those before) everything is in the history that ended in this shard's
-    /// journal up to this position.
-    pub(crate) up_to: Option<(u16, u64)>,
-    pub(crate) transactions: Vec<Arc<Transaction>>,
-    pub(crate) done: ArchiveReply,
-}
-
-/// What writing came to: the ids once they are durable, or why they are not and never will be.
-type Archived = Result<Vec<TransactionId>, String>;
-
-/// The answer that is owed for a request. If the request is lost, by a panic of the history's
-/// thread, the answer is that.
-pub(crate) struct ArchiveReply {
-    sender: UnboundedSender<Archived>,
-    told: bool,
-}
-
-impl ArchiveReply {
-    pub(crate) const fn new(sender: UnboundedSender<Archived>) -> Self {
-        Self { sender, told: false }
-    }
-
-    fn tell(&mut self, archived: Archived) {
-        self.told = true;
-        // dropped: a shard that has stopped wants no answer; recovery archives again.
-        let _ = self.sender.send(archived);
-    }
-}
-
-impl Drop for ArchiveReply {
-    fn drop(&mut self) {
-        if !self.told {
-            self.tell(Err("the history's thread has ended".to_owned()));
-        }
-    }
-}
-
-/// Writes until every sender is gone. Requests that wait together share one storage transaction.
-pub(crate) fn write_history(
-    mut connection: Connection,
-    requests: &mpsc::Receiver<ArchiveRequest>,
-    gathering: Duration,
-    blame: &Blame,
-) {
-    while let Ok(first) = requests.recv() {
-        let batch = gather(first, requests, gathering);
-        crash_point("before_history_write");
-        let written = write_batch(&mut connection, &batch, blame);
-        crash_point("after_history_write");
-        for mut request in batch {
-            let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
-            request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
-        }
-        if let Err(error) = written {
-            tracing::error!(%error, "the history cannot be written; the coordinator stops");
-            return;
-        }
-    }
-}
-
-/// What comes within this time is written together, up to a bound.
-fn gather(
-    first: ArchiveRequest,
-    requests: &mpsc::Receiver<ArchiveRequest>,
-    gathering: Duration,
-) -> Vec<ArchiveRequest> {
-    let until = Instant::now() + gathering;
-    let mut count = first.transactions.len();
-    let mut batch = vec![first];
-    while count < WRITE_BATCH_MAX {
-        let left = until.saturating_duration_since(Instant::now());
-        let Ok(next) = requests.recv_timeout(left) else { break };
-        count += next.transactions.len();
-        batch.push(next);
-    }
-    batch
-}
-
-fn write_batch(
-    connection: &mut Connection,
-    batch: &[ArchiveRequest],
-    blame: &Blame,
-) -> rusqlite::Result<()> {
-    let storage = connection.transaction()?;
-    {
-        let next = "SELECT coalesce(max(number), 0) + 1 FROM transactions";
-        let first: i64 = storage.prepare_cached(next)?.query_row([], |row| row.get(0))?;
-        let mut number = first;
-        let mut participants: BTreeSet<&str> = BTreeSet::new();
-        let mut document = Vec::new();
-        let mut insert = storage.prepare_cached(
-            "INSERT INTO transactions (number, id, begun_at_ms, decided_at_ms, \
-             ended_at_ms, outcome, reason, reason_detail, fingerprint, document) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        )?;
-        for ended in batch.iter().flat_map(|request| &request.transactions) {
-            document.clear();
-            blame.on(&ended.id, Doing::Archiving, || {
-                panic_point(Doing::Archiving.as_str(), &ended.id);
-                document::write(ended, &mut document);
-            });
-            insert_one(&storage, &mut insert, number, ended, &document)?;
-            number += 1;
-            participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
-        }
-        let mut insert = storage.prepare_cached(
-            "INSERT OR REPLACE INTO participants (participant, first_number, last_number) \
-             VALUES (?1, ?2, ?3)",
-        )?;
-        for participant in participants {
-            insert.execute(params![participant, first, number - 1])?;
-        }
-        let noted: BTreeMap<u16, u64> = batch.iter().filter_map(|request| request.up_to).collect();
-        let mut note =
-            storage.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?;
-        for (shard, up_to) in noted {
-            note.execute(params![archived_name(shard), clamp(up_to)])?;
-        }
-    }
-    storage.commit()
-}
-
-/// A transaction that was written before a crash and is recovered is written again: the later
-/// version is at least as complete. That is seldom, and a statement that may replace rows keeps
-/// what it would need to undo that: a tenth of the time.
-fn insert_one(
-    storage: &Connection,
-    insert: &mut CachedStatement<'_>,
-    number: i64,
-    ended: &Transaction,
-    document: &[u8],
-) -> rusqlite::Result<()> {
-    let Ok(document) = std::str::from_utf8(document) else { panic!("JSON is text") };
-    let decision = ended.decision.as_ref();
-    let reason = decision.map(|decision| &decision.reason);
-    let outcome = ended.outcome().unwrap_or(Outcome::Rollback);
-    let fingerprint = ended.fingerprint.to_le_bytes();
-    let fingerprint = if ended.fingerprint == 0 { &[][..] } else { &fingerprint[..] };
-    let row = params![
-        number,
-        ended.id.as_str(),
-        clamp(ended.begun_at),
-        decision.map(|decision| clamp(decision.at)),
-        clamp(ended.ended_at.unwrap_or(ended.begun_at)),
-        outcome.as_str(),
-        reason.map_or("", Reason::code),
-        reason.and_then(reason_detail),
-        fingerprint,
-        document,
-    ];
-    match insert.execute(row) {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            storage
-                .prepare_cached("DELETE FROM transactions WHERE id = ?1")?
-                .execute([ended.id.as_str()])?;
-            insert.execute(row).map(drop)
-        }
-        inserted => inserted.map(drop),
-    }
 }
 
 impl HistoryReader {
@@ -478,12 +331,14 @@ impl HistoryReader {
 const OF_PARTICIPANT: &str = "transactions AS t JOIN (SELECT ?6 AS participant) AS p \
      ON t.number <= (SELECT last_number FROM participants AS b WHERE b.participant = p.participant \
      AND b.first_number <= t.number ORDER BY b.first_number DESC LIMIT 1) \
-     AND EXISTS (SELECT 1 FROM json_each(t.document, '$.branches') \
+     AND EXISTS (SELECT 1 FROM json_each(coalesce((SELECT c.document FROM courses AS c \
+     WHERE c.number = t.course), t.document), '$.branches') \
      WHERE json_extract(value, '$.participant') = p.participant)";
 /// The same for one with few batches: only those are looked at.
 const OF_RARE_PARTICIPANT: &str = "participants AS b CROSS JOIN transactions AS t \
      ON b.participant = ?6 AND t.number BETWEEN b.first_number AND b.last_number \
-     AND EXISTS (SELECT 1 FROM json_each(t.document, '$.branches') \
+     AND EXISTS (SELECT 1 FROM json_each(coalesce((SELECT c.document FROM courses AS c \
+     WHERE c.number = t.course), t.document), '$.branches') \
      WHERE json_extract(value, '$.participant') = b.participant)";
 /// With no more batches than this a participant is rare.
 const RARE_BATCHES_MAX: i64 = 256;
@@ -549,8 +404,9 @@ fn clamp(ms: u64) -> i64 {
 }
 
 /// What [`stored`] reads of a row, in its order.
-const COLUMNS: &str = "t.fingerprint, t.document, t.timeline, t.id, t.begun_at_ms, \
-     t.decided_at_ms, t.ended_at_ms, t.outcome, t.reason, t.reason_detail";
+const COLUMNS: &str = "t.fingerprint, coalesce((SELECT c.document FROM courses AS c \
+     WHERE c.number = t.course), t.document), t.timeline, t.id, t.begun_at_ms, \
+     t.decided_at_ms, t.ended_at_ms, t.outcome, t.reason, t.reason_detail, t.times, t.results";
 
 /// A row as it is stored.
 struct Stored {
@@ -558,6 +414,9 @@ struct Stored {
     document: String,
     /// There only in rows that version 1 has written, whose document is a whole view.
     timeline: Option<String>,
+    /// These two are there only where the document is one that many share.
+    times: Option<String>,
+    results: Option<String>,
     columns: Columns,
 }
 
@@ -573,7 +432,8 @@ fn stored(row: &rusqlite::Row<'_>) -> rusqlite::Result<Stored> {
         reason_detail: row.get(9)?,
     };
     let (fingerprint, document, timeline) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    Ok(Stored { fingerprint, document, timeline, columns })
+    let (times, results) = (row.get(10)?, row.get(11)?);
+    Ok(Stored { fingerprint, document, timeline, times, results, columns })
 }
 
 impl Stored {
@@ -582,7 +442,10 @@ impl Stored {
         let broken = |message: String| HistoryError::Document { id: id.clone(), message };
         let unreadable = |error: serde_json::Error| broken(error.to_string());
         let (view, timeline) = match &self.timeline {
-            None => document::read(self.columns, &self.document).map_err(unreadable)?,
+            None => {
+                let beside = (self.times.as_deref(), self.results.as_deref());
+                document::read(self.columns, &self.document, beside).map_err(unreadable)?
+            }
             Some(timeline) => (
                 serde_json::from_str(&self.document).map_err(unreadable)?,
                 serde_json::from_str(timeline).map_err(unreadable)?,

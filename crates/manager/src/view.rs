@@ -328,18 +328,29 @@ pub(crate) enum Moment {
     Decided { at: u64, outcome: Outcome },
 }
 
+impl Moment {
+    /// When it was.
+    pub(crate) const fn at(&self) -> u64 {
+        match self {
+            Self::Seen(seen) => seen.at,
+            Self::Decided { at, .. } => *at,
+        }
+    }
+}
+
 /// What was recorded and what was seen between beginning and end, in the order of time.
 pub(crate) fn course(transaction: &Transaction) -> Vec<Moment> {
+    let seen = transaction.timeline.iter();
+    let mut course = Vec::with_capacity(seen.size_hint().0 + 1);
+    course.extend(seen.map(Moment::Seen));
     // Equal failures are folded into the first, which then bears the time of the last.
-    let mut seen: Vec<Observation> = transaction.timeline.iter().collect();
-    seen.sort_by_key(|observation| observation.at);
-    let decided = transaction.decision.as_ref();
-    let before = decided.map_or(seen.len(), |decision| {
-        let first = seen.iter().position(|seen| follows(seen, decision.at, transaction));
-        first.unwrap_or(seen.len())
-    });
-    let mut course: Vec<Moment> = seen.into_iter().map(Moment::Seen).collect();
-    if let Some(decision) = decided {
+    course.sort_by_key(Moment::at);
+    if let Some(decision) = &transaction.decision {
+        let follows = |moment: &Moment| match moment {
+            Moment::Seen(seen) => follows(seen, decision.at, transaction),
+            Moment::Decided { .. } => false,
+        };
+        let before = course.iter().position(follows).unwrap_or(course.len());
         let moment = Moment::Decided { at: decision.at, outcome: decision.outcome };
         course.insert(before, moment);
     }

@@ -5,8 +5,9 @@
 //! `{"branches": [...], "events": [...]}` and, only where they say something: `interactive`,
 //! `one_phase`, `heuristic`, `overdue`, `reason_branch`, `dropped`. An event is a list:
 //! milliseconds since the beginning, what, the branch's place, the operation, the attempt, a
-//! detail, how often. What is missing at its end is null. Whole views, as the API answers with,
-//! cost several times the processor time and the bytes.
+//! detail, how often. What is missing at its end is null; so are the milliseconds in a document
+//! that many transactions share, which have a list of times and one of results each. Whole views,
+//! as the API answers with, cost several times the processor time and the bytes.
 
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
 use serde::{Deserialize, Serialize, Serializer};
@@ -15,21 +16,56 @@ use unanimity_core::{Branch, Observation, Reason, Transaction, What};
 
 use crate::view::{
     BranchView, EventView, Moment, ReasonView, ResolutionView, TimelineView, TransactionView,
-    course, settled_as, vote,
+    settled_as, vote,
 };
 
-/// Appends the document of a transaction that has ended.
-pub(super) fn write(transaction: &Transaction, out: &mut Vec<u8>) {
-    if let Err(error) = serde_json::to_writer(out, &Document(transaction)) {
+/// Appends the document of a transaction that has ended, and whose course this is. One that others
+/// share has no results, and each event has null where its time would be.
+pub(super) fn write(transaction: &Transaction, course: &[Moment], is_own: bool, out: &mut Vec<u8>) {
+    put(&Document { transaction, course, is_own }, out);
+}
+
+/// Appends the results alone, as a list: one for each branch, null where there is none. Nothing if
+/// there is none at all.
+pub(super) fn write_results(transaction: &Transaction, out: &mut Vec<u8>) {
+    if transaction.branches.iter().any(|branch| branch.result.is_some()) {
+        put(&transaction.branches.iter().map(result).collect::<Vec<_>>(), out);
+    }
+}
+
+/// What a branch's prepare or execute gave back, if it is JSON.
+fn result(branch: &Branch) -> Option<&RawValue> {
+    branch.result.as_deref().and_then(|text| serde_json::from_str(text).ok())
+}
+
+/// Appends the times alone, as a list: for each event the milliseconds since the beginning.
+pub(super) fn write_times(transaction: &Transaction, course: &[Moment], out: &mut Vec<u8>) {
+    put(&Times(transaction.begun_at, course), out);
+}
+
+fn put(value: &impl Serialize, out: &mut Vec<u8>) {
+    if let Err(error) = serde_json::to_writer(out, value) {
         panic!("what we know of a transaction is always JSON: {error}");
     }
 }
 
-struct Document<'a>(&'a Transaction);
+struct Times<'a>(u64, &'a [Moment]);
+
+impl Serialize for Times<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.iter().map(|moment| since(moment.at(), self.0)))
+    }
+}
+
+struct Document<'a> {
+    transaction: &'a Transaction,
+    course: &'a [Moment],
+    is_own: bool,
+}
 
 impl Serialize for Document<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(transaction) = self;
+        let Self { transaction, course, is_own } = *self;
         let mut map = serializer.serialize_map(None)?;
         if transaction.open {
             map.serialize_entry("interactive", &true)?;
@@ -51,25 +87,28 @@ impl Serialize for Document<'_> {
         if transaction.timeline.dropped() > 0 {
             map.serialize_entry("dropped", &transaction.timeline.dropped())?;
         }
-        map.serialize_entry("branches", &Branches(transaction))?;
-        map.serialize_entry("events", &Events(transaction))?;
+        map.serialize_entry("branches", &Branches(transaction, is_own))?;
+        let begun_at = is_own.then_some(transaction.begun_at);
+        map.serialize_entry("events", &Events(begun_at, course))?;
         map.end()
     }
 }
 
-struct Branches<'a>(&'a Transaction);
+struct Branches<'a>(&'a Transaction, bool);
 
 impl Serialize for Branches<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.branches.iter().map(|branch| OneBranch(self.0, branch)))
+        let Self(transaction, is_own) = self;
+        let branches = transaction.branches.iter();
+        serializer.collect_seq(branches.map(|branch| OneBranch(transaction, branch, *is_own)))
     }
 }
 
-struct OneBranch<'a>(&'a Transaction, &'a Branch);
+struct OneBranch<'a>(&'a Transaction, &'a Branch, bool);
 
 impl Serialize for OneBranch<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self(transaction, branch) = self;
+        let Self(transaction, branch, is_own) = self;
         let plan = &branch.plan;
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("name", &*plan.name)?;
@@ -94,46 +133,43 @@ impl Serialize for OneBranch<'_> {
         if let Some(resolution) = &branch.resolution {
             map.serialize_entry("resolution", &ResolutionView::of(resolution))?;
         }
-        let result = branch.result.as_deref();
-        if let Some(result) = result.and_then(|text| serde_json::from_str::<&RawValue>(text).ok()) {
+        if *is_own && let Some(result) = result(branch) {
             map.serialize_entry("result", result)?;
         }
         map.end()
     }
 }
 
-struct Events<'a>(&'a Transaction);
+/// With when the transaction began, if the times are to be there.
+struct Events<'a>(Option<u64>, &'a [Moment]);
 
 impl Serialize for Events<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let begun_at = self.0.begun_at;
-        serializer
-            .collect_seq(course(self.0).into_iter().map(|moment| OneEvent { begun_at, moment }))
+        serializer.collect_seq(self.1.iter().map(|moment| OneEvent(self.0, moment)))
     }
 }
 
-struct OneEvent {
-    begun_at: u64,
-    moment: Moment,
-}
+struct OneEvent<'a>(Option<u64>, &'a Moment);
 
-impl Serialize for OneEvent {
+impl Serialize for OneEvent<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let since = |at: u64| at.cast_signed().wrapping_sub(self.begun_at.cast_signed());
+        let Self(begun_at, moment) = self;
         let mut list = serializer.serialize_seq(None)?;
-        match &self.moment {
-            Moment::Decided { at, .. } => {
-                list.serialize_element(&since(*at))?;
-                list.serialize_element("decided")?;
-            }
+        list.serialize_element(&begun_at.map(|begun_at| since(moment.at(), begun_at)))?;
+        match moment {
+            Moment::Decided { .. } => list.serialize_element("decided")?,
             Moment::Seen(seen) => {
-                list.serialize_element(&since(seen.at))?;
                 list.serialize_element(seen.what.word())?;
                 put_observation(&mut list, seen)?;
             }
         }
         list.end()
     }
+}
+
+/// How long after the beginning, in milliseconds. A clock may have been set back.
+const fn since(at: u64, begun_at: u64) -> i64 {
+    at.cast_signed().wrapping_sub(begun_at.cast_signed())
 }
 
 /// The rest of an event, up to the last thing that is there.
@@ -233,15 +269,29 @@ impl From<Vec<serde_json::Value>> for ReadEvent {
     }
 }
 
-/// Reads a document back, with the columns beside it.
+/// Reads a document back, with the columns beside it: the times and the results, too, if it is one
+/// that many share.
 ///
 /// # Errors
 /// What is wrong with the JSON.
 pub(super) fn read(
     columns: Columns,
     document: &str,
+    (times, results): (Option<&str>, Option<&str>),
 ) -> Result<(TransactionView, TimelineView), serde_json::Error> {
-    let read: Read = serde_json::from_str(document)?;
+    let mut read: Read = serde_json::from_str(document)?;
+    if let Some(times) = times {
+        let times: Vec<serde_json::Value> = serde_json::from_str(times)?;
+        for (event, at) in read.events.iter_mut().zip(times) {
+            event.0.splice(..1, [at]);
+        }
+    }
+    if let Some(results) = results {
+        let results: Vec<Option<serde_json::Value>> = serde_json::from_str(results)?;
+        for (branch, result) in read.branches.iter_mut().zip(results) {
+            branch.result = result;
+        }
+    }
     let names: Vec<String> = read.branches.iter().map(|branch| branch.name.clone()).collect();
     let events = read.events.iter().map(|event| event.view(&columns, &names));
     let mut timeline = vec![EventView::plain(columns.begun_at_ms, "begun")];
@@ -327,6 +377,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::view::course;
 
     /// Runs a transaction to its end; `answer` says what each call comes to.
     fn ended(branches: Vec<BranchPlan>, answer: impl Fn(&str, Operation) -> Answer) -> Transaction {
@@ -360,21 +411,33 @@ mod tests {
     }
 
     fn check(transaction: &Transaction) {
-        let mut document = Vec::new();
-        write(transaction, &mut document);
+        let course = course(transaction);
+        let text = |put: &dyn Fn(&mut Vec<u8>)| {
+            let mut text = Vec::new();
+            put(&mut text);
+            String::from_utf8(text).unwrap()
+        };
+        let whole = text(&|out| write(transaction, &course, true, out));
+        let shared = text(&|out| write(transaction, &course, false, out));
+        let times = text(&|out| write_times(transaction, &course, out));
+        let results = text(&|out| write_results(transaction, out));
+        let results = (!results.is_empty()).then_some(&*results);
         let view = TransactionView::of(transaction);
         let reason = view.reason.clone();
-        let columns = Columns {
+        let columns = || Columns {
             id: view.id.clone(),
             begun_at_ms: view.begun_at_ms,
             decided_at_ms: view.decided_at_ms,
             ended_at_ms: view.ended_at_ms.unwrap(),
             outcome: view.outcome.clone().unwrap(),
             reason: reason.as_ref().map_or_else(String::new, |reason| reason.code.clone()),
-            reason_detail: reason.and_then(|reason| reason.detail),
+            reason_detail: reason.as_ref().and_then(|reason| reason.detail.clone()),
         };
-        let found = read(columns, std::str::from_utf8(&document).unwrap()).unwrap();
-        assert_eq!(found, (view, TimelineView::of(transaction)));
+        let timeline = TimelineView::of(transaction);
+        let found = read(columns(), &whole, (None, None)).unwrap();
+        assert_eq!((&found.0, &found.1), (&view, &timeline));
+        let found = read(columns(), &shared, (Some(&times), results)).unwrap();
+        assert_eq!((&found.0, &found.1), (&view, &timeline));
     }
 
     #[test]

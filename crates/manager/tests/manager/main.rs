@@ -12,6 +12,7 @@ mod durability;
 mod fake;
 mod folder;
 mod gated;
+mod history;
 mod listing;
 mod local;
 mod overload;

@@ -1,0 +1,173 @@
+//! Decides which ended transactions share one document. Most transactions of a system are of few
+//! kinds: the same branches, asked and answered in the same order, and nothing but the times and
+//! the results differs. Such a document is written once, to the table `courses`, and a transaction
+//! then has its number, the times and the results. What says something of its own (a reason, an
+//! error, an operator's word) has a document of its own.
+//!
+//! Nothing here need be right about what the table holds already: a course that is written twice
+//! takes its room twice.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+use unanimity_core::{Branch, Reason, Transaction, What};
+
+use super::document;
+use crate::view::Moment;
+
+/// So many kinds are known at a time; when there are more, all are forgotten.
+const KNOWN_MAX: usize = 4_096;
+
+/// What a row says of its transaction's course.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course<'a> {
+    /// A document of its own.
+    Own(&'a str),
+    /// The number of one in `courses`, and what belongs to it.
+    Shared {
+        number: i64,
+        times: &'a str,
+        /// Of each branch, if any has one.
+        results: Option<&'a str>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    /// Seen once. Where no two transactions are alike, a table of courses would be as long as they.
+    Once,
+    Written(i64),
+}
+
+/// The courses that the writer has met.
+#[derive(Debug, Default)]
+pub(super) struct Courses {
+    known: HashMap<Box<[u8]>, Known>,
+    key: Vec<u8>,
+    text: Vec<u8>,
+    results: Vec<u8>,
+}
+
+impl Courses {
+    /// What is to be written of a transaction that has ended.
+    pub(super) fn course_of(
+        &mut self,
+        storage: &Connection,
+        ended: &Transaction,
+        moments: &[Moment],
+    ) -> rusqlite::Result<Course<'_>> {
+        self.key.clear();
+        self.text.clear();
+        let number = match put_key(ended, moments, &mut self.key) {
+            Some(()) => self.number(storage, ended, moments)?,
+            None => None,
+        };
+        let Some(number) = number else {
+            document::write(ended, moments, true, &mut self.text);
+            return Ok(Course::Own(text(&self.text)));
+        };
+        document::write_times(ended, moments, &mut self.text);
+        self.results.clear();
+        document::write_results(ended, &mut self.results);
+        let results = (!self.results.is_empty()).then(|| text(&self.results));
+        Ok(Course::Shared { number, times: text(&self.text), results })
+    }
+
+    /// The number under which the course of this key stands in the table; `None` if it is not to be
+    /// there.
+    fn number(
+        &mut self,
+        storage: &Connection,
+        ended: &Transaction,
+        moments: &[Moment],
+    ) -> rusqlite::Result<Option<i64>> {
+        match self.known.get_mut(&*self.key) {
+            Some(Known::Written(number)) => Ok(Some(*number)),
+            Some(known) => {
+                document::write(ended, moments, false, &mut self.text);
+                storage
+                    .prepare_cached("INSERT INTO courses (document) VALUES (?1)")?
+                    .execute([text(&self.text)])?;
+                let number = storage.last_insert_rowid();
+                *known = Known::Written(number);
+                self.text.clear();
+                Ok(Some(number))
+            }
+            None => {
+                if self.known.len() >= KNOWN_MAX {
+                    self.known.clear();
+                }
+                self.known.insert(self.key.as_slice().into(), Known::Once);
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    let Ok(text) = std::str::from_utf8(bytes) else { panic!("JSON is text") };
+    text
+}
+
+/// Writes everything that the shared document would say. `None`: it would say something
+/// that hardly another says.
+fn put_key(ended: &Transaction, moments: &[Moment], key: &mut Vec<u8>) -> Option<()> {
+    let reason = ended.decision.as_ref().map(|decision| &decision.reason);
+    let says_more = matches!(reason, Some(Reason::No { .. }))
+        || ended.timeline.dropped() > 0
+        || ended.heuristic().is_some();
+    if says_more {
+        return None;
+    }
+    key.extend([u8::from(ended.open), u8::from(ended.is_one_phase()), u8::from(ended.overdue)]);
+    key.extend(u16::try_from(ended.branches.len()).ok()?.to_le_bytes());
+    for branch in &ended.branches {
+        put_branch(branch, key)?;
+    }
+    for moment in moments {
+        match moment {
+            Moment::Decided { .. } => key.push(u8::MAX),
+            Moment::Seen(seen) => {
+                key.extend(seen.branch.map_or(u16::MAX, |number| number).to_le_bytes());
+                put_what(&seen.what, key)?;
+            }
+        }
+    }
+    Some(())
+}
+
+fn put_branch(branch: &Branch, key: &mut Vec<u8>) -> Option<()> {
+    if branch.resolution.is_some() {
+        return None;
+    }
+    let plan = &branch.plan;
+    for text in [&*plan.name, &*plan.participant] {
+        key.extend(u32::try_from(text.len()).ok()?.to_le_bytes());
+        key.extend(text.as_bytes());
+    }
+    key.extend([plan.kind as u8, branch.ballot as u8]);
+    key.extend([plan.by_initiator, plan.also_on_rollback, plan.comes_last].map(u8::from));
+    key.extend(u16::try_from(plan.after.len()).ok()?.to_le_bytes());
+    key.extend(plan.after.iter().flat_map(|number| number.to_le_bytes()));
+    Some(())
+}
+
+fn put_what(what: &What, key: &mut Vec<u8>) -> Option<()> {
+    let (kind, attempt) = match what {
+        What::Called { attempt, .. } => (0_u8, *attempt),
+        What::Yes(_) => (1, 0),
+        What::ReadOnly => (2, 0),
+        What::Acknowledged(_) => (3, 0),
+        What::Parked => (4, 0),
+        What::Recovered => (5, 0),
+        What::Overdue => (6, 0),
+        What::Enlisted => (7, 0),
+        What::CommitRequested => (8, 0),
+        What::Unsupported(_) => (9, 0),
+        What::No(..) | What::Failed { .. } | What::Resolved(_) => return None,
+    };
+    let operation = what.operation().map_or(0, |operation| operation as u8);
+    key.extend([kind, operation]);
+    key.extend(attempt.to_le_bytes());
+    Some(())
+}
