@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod digested;
+mod encoded;
 mod head;
 pub(crate) mod observation;
 #[cfg(any(test, feature = "mutations"))]
@@ -24,6 +25,7 @@ mod snapshot;
 mod tests;
 
 pub use digested::digested_bytes;
+pub use encoded::Encoded;
 pub use head::{RecordHead, decode_head};
 #[cfg(any(test, feature = "mutations"))]
 pub use older::{encode_version_1, plan_of_version_1};

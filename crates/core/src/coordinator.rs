@@ -116,7 +116,7 @@ impl Coordinator {
         // not carry out a step that refuses.
         let leaves = matches!(event, Event::Begin { .. })
             || self.config.mutations.has(Mutation::DormantNotTakenUp);
-        if !leaves && self.is_dormant(event.transaction()) {
+        if !leaves && self.is_dormant_at_hand(event.transaction()) {
             let id = event.transaction().clone();
             self.resume_one(now, &id, &mut step);
         }
@@ -219,7 +219,7 @@ impl Coordinator {
     pub(crate) fn end(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
         self.disarm_all(id);
         let ended = self.record(now, id, Fact::Ended, step);
-        step.effects.extend(ended.map(|ended| Effect::Ended(Arc::new(ended))));
+        step.effects.extend(ended.map(|ended| Effect::Ended(Arc::from(ended))));
     }
 
     /// Takes the decision: on record first, then told, then carried out.
@@ -281,7 +281,7 @@ impl Coordinator {
         id: &TransactionId,
         fact: Fact,
         step: &mut Step,
-    ) -> Option<Transaction> {
+    ) -> Option<Box<Transaction>> {
         let observations = match self.transactions.get_mut(id) {
             Some(transaction) => transaction.timeline.take_unsaved(),
             None => Observations::new(),

@@ -32,7 +32,7 @@ impl Coordinator {
     /// [`ApplyError`] if the record does not fit what is known. A caller that reads a journal whose
     /// oldest batches were forgotten meets records of transactions that ended or were written anew
     /// later; see [`Coordinator::knows`].
-    pub fn apply(&mut self, record: &Record) -> Result<Option<Transaction>, ApplyError> {
+    pub fn apply(&mut self, record: &Record) -> Result<Option<Box<Transaction>>, ApplyError> {
         let id = &record.transaction;
         match &record.fact {
             Fact::Begun { fingerprint, plan } => {
@@ -69,7 +69,7 @@ impl Coordinator {
     pub(crate) fn take_later(
         &mut self,
         record: &mut Record,
-    ) -> Result<Option<Transaction>, ApplyError> {
+    ) -> Result<Option<Box<Transaction>>, ApplyError> {
         let mutations = self.config.mutations;
         self.fitting(record)?.take_over(record, mutations);
         Ok(self.ended_by(record))
@@ -79,7 +79,7 @@ impl Coordinator {
     fn fitting(&mut self, record: &Record) -> Result<&mut Transaction, ApplyError> {
         let id = &record.transaction;
         let error = |problem| ApplyError { transaction: id.clone(), problem };
-        let found = self.transactions.get_mut(id);
+        let found = self.transactions.get_mut_there(id);
         let transaction = found.ok_or_else(|| error("has a record but no beginning"))?;
         if !fits(transaction, record) {
             return Err(error("has a record for branches that it does not have"));
@@ -87,7 +87,7 @@ impl Coordinator {
         Ok(transaction)
     }
 
-    fn ended_by(&mut self, record: &Record) -> Option<Transaction> {
+    fn ended_by(&mut self, record: &Record) -> Option<Box<Transaction>> {
         let ended = matches!(record.fact, Fact::Ended);
         ended.then(|| self.transactions.remove(&record.transaction)).flatten()
     }
@@ -104,7 +104,7 @@ impl Coordinator {
         let options = self.shared.options(plan.options);
         let branches = plan.branches.into_iter().map(Branch::new).collect();
         let new = Transaction::new(id, at, fingerprint, (plan.open, branches), options);
-        self.transactions.insert(new);
+        self.transactions.take_to_hand(Box::new(new));
         Ok(())
     }
 

@@ -57,8 +57,8 @@ pub use asking::{
     own_work_again_ms,
 };
 pub use codec::{
-    DecodeError, RECORD_VERSION, RecordHead, RecordReader, Whole, decode_head, decode_record,
-    digested_bytes, encode_record,
+    DecodeError, Encoded, RECORD_VERSION, RecordHead, RecordReader, Whole, decode_head,
+    decode_record, digested_bytes, encode_record,
 };
 #[cfg(any(test, feature = "mutations"))]
 pub use codec::{encode_version_1, plan_of_version_1};

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 
 use crate::homes::Homes;
 use crate::{
-    Coordinator, Durable, Effect, Fact, Millis, Mutation, Mutations, Observations, Record, Sealed,
-    Step, TransactionId, encode_record,
+    Coordinator, Durable, Effect, Encoded, Fact, Millis, Mutation, Mutations, Observations, Record,
+    Sealed, Step, TransactionId,
 };
 
 /// A batch that has grown to this many bytes is closed and the next one begun.
@@ -37,9 +37,7 @@ pub struct Gathered {
     /// Where in the shard's journal it goes.
     pub position: u64,
     /// Its records.
-    pub records: Vec<Vec<u8>>,
-    /// How many bytes they have together.
-    pub bytes: usize,
+    pub records: Encoded,
     /// Whether a beginning is among them, for labelled crash points.
     pub has_begun: bool,
     /// Whether a decision is among them, for labelled crash points.
@@ -48,12 +46,9 @@ pub struct Gathered {
 
 impl Gathered {
     fn push(&mut self, record: &Record) {
-        let mut bytes = Vec::with_capacity(160);
-        encode_record(record, &mut bytes);
+        self.records.push(record);
         self.has_begun |= matches!(record.fact, Fact::Begun { .. });
         self.has_decided |= matches!(record.fact, Fact::Decided { .. });
-        self.bytes += bytes.len();
-        self.records.push(bytes);
     }
 }
 
@@ -190,7 +185,8 @@ impl<R> Outbox<R> {
 
     /// The position of the batch that gathers, begun if there is none with room.
     fn gathering(&mut self) -> u64 {
-        let room = self.gathered.back().is_some_and(|batch| batch.bytes < BATCH_BYTES_MAX);
+        let room =
+            self.gathered.back().is_some_and(|batch| batch.records.bytes() < BATCH_BYTES_MAX);
         if !room {
             let batch = Gathered { position: self.next_position, ..Gathered::default() };
             self.gathered.push_back(batch);

@@ -6,6 +6,13 @@ use crate::{
     Coordinator, Millis, Mutation, Reason, Step, Transaction, TransactionId, What, phase_one,
 };
 
+impl Transaction {
+    /// Whether it was read back and is still to be taken up.
+    const fn waits_to_be_taken_up(&self) -> bool {
+        self.dormant && self.set_aside.is_none()
+    }
+}
+
 impl Coordinator {
     /// Takes up every live transaction after recovery: arms its deadlines and retries, calls who is
     /// owed a call, and rolls back whole ones that were still preparing (their locks should not
@@ -42,14 +49,19 @@ impl Coordinator {
         if forgets && part == 0 {
             return Vec::new();
         }
-        let waits = |one: &&Transaction| one.dormant && one.set_aside.is_none();
+        let waits = |one: &&Transaction| one.waits_to_be_taken_up();
         self.transactions.part(part).filter(waits).map(|one| one.id.clone()).collect()
     }
 
     /// Whether this one was read back and is still to be taken up.
     #[must_use]
     pub fn is_dormant(&self, id: &TransactionId) -> bool {
-        self.transactions.get(id).is_some_and(|one| one.dormant && one.set_aside.is_none())
+        self.transactions.get(id).is_some_and(Transaction::waits_to_be_taken_up)
+    }
+
+    /// The same of one that something is about to happen to.
+    pub(crate) fn is_dormant_at_hand(&mut self, id: &TransactionId) -> bool {
+        self.transactions.get_mut(id).is_some_and(|one| one.waits_to_be_taken_up())
     }
 
     pub(crate) fn resume_one(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {

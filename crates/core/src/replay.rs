@@ -194,7 +194,7 @@ impl Replay {
         let ended = self.coordinator.take_later(record).map_err(|error| error.to_string())?;
         match ended {
             Some(ended) if position <= self.archived_up_to => self.homes.leave(&ended.id),
-            ended => self.ended.extend(ended.map(Arc::new)),
+            ended => self.ended.extend(ended.map(Arc::from)),
         }
         Ok(())
     }

@@ -118,7 +118,7 @@ impl Coordinator {
     /// Whether this transaction is set aside.
     #[must_use]
     pub fn is_set_aside(&self, id: &TransactionId) -> bool {
-        self.aside.contains(id)
+        !self.aside.is_empty() && self.aside.contains(id)
     }
 
     /// The transactions that are set aside.
@@ -160,7 +160,7 @@ impl Coordinator {
     pub(crate) fn keeps_out(&self, event: &Event) -> bool {
         let refused = matches!(event, Event::Begin { .. } | Event::Enlist { .. })
             || self.config.mutations.has(Mutation::SetAsideHandled);
-        !refused && !self.aside.is_empty() && self.is_set_aside(event.transaction())
+        !refused && self.is_set_aside(event.transaction())
     }
 }
 

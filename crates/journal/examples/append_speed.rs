@@ -19,7 +19,8 @@ fn main() -> Result<(), JournalError> {
 
 fn measure(path: PathBuf, records: usize) -> Result<(), JournalError> {
     let mut engine = SqliteEngine::open(&path)?;
-    let batch = vec![vec![0xA5; RECORD_BYTES]; records];
+    let record = [0xA5; RECORD_BYTES];
+    let batch = vec![&record[..]; records];
     let mut micros = Vec::new();
     for position in 1..=APPENDS {
         let start = Instant::now();

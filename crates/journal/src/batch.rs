@@ -92,7 +92,7 @@ pub fn encoded_bytes(records: &[impl AsRef<[u8]>]) -> Option<usize> {
 pub(crate) fn check_size(
     path: &Path,
     shard: ShardId,
-    records: &[Vec<u8>],
+    records: &[&[u8]],
 ) -> Result<(), JournalError> {
     if encoded_bytes(records).is_some() {
         return Ok(());

@@ -17,7 +17,7 @@
 //! # std::fs::create_dir_all(&folder).ok();
 //! # let path = folder.join("shard-0.journal");
 //! let mut journal = SqliteEngine::open(&path)?;
-//! let receipt = journal.append(0, 1, &[b"begun".to_vec(), b"decided".to_vec()])?;
+//! let receipt = journal.append(0, 1, &[b"begun", b"decided"])?;
 //! assert_eq!((receipt.shard(), receipt.position()), (0, 1));
 //! drop(journal);
 //!
@@ -113,7 +113,7 @@ pub trait Engine: Send + 'static {
         &mut self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Receipt, JournalError>;
 
     /// Hands over all batches from `from` on, in order, one at a time, so that recovery of millions

@@ -82,7 +82,7 @@ impl Log {
         before.and_then(|bytes| batch::stored_checksum(bytes)).unwrap_or(self.first_previous)
     }
 
-    fn push(&mut self, shard: ShardId, records: &[Vec<u8>]) {
+    fn push(&mut self, shard: ShardId, records: &[&[u8]]) {
         let tail = self.tail();
         self.batches.push(batch::encode(shard, tail.next, tail.checksum, records));
     }
@@ -169,7 +169,7 @@ impl MemoryEngine {
         &self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Option<AppendFault>, JournalError> {
         let mut storage = self.lock();
         storage.appends += 1;
@@ -196,7 +196,7 @@ impl Engine for MemoryEngine {
         &mut self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
         self.check_poison()?;
         batch::check_size(Path::new(PLACE), shard, records)?;

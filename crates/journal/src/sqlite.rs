@@ -111,7 +111,7 @@ impl SqliteEngine {
         &mut self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
         let path = &self.path;
         let fail = |error| failure(path, error);
@@ -216,7 +216,7 @@ impl Engine for SqliteEngine {
         &mut self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
         self.write(|engine| {
             batch::check_size(&engine.path, shard, records)?;

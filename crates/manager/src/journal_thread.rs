@@ -49,7 +49,7 @@ fn append(
     if batch.has_decided {
         crash_point("before_decided_append");
     }
-    let receipt = engine.append(shard, batch.position, &batch.records)?;
+    let receipt = engine.append(shard, batch.position, &batch.records.slices())?;
     if batch.has_begun {
         crash_point("after_begun_append");
     }

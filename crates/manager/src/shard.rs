@@ -41,6 +41,8 @@ mod writing;
 const JOURNAL_GONE: &str = "the journal's thread has ended";
 /// How many commands or answers are taken up between two looks at everything else.
 const TURN_MAX: usize = 512;
+/// How many of them, or of what may leave, between two looks at the journal.
+const LOOK_AFTER: usize = 32;
 
 /// The bounds of a shard that a test may want to reach.
 #[derive(Clone, Debug)]
@@ -150,6 +152,7 @@ pub(crate) struct Shard {
     clock: Clock,
     /// When this turn began: what is taken up in one turn happens at one moment.
     now: Instant,
+    now_ms: Millis,
     reserve: Arc<Reserve>,
     blame: Blame,
     /// Ids whose beginning the program broke on too often.
@@ -208,6 +211,7 @@ impl Shard {
             coordinator,
             clock: parts.clock,
             now: Instant::now(),
+            now_ms: 0,
             reserve: parts.reserve,
             blame: parts.blame,
             refused: parts.refused,
@@ -242,10 +246,11 @@ impl Shard {
         let (mut commands, mut answers) = (Vec::new(), Vec::new());
         let mut waking = Waking::default();
         loop {
-            self.now = Instant::now();
+            self.look_at_clock();
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
+            self.let_out_released()?;
             self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
@@ -256,16 +261,17 @@ impl Shard {
                 biased;
                 receipt = self.receipts.recv() => match receipt {
                     Some(receipt) => {
-                        self.now = Instant::now();
+                        self.look_at_clock();
                         self.on_receipt(receipt)?;
                     }
                     None => return Err(JOURNAL_GONE.to_owned()),
                 },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
                 _ = self.answers.recv_many(&mut answers, TURN_MAX) => {
-                    self.now = Instant::now();
-                    for event in answers.drain(..) {
+                    self.look_at_clock();
+                    for (count, event) in (1..).zip(answers.drain(..)) {
                         self.handle(event);
+                        self.look_at_journal(count)?;
                     }
                     // Answers come without end while a million are taken up.
                     if !waking.is_over && self.serve_beside() {
@@ -273,22 +279,23 @@ impl Shard {
                     }
                 }
                 Some(looked_up) = self.looked_up.recv() => {
-                    self.now = Instant::now();
+                    self.look_at_clock();
                     self.on_looked_up(looked_up);
                 }
                 count = self.commands.recv_many(&mut commands, TURN_MAX) => {
                     if count == 0 {
                         return Ok(()); // Every handle of the manager is gone.
                     }
-                    self.now = Instant::now();
-                    for command in commands.drain(..) {
+                    self.look_at_clock();
+                    for (count, command) in (1..).zip(commands.drain(..)) {
                         if self.on_command(command) {
                             return Ok(());
                         }
+                        self.look_at_journal(count)?;
                     }
                 }
                 () = std::future::ready(()), if !waking.is_over => {
-                    self.now = Instant::now();
+                    self.look_at_clock();
                     self.resume_some(&mut waking, RESUMED_ALONE);
                 }
                 () = sleep => {}
@@ -296,8 +303,13 @@ impl Shard {
         }
     }
 
-    fn now_ms(&self) -> Millis {
-        self.clock.ms_at(self.now)
+    fn look_at_clock(&mut self) {
+        self.now = Instant::now();
+        self.now_ms = self.clock.ms_at(self.now);
+    }
+
+    const fn now_ms(&self) -> Millis {
+        self.now_ms
     }
 
     /// After how long there is something to do even if nothing comes.
@@ -343,7 +355,9 @@ impl Shard {
 
     fn handle(&mut self, event: Event) {
         let id = event.transaction().clone();
+        let mut event = Some(event); // Moved once, and not with each closure around it.
         self.on(&id, Doing::Handling, |shard| {
+            let Some(event) = event.take() else { return };
             let step = shard.coordinator.handle(shard.now_ms(), event);
             shard.take(step);
         });

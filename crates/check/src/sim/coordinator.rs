@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use unanimity_core::{
-    Answer, Doing, Effect, Event, Out, Transaction, TransactionId, decode_record,
+    Answer, Doing, Effect, Encoded, Event, Out, Transaction, TransactionId, decode_record,
 };
 use unanimity_journal::{AppendFault, Engine, JournalError};
 use unanimity_judge::{Event as Seen, ToldLine};
@@ -22,8 +22,8 @@ pub(super) const STEP_MS: u64 = 3_600_000;
 
 impl Simulation {
     /// Writes a batch's records into the trace, as they are read back.
-    pub(super) fn write_down(&mut self, shard: u16, position: u64, records: &[Vec<u8>]) {
-        for bytes in records {
+    pub(super) fn write_down(&mut self, shard: u16, position: u64, records: &Encoded) {
+        for bytes in records.slices() {
             match decode_record(bytes) {
                 Ok(record) => {
                     let transaction: Arc<str> = record.transaction.as_str().into();
@@ -55,7 +55,7 @@ impl Simulation {
             shard.engine.fail_append(1, fault);
         }
         let of_shard = shard.number;
-        let result = shard.engine.append(of_shard, batch.position, &batch.records);
+        let result = shard.engine.append(of_shard, batch.position, &batch.records.slices());
         match result {
             Ok(receipt) => {
                 self.write_down(of_shard, batch.position, &batch.records);
@@ -109,7 +109,7 @@ impl Simulation {
         let pressed = lingered && shard.outbox.is_pressing();
         let Some(mut batch) = shard.outbox.next_append() else { return };
         if shard.is_older {
-            let Some(records) = of_version_1(&batch.records) else {
+            let Some(records) = of_version_1(&batch.records.slices()) else {
                 self.fail("an older version writes what it knows", format!("{batch:?}"));
                 return;
             };

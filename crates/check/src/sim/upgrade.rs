@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use unanimity_core::{Fact, TransactionId, decode_record, encode_version_1};
+use unanimity_core::{Encoded, Fact, TransactionId, decode_record, encode_version_1};
 
 use super::options::FaultKind;
 use super::server::Process;
@@ -54,8 +54,8 @@ impl Misreading {
 
 /// A batch's records as version 1 would have written them; `None` if it could not.
 #[must_use]
-pub fn of_version_1(records: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
-    let older = |bytes: &Vec<u8>| {
+pub fn of_version_1(records: &[&[u8]]) -> Option<Encoded> {
+    let older = |bytes: &&[u8]| {
         let record = decode_record(bytes).ok()?;
         let mut older = Vec::with_capacity(bytes.len());
         encode_version_1(&record, &mut older).then_some(older)

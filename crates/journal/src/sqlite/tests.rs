@@ -57,7 +57,7 @@ fn a_failed_write_poisons_until_reopened() {
     with_engine("poison", |engine| {
         engine.append(0, 1, &[]).unwrap();
         engine.connection.execute_batch("PRAGMA max_page_count = 4").unwrap();
-        assert_eq!(code(engine.append(0, 2, &[vec![0; 100_000]])), "journal_disk_full");
+        assert_eq!(code(engine.append(0, 2, &[&[0; 100_000]])), "journal_disk_full");
         assert_eq!(code(engine.append(0, 2, &[])), "journal_poisoned");
         assert_eq!(code(engine.bounds(0)), "journal_poisoned");
         assert_eq!(code(engine.truncate(0, 1)), "journal_poisoned");
@@ -107,7 +107,7 @@ fn an_append_does_not_make_the_log_longer_while_it_syncs() {
             let bytes = if position % 7 == 0 { 300_000 } else { 300 };
             engine.settle_wal(bytes).unwrap();
             let before = length();
-            engine.append_checked(0, position, &[vec![1; bytes]]).unwrap();
+            engine.append_checked(0, position, &[&vec![1; bytes]]).unwrap();
             assert_eq!(length(), before, "append {position}");
         }
         assert!(length() < 5200 * 4120, "it is reused: {}", length());
@@ -117,7 +117,7 @@ fn an_append_does_not_make_the_log_longer_while_it_syncs() {
 #[test]
 fn the_write_ahead_log_is_emptied_at_its_limit_and_keeps_its_length() {
     with_engine("limit", |engine| {
-        let page = vec![vec![0; 4000 * 512]];
+        let page: [&[u8]; 1] = [&vec![0; 4000 * 512]];
         let mut pages = Vec::new();
         for position in 1..=20 {
             engine.append(0, position, &page).unwrap();
@@ -147,7 +147,7 @@ fn an_inherited_log_is_emptied_before_the_first_write() {
 #[test]
 fn harden_moves_everything_into_the_file() {
     with_engine("harden", |engine| {
-        engine.append(0, 1, &[b"needle in the file".to_vec()]).unwrap();
+        engine.append(0, 1, &[b"needle in the file"]).unwrap();
         let wal = wal::wal_path(&engine.path);
         let file = |engine: &SqliteEngine| std::fs::read(&engine.path).unwrap();
         let found = |bytes: &[u8]| bytes.windows(18).any(|part| part == b"needle in the file");

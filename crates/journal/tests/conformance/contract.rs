@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use unanimity_journal::{AppendFault, Bounds, Engine, JournalError, MemoryEngine, batch};
 
-use crate::{Storage, code, contents, fill, read, records};
+use crate::{Storage, code, contents, fill, read, records, slices};
 
 #[test]
 fn what_is_appended_is_read_and_survives_a_reopen() {
@@ -13,9 +13,9 @@ fn what_is_appended_is_read_and_survives_a_reopen() {
         assert_eq!(contents(&mut *engine, 0).unwrap(), (Bounds { first: 1, next: 1 }, Vec::new()));
         let batches = [records(&["a", "", "c"]), records(&[]), vec![vec![7; 100_000]]];
         for (position, batch) in (1..).zip(&batches) {
-            engine.append(0, position, batch).unwrap();
+            engine.append(0, position, &slices(batch)).unwrap();
         }
-        engine.append(u16::MAX, 1, &records(&["other shard"])).unwrap();
+        engine.append(u16::MAX, 1, &[b"other shard"]).unwrap();
         for _ in 0..2 {
             let (bounds, read) = contents(&mut *engine, 0).unwrap();
             assert_eq!(bounds, Bounds { first: 1, next: 4 });
@@ -34,7 +34,7 @@ fn only_the_next_free_position_is_accepted() {
         fill(&mut *engine, 3, 4);
         let before = contents(&mut *engine, 3).unwrap();
         for position in [0, 1, 3, 5, 1 << 48, u64::MAX] {
-            let error = engine.append(3, position, &records(&["x"])).unwrap_err();
+            let error = engine.append(3, position, &[b"x"]).unwrap_err();
             let JournalError::Conflict { position: offered, next, .. } = error else {
                 panic!("{error}")
             };
@@ -49,8 +49,8 @@ fn only_the_next_free_position_is_accepted() {
 fn a_refused_batch_writes_nothing_and_the_engine_goes_on() {
     for storage in Storage::all() {
         let mut engine = storage.open();
-        let too_large = vec![vec![0; batch::BATCH_BYTES_MAX]];
-        assert_eq!(code(engine.append(0, 1, &too_large)), "journal_too_large");
+        let too_large = vec![0; batch::BATCH_BYTES_MAX];
+        assert_eq!(code(engine.append(0, 1, &[&too_large])), "journal_too_large");
         fill(&mut *engine, 0, 2);
     }
 }

@@ -72,7 +72,7 @@ fn crashed(in_wal: bool) -> (Folder, Vec<(PathBuf, Vec<u8>)>, Contents) {
         engine.harden(0).unwrap();
     }
     fill(&mut engine, 0, 4);
-    engine.append(0, 4, &[vec![0x5A; 9000]]).unwrap();
+    engine.append(0, 4, &[&[0x5A; 9000]]).unwrap();
     fill(&mut engine, 0, 6);
     if !in_wal {
         engine.harden(0).unwrap();

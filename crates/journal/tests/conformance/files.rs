@@ -35,7 +35,7 @@ fn second_process() {
     let Some(path) = std::env::var_os(SECOND_PROCESS) else { return };
     let opened = SqliteEngine::open(Path::new(&path)).and_then(|mut engine| {
         let next = engine.bounds(0)?.next;
-        engine.append(0, next, &records(&["second process"]))?;
+        engine.append(0, next, &[b"second process"])?;
         Ok(engine)
     });
     println!("\ncode={}", opened.as_ref().err().map_or("ok", JournalError::code));

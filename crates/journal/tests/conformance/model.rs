@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use unanimity_journal::Bounds;
 
-use crate::{Batch, Storage, code, contents, proptest_config, read};
+use crate::{Batch, Storage, code, contents, proptest_config, read, slices};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -65,7 +65,7 @@ fn play(storage: &Storage, script: &[(bool, Action)]) {
         let next = model.bounds().next;
         match action {
             Action::Append(records) => {
-                engine.append(shard, next, records).unwrap();
+                engine.append(shard, next, &slices(records)).unwrap();
                 model.batches.push(Batch { position: next, records: records.clone() });
             }
             Action::AppendAt(position) => {

@@ -94,7 +94,7 @@ impl Engine for Gated {
         &mut self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
         if records.is_empty() {
             return self.memory.append(shard, position, records); // The start's own.

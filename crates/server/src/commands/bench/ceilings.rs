@@ -74,9 +74,9 @@ impl Engine for Recorded {
         &mut self,
         shard: ShardId,
         position: u64,
-        records: &[Vec<u8>],
+        records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
-        let bytes = records.iter().map(Vec::len).sum::<usize>();
+        let bytes = records.iter().map(|record| record.len()).sum::<usize>();
         let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let asked = Asked::Append { records: small(records.len()), bytes: small(bytes) };
         self.recorder.note(shard, asked);
@@ -150,8 +150,8 @@ fn again(shard: ShardId, asked: &[Asked], folder: &Path) -> anyhow::Result<Durat
     for asked in asked {
         match *asked {
             Asked::Append { records, bytes } => {
-                let each = vec![0xA5; (bytes / records.max(1)) as usize];
-                let batch = vec![each; records as usize];
+                let each: Vec<u8> = vec![0xA5; (bytes / records.max(1)) as usize];
+                let batch = vec![&*each; records as usize];
                 let start = Instant::now();
                 engine.append(shard, position, &batch)?;
                 took += start.elapsed();

@@ -52,7 +52,7 @@ fn sync_ms(folder: &Path) -> anyhow::Result<f64> {
     let mut engine = SqliteEngine::open(&path)?;
     engine.harden(0)?;
     let next = engine.bounds(0)?.next;
-    let record = [vec![0xA5; RECORD_BYTES]];
+    let record: [&[u8]; 1] = [&[0xA5; RECORD_BYTES]];
     let mut took_us = Vec::new();
     for position in next..next + SYNCS {
         let start = Instant::now();
