@@ -2,6 +2,7 @@
 //! can open. Written in large batches by a thread of its own, off the commit path; the journal
 //! forgets a transaction only after it is durable here.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -14,10 +15,13 @@ use crate::panics;
 use crate::rewrite::rewrite_log;
 use crate::view::{TimelineView, TransactionView};
 use document::Columns;
-pub(crate) use writing::{ArchiveReply, ArchiveRequest, write_history};
+pub(crate) use writing::{ArchiveReply, ArchiveRequest, HistoryWriter};
 
+mod bundles;
 mod courses;
 mod document;
+#[cfg(test)]
+mod tests;
 mod writing;
 
 /// The version of the tables. A newer one is refused.
@@ -53,11 +57,6 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms);
     -- Documents that many transactions share, without times and results.
     CREATE TABLE IF NOT EXISTS courses (number INTEGER PRIMARY KEY, document TEXT NOT NULL) STRICT;
-    -- Every document, wherever it is, for whoever reads this by hand.
-    CREATE VIEW IF NOT EXISTS documents AS
-        SELECT t.number, t.id, coalesce(c.document, t.document) AS document, t.times,
-            t.results
-        FROM transactions AS t LEFT JOIN courses AS c ON c.number = t.course;
     -- Which of the numbers (both included) may have a branch of this participant: one row for each
     -- batch that was written together.
     CREATE TABLE IF NOT EXISTS participants (
@@ -66,6 +65,19 @@ const TABLES: &str = "
         last_number INTEGER NOT NULL,
         PRIMARY KEY (participant, first_number)
     ) WITHOUT ROWID, STRICT;
+";
+
+/// Everything that has ended, for whoever reads this by hand.
+const VIEW: &str = "
+    CREATE VIEW IF NOT EXISTS history AS
+        SELECT t.id, t.begun_at_ms, t.decided_at_ms, t.ended_at_ms, t.outcome, t.reason,
+            t.reason_detail, coalesce(c.document, t.document) AS document, t.times, t.results
+        FROM transactions AS t LEFT JOIN courses AS c ON c.number = t.course
+        UNION ALL
+        SELECT m.value ->> 0, m.value ->> 1, (m.value ->> 1) + (m.value ->> 2),
+            (m.value ->> 1) + (m.value ->> 3), b.outcome, b.reason, NULL, c.document,
+            m.value -> 4, m.value -> 5
+        FROM bundles AS b JOIN courses AS c ON c.number = b.course, json_each(b.members) AS m;
 ";
 
 /// Version 2 had a whole document in each row.
@@ -227,8 +239,9 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
         _ => ["", TABLES, ""], // A new one, or of this version: newer ones are refused.
     };
     let ([before, tables, after], panics) = (upgrade, panics::TABLE);
+    let bundles = bundles::TABLES;
     let sql = format!(
-        "BEGIN IMMEDIATE; {before} {tables} {panics} {after} \
+        "BEGIN IMMEDIATE; {before} {tables} {bundles} {VIEW} {panics} {after} \
          PRAGMA user_version = {HISTORY_VERSION}; COMMIT"
     );
     connection.execute_batch(&sql).map_err(error)
@@ -286,7 +299,13 @@ impl HistoryReader {
             ))?;
             query.query_row([id], stored).optional()
         })?;
-        row.map(|row| row.read(with_timeline)).transpose()
+        match row {
+            Some(row) => row.read(with_timeline).map(Some),
+            None => {
+                let found = self.with(|connection| bundles::find(connection, id))?;
+                found.read(id, with_timeline)
+            }
+        }
     }
 
     /// Ended transactions that pass a filter, latest first, at most `limit`.
@@ -322,7 +341,20 @@ impl HistoryReader {
             )?;
             rows.collect::<rusqlite::Result<Vec<_>>>()
         })?;
-        rows.into_iter().map(|row| row.read(filter.with_timeline)).collect()
+        let rows = rows.into_iter().map(|row| row.read(filter.with_timeline));
+        let mut found: Vec<Ended> = rows.collect::<Result<_, _>>()?;
+        let bundled = self.with(|connection| bundles::list(connection, filter, limit))?;
+        found.extend(bundled.read(filter.with_timeline)?);
+        found.sort_by(|a, b| b.began().cmp(&a.began()));
+        found.truncate(limit);
+        Ok(found)
+    }
+}
+
+impl Ended {
+    /// Where it stands in the order of all.
+    fn began(&self) -> (u64, &str) {
+        (self.view.begun_at_ms, &self.view.id)
     }
 }
 
@@ -375,7 +407,8 @@ impl HistoryReader {
     /// How many ended transactions there are.
     pub(crate) fn count(&self) -> Result<u64, HistoryError> {
         let count = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let sql = "SELECT count(*) FROM transactions";
+        let sql = "SELECT (SELECT count(*) FROM transactions)
+            + (SELECT coalesce(sum(count), 0) FROM bundles)";
         self.with(|connection| connection.query_row(sql, [], count)).map(i64::cast_unsigned)
     }
 
@@ -388,14 +421,39 @@ impl HistoryReader {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let error = |source| self.place.error(source);
         let sql = format!("SELECT {COLUMNS} FROM transactions AS t ORDER BY begun_at_ms, id");
-        let mut query = connection.prepare(&sql).map_err(error)?;
-        let mut rows = query.query([]).map_err(error)?;
-        while let Some(row) = rows.next().map_err(error)? {
-            if take(stored(row).map_err(error)?.read(true)?).is_break() {
-                break;
+        let mut rows = connection.prepare(&sql).map_err(error)?;
+        let mut rows = rows.query_map([], stored).map_err(error)?;
+        let mut bundles = connection.prepare(&bundles::in_order()).map_err(error)?;
+        let mut bundles = bundles.query_map([], bundles::Next::of).map_err(error)?;
+        let mut next_row =
+            || rows.next().transpose().map_err(error)?.map(|row| row.read(true)).transpose();
+        let mut next_bundle = || bundles.next().transpose().map_err(error);
+        // Of the bundles, those members that may come before the next row and the next bundle.
+        let mut waiting = BTreeMap::new();
+        let (mut row, mut bundle) = (next_row()?, next_bundle()?);
+        loop {
+            let first_waiting = waiting
+                .first_key_value()
+                .map(|((begun, id), _): (&(u64, String), _)| (*begun, &**id));
+            let first = row.as_ref().map(Ended::began).into_iter().chain(first_waiting).min();
+            let is_due = |next: &mut bundles::Next| {
+                first.is_none_or(|(begun, _)| next.first_begun_at_ms() <= begun)
+            };
+            if let Some(next) = bundle.take_if(is_due) {
+                next.put(&mut waiting)?;
+                bundle = next_bundle()?;
+                continue;
+            }
+            let Some(first) = first else { return Ok(()) };
+            let ended = if first_waiting == Some(first) {
+                waiting.pop_first().map(|(_, ended)| ended)
+            } else {
+                std::mem::replace(&mut row, next_row()?)
+            };
+            if ended.is_some_and(|ended| take(ended).is_break()) {
+                return Ok(());
             }
         }
-        Ok(())
     }
 }
 

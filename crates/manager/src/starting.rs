@@ -6,7 +6,7 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use unanimity_core::{Coordinator, CoordinatorConfig, Doing, TransactionId, splitmix64};
@@ -17,8 +17,8 @@ use crate::blame::{Blame, Blamed, text_of};
 use crate::clock::Clock;
 use crate::error::{BeginError, StartError, Unavailable};
 use crate::history::{
-    ArchiveRequest, HistoryPlace, HistoryReader, archived_up_to, coordinator_id, known_shards,
-    open_history, remember_shards, write_history,
+    ArchiveRequest, HistoryPlace, HistoryReader, HistoryWriter, archived_up_to, coordinator_id,
+    known_shards, open_history, remember_shards,
 };
 use crate::journal_thread::run_journal;
 use crate::manager::{Running, TransactionManager};
@@ -218,7 +218,9 @@ impl Starting {
         let (failures, runners) = (Arc::new(failures), Arc::new(runners));
         let (archive, requests) = std_mpsc::channel();
         let (gather, blame) = (self.bounds.gather, self.blame.clone());
-        self.thread("history", move || write_history(writer, &requests, gather, &blame))?;
+        let started_at_ms = self.clock.ms_at(Instant::now());
+        let writer = HistoryWriter::new(writer, started_at_ms, blame);
+        self.thread("history", move || writer.run(&requests, gather))?;
         let (mut shards, mut doors) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(recovered) {
             let (sender, commands) = mpsc::channel(COMMANDS_MAX);

@@ -10,27 +10,13 @@
 use std::collections::HashMap;
 
 use rusqlite::Connection;
-use unanimity_core::{Branch, Reason, Transaction, What};
+use unanimity_core::{Branch, Transaction, What};
 
 use super::document;
-use crate::view::Moment;
+use crate::view::{Moment, reason_detail};
 
 /// So many kinds are known at a time; when there are more, all are forgotten.
 const KNOWN_MAX: usize = 4_096;
-
-/// What a row says of its transaction's course.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Course<'a> {
-    /// A document of its own.
-    Own(&'a str),
-    /// The number of one in `courses`, and what belongs to it.
-    Shared {
-        number: i64,
-        times: &'a str,
-        /// Of each branch, if any has one.
-        results: Option<&'a str>,
-    },
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
@@ -44,33 +30,22 @@ enum Known {
 pub(super) struct Courses {
     known: HashMap<Box<[u8]>, Known>,
     key: Vec<u8>,
-    text: Vec<u8>,
-    results: Vec<u8>,
 }
 
 impl Courses {
-    /// What is to be written of a transaction that has ended.
+    /// The number of the course that a transaction which has ended shares with others; `None` if it
+    /// is to have a document of its own.
     pub(super) fn course_of(
         &mut self,
         storage: &Connection,
         ended: &Transaction,
         moments: &[Moment],
-    ) -> rusqlite::Result<Course<'_>> {
+    ) -> rusqlite::Result<Option<i64>> {
         self.key.clear();
-        self.text.clear();
-        let number = match put_key(ended, moments, &mut self.key) {
-            Some(()) => self.number(storage, ended, moments)?,
-            None => None,
-        };
-        let Some(number) = number else {
-            document::write(ended, moments, true, &mut self.text);
-            return Ok(Course::Own(text(&self.text)));
-        };
-        document::write_times(ended, moments, &mut self.text);
-        self.results.clear();
-        document::write_results(ended, &mut self.results);
-        let results = (!self.results.is_empty()).then(|| text(&self.results));
-        Ok(Course::Shared { number, times: text(&self.text), results })
+        match put_key(ended, moments, &mut self.key) {
+            Some(()) => self.number(storage, ended, moments),
+            None => Ok(None),
+        }
     }
 
     /// The number under which the course of this key stands in the table; `None` if it is not to be
@@ -84,13 +59,11 @@ impl Courses {
         match self.known.get_mut(&*self.key) {
             Some(Known::Written(number)) => Ok(Some(*number)),
             Some(known) => {
-                document::write(ended, moments, false, &mut self.text);
                 storage
                     .prepare_cached("INSERT INTO courses (document) VALUES (?1)")?
-                    .execute([text(&self.text)])?;
+                    .execute([document::shared(ended, moments)])?;
                 let number = storage.last_insert_rowid();
                 *known = Known::Written(number);
-                self.text.clear();
                 Ok(Some(number))
             }
             None => {
@@ -104,21 +77,18 @@ impl Courses {
     }
 }
 
-fn text(bytes: &[u8]) -> &str {
-    let Ok(text) = std::str::from_utf8(bytes) else { panic!("JSON is text") };
-    text
-}
-
 /// Writes everything that the shared document would say. `None`: it would say something
 /// that hardly another says.
 fn put_key(ended: &Transaction, moments: &[Moment], key: &mut Vec<u8>) -> Option<()> {
-    let reason = ended.decision.as_ref().map(|decision| &decision.reason);
-    let says_more = matches!(reason, Some(Reason::No { .. }))
+    let decision = ended.decision.as_ref()?;
+    let says_more = reason_detail(&decision.reason).is_some()
         || ended.timeline.dropped() > 0
         || ended.heuristic().is_some();
     if says_more {
         return None;
     }
+    key.extend(decision.reason.code().as_bytes());
+    key.extend([0, decision.outcome as u8]);
     key.extend([u8::from(ended.open), u8::from(ended.is_one_phase()), u8::from(ended.overdue)]);
     key.extend(u16::try_from(ended.branches.len()).ok()?.to_le_bytes());
     for branch in &ended.branches {

@@ -19,18 +19,22 @@ use crate::view::{
     settled_as, vote,
 };
 
-/// Appends the document of a transaction that has ended, and whose course this is. One that others
-/// share has no results, and each event has null where its time would be.
-pub(super) fn write(transaction: &Transaction, course: &[Moment], is_own: bool, out: &mut Vec<u8>) {
-    put(&Document { transaction, course, is_own }, out);
+/// The document of a transaction that has ended, and whose course this is.
+pub(super) fn whole(transaction: &Transaction, course: &[Moment]) -> String {
+    json(&Document { transaction, course, is_own: true })
 }
 
-/// Appends the results alone, as a list: one for each branch, null where there is none. Nothing if
-/// there is none at all.
-pub(super) fn write_results(transaction: &Transaction, out: &mut Vec<u8>) {
-    if transaction.branches.iter().any(|branch| branch.result.is_some()) {
-        put(&transaction.branches.iter().map(result).collect::<Vec<_>>(), out);
-    }
+/// The document that it shares with others: it has no results, and each event has null where its
+/// time would be.
+pub(super) fn shared(transaction: &Transaction, course: &[Moment]) -> String {
+    json(&Document { transaction, course, is_own: false })
+}
+
+/// The results alone, as a list: one for each branch, null where there is none. `None` if there is
+/// none at all.
+pub(super) fn results(transaction: &Transaction) -> Option<Vec<Option<&RawValue>>> {
+    let any = transaction.branches.iter().any(|branch| branch.result.is_some());
+    any.then(|| transaction.branches.iter().map(result).collect())
 }
 
 /// What a branch's prepare or execute gave back, if it is JSON.
@@ -38,18 +42,23 @@ fn result(branch: &Branch) -> Option<&RawValue> {
     branch.result.as_deref().and_then(|text| serde_json::from_str(text).ok())
 }
 
-/// Appends the times alone, as a list: for each event the milliseconds since the beginning.
-pub(super) fn write_times(transaction: &Transaction, course: &[Moment], out: &mut Vec<u8>) {
-    put(&Times(transaction.begun_at, course), out);
+/// Anything as JSON.
+pub(super) fn json(value: &impl Serialize) -> String {
+    match serde_json::to_string(value) {
+        Ok(text) => text,
+        Err(error) => panic!("what we know of a transaction is always JSON: {error}"),
+    }
 }
 
-fn put(value: &impl Serialize, out: &mut Vec<u8>) {
+/// Appends anything as JSON.
+pub(super) fn put(value: &impl Serialize, out: &mut Vec<u8>) {
     if let Err(error) = serde_json::to_writer(out, value) {
         panic!("what we know of a transaction is always JSON: {error}");
     }
 }
 
-struct Times<'a>(u64, &'a [Moment]);
+/// The times alone, as a list: for each event the milliseconds since the beginning, which was then.
+pub(super) struct Times<'a>(pub(super) u64, pub(super) &'a [Moment]);
 
 impl Serialize for Times<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -168,7 +177,7 @@ impl Serialize for OneEvent<'_> {
 }
 
 /// How long after the beginning, in milliseconds. A clock may have been set back.
-const fn since(at: u64, begun_at: u64) -> i64 {
+pub(super) const fn since(at: u64, begun_at: u64) -> i64 {
     at.cast_signed().wrapping_sub(begun_at.cast_signed())
 }
 
@@ -412,16 +421,10 @@ mod tests {
 
     fn check(transaction: &Transaction) {
         let course = course(transaction);
-        let text = |put: &dyn Fn(&mut Vec<u8>)| {
-            let mut text = Vec::new();
-            put(&mut text);
-            String::from_utf8(text).unwrap()
-        };
-        let whole = text(&|out| write(transaction, &course, true, out));
-        let shared = text(&|out| write(transaction, &course, false, out));
-        let times = text(&|out| write_times(transaction, &course, out));
-        let results = text(&|out| write_results(transaction, out));
-        let results = (!results.is_empty()).then_some(&*results);
+        let whole = whole(transaction, &course);
+        let shared = shared(transaction, &course);
+        let times = json(&Times(transaction.begun_at, &course));
+        let results = results(transaction).map(|results| json(&results));
         let view = TransactionView::of(transaction);
         let reason = view.reason.clone();
         let columns = || Columns {
@@ -436,7 +439,7 @@ mod tests {
         let timeline = TimelineView::of(transaction);
         let found = read(columns(), &whole, (None, None)).unwrap();
         assert_eq!((&found.0, &found.1), (&view, &timeline));
-        let found = read(columns(), &shared, (Some(&times), results)).unwrap();
+        let found = read(columns(), &shared, (Some(&times), results.as_deref())).unwrap();
         assert_eq!((&found.0, &found.1), (&view, &timeline));
     }
 

@@ -1,20 +1,22 @@
 //! Writes the history: what ended together goes into one storage transaction, on a thread of its
-//! own. Decides when, and what a row says; how its course is written is `courses`' and
-//! `document`'s.
+//! own. Decides when, and what has a row and what that says; `bundles` has the others. How a course
+//! is written is `courses`' and `document`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 use tokio::sync::mpsc::UnboundedSender;
-use unanimity_core::{Doing, Outcome, Reason, Transaction, TransactionId};
+use unanimity_core::{Doing, Millis, Outcome, Reason, Transaction, TransactionId};
 
-use super::courses::{Course, Courses};
+use super::bundles::{self, Bundles};
+use super::courses::Courses;
+use super::document::{self, Times};
 use super::{archived_name, clamp};
 use crate::blame::Blame;
 use crate::crash_point::{crash_point, panic_point};
-use crate::view::{course, reason_detail};
+use crate::view::{Moment, course, reason_detail};
 
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
@@ -58,27 +60,42 @@ impl Drop for ArchiveReply {
     }
 }
 
-/// Writes until every sender is gone. Requests that wait together share one storage transaction.
-pub(crate) fn write_history(
-    mut connection: Connection,
-    requests: &mpsc::Receiver<ArchiveRequest>,
-    gathering: Duration,
-    blame: &Blame,
-) {
-    let mut courses = Courses::default();
-    while let Ok(first) = requests.recv() {
-        let batch = gather(first, requests, gathering);
-        crash_point("before_history_write");
-        let written = write_batch(&mut connection, &batch, &mut courses, blame);
-        crash_point("after_history_write");
-        for mut request in batch {
-            let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
-            request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
+/// What writes the history.
+pub(crate) struct HistoryWriter {
+    connection: Connection,
+    rows: Rows,
+}
+
+impl HistoryWriter {
+    /// A writer of a coordinator that starts now, by its shards' clock.
+    pub(crate) fn new(connection: Connection, started_at_ms: Millis, blame: Blame) -> Self {
+        let (courses, bundles) = (Courses::default(), Bundles::default());
+        Self { connection, rows: Rows { started_at_ms, blame, courses, bundles } }
+    }
+
+    /// Writes until every sender is gone. Requests that wait together share one storage
+    /// transaction.
+    pub(crate) fn run(mut self, requests: &mpsc::Receiver<ArchiveRequest>, gathering: Duration) {
+        while let Ok(first) = requests.recv() {
+            let batch = gather(first, requests, gathering);
+            crash_point("before_history_write");
+            let written = self.write_batch(&batch);
+            crash_point("after_history_write");
+            for mut request in batch {
+                let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
+                request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
+            }
+            if let Err(error) = written {
+                tracing::error!(%error, "the history cannot be written; the coordinator stops");
+                return;
+            }
         }
-        if let Err(error) = written {
-            tracing::error!(%error, "the history cannot be written; the coordinator stops");
-            return;
-        }
+    }
+
+    fn write_batch(&mut self, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
+        let storage = self.connection.transaction()?;
+        self.rows.write(&storage, batch)?;
+        storage.commit()
     }
 }
 
@@ -100,33 +117,33 @@ fn gather(
     batch
 }
 
-fn write_batch(
-    connection: &mut Connection,
-    batch: &[ArchiveRequest],
-    courses: &mut Courses,
-    blame: &Blame,
-) -> rusqlite::Result<()> {
-    let storage = connection.transaction()?;
-    {
+/// What becomes of a transaction that has ended: a place in a bundle, or a row.
+struct Rows {
+    /// What began no later may have been written before, by a coordinator that is gone.
+    started_at_ms: Millis,
+    blame: Blame,
+    courses: Courses,
+    bundles: Bundles,
+}
+
+impl Rows {
+    fn write(&mut self, storage: &Connection, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
         let next = "SELECT coalesce(max(number), 0) + 1 FROM transactions";
         let first: i64 = storage.prepare_cached(next)?.query_row([], |row| row.get(0))?;
         let mut number = first;
         let mut participants: BTreeSet<&str> = BTreeSet::new();
-        let mut insert = storage.prepare_cached(
-            "INSERT INTO transactions (number, id, begun_at_ms, decided_at_ms, \
-             ended_at_ms, outcome, reason, reason_detail, fingerprint, document, course, times, \
-             results) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        )?;
+        let blame = self.blame.clone();
         for ended in batch.iter().flat_map(|request| &request.transactions) {
-            blame.on(&ended.id, Doing::Archiving, || {
+            let has_row = blame.on(&ended.id, Doing::Archiving, || {
                 panic_point(Doing::Archiving.as_str(), &ended.id);
-                let course = courses.course_of(&storage, ended, &course(ended))?;
-                insert_one(&storage, &mut insert, number, ended, course)
+                self.write_one(storage, number, ended)
             })?;
-            number += 1;
-            participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
+            if has_row {
+                number += 1;
+                participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
+            }
         }
+        self.bundles.write(storage)?;
         let mut insert = storage.prepare_cached(
             "INSERT OR REPLACE INTO participants (participant, first_number, last_number) \
              VALUES (?1, ?2, ?3)",
@@ -140,23 +157,47 @@ fn write_batch(
         for (shard, up_to) in noted {
             note.execute(params![archived_name(shard), clamp(up_to)])?;
         }
+        Ok(())
     }
-    storage.commit()
+
+    /// Writes one transaction, and says whether as a row of its own.
+    fn write_one(
+        &mut self,
+        storage: &Connection,
+        number: i64,
+        ended: &Transaction,
+    ) -> rusqlite::Result<bool> {
+        // One that was written before a crash, and is recovered, is written again: the later
+        // version is at least as complete.
+        if ended.begun_at <= self.started_at_ms {
+            let sql = "DELETE FROM transactions WHERE id = ?1";
+            storage.prepare_cached(sql)?.execute([ended.id.as_str()])?;
+            bundles::remove(storage, ended.id.as_str())?;
+        }
+        let moments = course(ended);
+        let course = self.courses.course_of(storage, ended, &moments)?;
+        if course.is_some_and(|course| self.bundles.take(ended, course, &moments)) {
+            return Ok(false);
+        }
+        insert_row(storage, number, ended, &moments, course)?;
+        Ok(true)
+    }
 }
 
-/// A transaction that was written before a crash and is recovered is written again: the later
-/// version is at least as complete. That is seldom, and a statement that may replace rows keeps
-/// what it would need to undo that: a tenth of the time.
-fn insert_one(
+fn insert_row(
     storage: &Connection,
-    insert: &mut CachedStatement<'_>,
     number: i64,
     ended: &Transaction,
-    course: Course<'_>,
+    moments: &[Moment],
+    course: Option<i64>,
 ) -> rusqlite::Result<()> {
-    let (document, course, times, results) = match course {
-        Course::Own(document) => (document, None, None, None),
-        Course::Shared { number, times, results } => ("", Some(number), Some(times), results),
+    let (document, times, results) = match course {
+        None => (document::whole(ended, moments), None, None),
+        Some(_) => {
+            let times = document::json(&Times(ended.begun_at, moments));
+            let results = document::results(ended).map(|results| document::json(&results));
+            (String::new(), Some(times), results)
+        }
     };
     let decision = ended.decision.as_ref();
     let reason = decision.map(|decision| &decision.reason);
@@ -178,13 +219,11 @@ fn insert_one(
         times,
         results,
     ];
-    match insert.execute(row) {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
-            storage
-                .prepare_cached("DELETE FROM transactions WHERE id = ?1")?
-                .execute([ended.id.as_str()])?;
-            insert.execute(row).map(drop)
-        }
-        inserted => inserted.map(drop),
-    }
+    let mut insert = storage.prepare_cached(
+        "INSERT INTO transactions (number, id, begun_at_ms, decided_at_ms, \
+         ended_at_ms, outcome, reason, reason_detail, fingerprint, document, course, times, \
+         results) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+    )?;
+    insert.execute(row).map(drop)
 }

@@ -32,7 +32,7 @@ async fn transactions_of_one_course_share_its_document_and_are_shown_each_with_i
     let (shared, all) = (count("SELECT count(course) FROM transactions"), 10);
     assert!(shared >= 2, "{shared} of {all} rows share a course");
     assert!(count("SELECT count(*) FROM courses") < shared, "a course for many");
-    let sql = "SELECT count(*) FROM documents WHERE json_array_length(document, '$.branches') > 0";
+    let sql = "SELECT count(*) FROM history WHERE json_array_length(document, '$.branches') > 0";
     assert_eq!(count(sql), all, "each has its document");
     drop(history);
 

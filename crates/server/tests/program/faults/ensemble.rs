@@ -21,7 +21,7 @@ pub struct History(Connection);
 
 impl History {
     pub fn holds(&self, id: &str) -> bool {
-        let sql = "SELECT count(*) FROM transactions WHERE id = ?1";
+        let sql = "SELECT count(*) FROM history WHERE id = ?1";
         let found: u32 = self.0.query_row(sql, [id], |row| row.get(0)).unwrap();
         found == 1
     }

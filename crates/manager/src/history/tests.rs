@@ -1,0 +1,237 @@
+//! Whatever is written, in whatever batches, rows and bundles: it is found, listed and handed over
+//! as if each had a row. The transactions are made by the core itself, at times and with ids that
+//! follow from a seed; what is expected is a sorted list.
+
+use std::sync::mpsc;
+use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering};
+
+use tokio::sync::mpsc::unbounded_channel;
+use unanimity_core::{
+    Answer, BranchPlan, Coordinator, CoordinatorConfig, Durable, Effect, Event, Kind, Operation,
+    Options, Plan, Transaction, TransactionId, splitmix64,
+};
+
+use super::*;
+use crate::blame::Blame;
+
+/// Bits from a seed, one after the other.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = splitmix64(self.0);
+        self.0 % limit
+    }
+}
+
+/// Runs a transaction of two branches to its end. `no`: the second refuses.
+fn run(id: &str, begun_at: u64, fingerprint: u128, participant: &str, no: bool) -> Transaction {
+    let mut coordinator = Coordinator::new(CoordinatorConfig::default());
+    let branch = |name: &str| BranchPlan::new(name, participant, Kind::TwoPhase);
+    let (branches, options) = (vec![branch("a"), branch("b")], Options::default());
+    let plan = Plan { open: false, branches, options };
+    let transaction = TransactionId::new(id).unwrap();
+    let mut now = begun_at;
+    let begin = Event::Begin { transaction, fingerprint, plan };
+    let mut steps = vec![coordinator.handle(now, begin)];
+    while let Some(step) = steps.pop() {
+        now += 1;
+        for effect in step.seal(1).1.release(Durable::up_to(1)) {
+            match effect {
+                Effect::Call(call) => {
+                    let answer = match call.operation {
+                        Operation::Prepare if no && call.branch == 1 => Answer::No("sold".into()),
+                        Operation::Prepare => Answer::Yes(Some(format!("{begun_at}").into())),
+                        _ => Answer::Acknowledged, // Phase two.
+                    };
+                    let (transaction, branch) = (call.transaction, call.branch);
+                    let (operation, attempt) = (call.operation, call.attempt);
+                    let event = Event::Answer { transaction, branch, operation, attempt, answer };
+                    steps.push(coordinator.handle(now, event));
+                }
+                Effect::Ended(transaction) => return (*transaction).clone(),
+                _ => {} // Nobody waits here.
+            }
+        }
+    }
+    panic!("it must end")
+}
+
+const START_MS: u64 = 1_700_000_000_000;
+
+/// An id as a coordinator makes them, of that moment.
+fn made(at_ms: u64, random: &mut Random) -> String {
+    let (high, low) = (random.below(1 << 12), random.below(1 << 60));
+    format!("{at_ms:012x}7{high:03x}8{low:015x}")
+}
+
+fn one(number: u64, random: &mut Random) -> Transaction {
+    // Most come close together; some began long before they ended.
+    let at = START_MS + number / 3 + random.below(7) - random.below(5) * random.below(2) * 400;
+    let participant = ["p", "q"][usize::from(random.below(5) == 0)];
+    let no = random.below(6) == 0;
+    if random.below(8) == 0 {
+        return run(&format!("chosen-{number}"), at, 7, participant, no);
+    }
+    let made_at = at - random.below(3) * random.below(90);
+    run(&made(made_at, random), at, 0, participant, no)
+}
+
+/// A history, and what was written to it.
+struct Stage {
+    reader: HistoryReader,
+    archive: Option<mpsc::Sender<ArchiveRequest>>,
+    writer: std::thread::JoinHandle<()>,
+}
+
+impl Stage {
+    fn new(started_at_ms: u64) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let place = HistoryPlace::Memory(format!("bundles-{number}"));
+        let (reader, connection) = open_history(place).unwrap();
+        let (archive, requests) = mpsc::channel();
+        let writer = HistoryWriter::new(connection, started_at_ms, Blame::default());
+        let writer = std::thread::spawn(move || writer.run(&requests, Duration::ZERO));
+        Self { reader, archive: Some(archive), writer }
+    }
+
+    /// Writes these together, and waits until they are there.
+    fn write(&self, transactions: &[Transaction]) {
+        let (sender, mut written) = unbounded_channel();
+        let transactions = transactions.iter().cloned().map(Arc::new).collect();
+        let request = ArchiveRequest { up_to: None, transactions, done: ArchiveReply::new(sender) };
+        self.archive.as_ref().unwrap().send(request).unwrap();
+        written.blocking_recv().unwrap().unwrap();
+    }
+
+    fn rows(&self) -> [i64; 2] {
+        ["SELECT count(*) FROM transactions", "SELECT count(*) FROM bundles"]
+            .map(|sql| self.reader.with(|c| c.query_row(sql, [], |row| row.get(0))).unwrap())
+    }
+
+    /// Everything can be had in every way.
+    fn check(&self, written: &[Transaction]) {
+        let mut expected: Vec<_> =
+            written.iter().map(|one| (TransactionView::of(one), TimelineView::of(one))).collect();
+        expected.sort_by(|a, b| (a.0.begun_at_ms, &a.0.id).cmp(&(b.0.begun_at_ms, &b.0.id)));
+        assert_eq!(self.reader.count().unwrap(), expected.len() as u64);
+        let mut each = Vec::new();
+        let take = |ended: Ended| {
+            each.push((ended.view, ended.timeline.unwrap()));
+            ControlFlow::Continue(())
+        };
+        self.reader.each(take).unwrap();
+        assert_eq!(each, expected);
+        for (view, timeline) in &expected {
+            let found = self.reader.get(&view.id, true).unwrap().unwrap();
+            assert_eq!((&found.view, found.timeline.as_ref()), (view, Some(timeline)));
+        }
+        assert!(self.reader.get("unknown", false).unwrap().is_none());
+        let unknown = made(START_MS + 5, &mut Random(1));
+        assert!(self.reader.get(&unknown, false).unwrap().is_none());
+        expected.reverse();
+        self.check_lists(expected.into_iter().map(|(view, _)| view).collect());
+        let sql = "SELECT count(*) FROM history WHERE decided_at_ms >= begun_at_ms
+            AND ended_at_ms >= decided_at_ms
+            AND json_array_length(document, '$.branches') = 2";
+        let seen: i64 = self.reader.with(|c| c.query_row(sql, [], |row| row.get(0))).unwrap();
+        assert_eq!(seen, written.len() as i64, "in the view for people");
+    }
+
+    /// Page by page, for each filter.
+    fn check_lists(&self, latest_first: Vec<TransactionView>) {
+        let of = |participant: &str| Filter {
+            participant: Some(participant.to_owned()),
+            ..Filter::default()
+        };
+        let filters = [
+            Filter::default(),
+            of("p"),
+            of("q"),
+            Filter { outcome: Some("rollback".to_owned()), ..Filter::default() },
+            Filter {
+                begun_from_ms: Some(START_MS + 40),
+                begun_until_ms: Some(START_MS + 77),
+                ..Filter::default()
+            },
+        ];
+        for filter in filters {
+            let passes = |view: &&TransactionView| {
+                let begun = view.begun_at_ms;
+                filter.participant.as_ref().is_none_or(|p| view.branches[0].participant == *p)
+                    && filter.outcome.is_none() | (filter.outcome == view.outcome)
+                    && filter.begun_from_ms.is_none_or(|from| begun >= from)
+                    && filter.begun_until_ms.is_none_or(|until| begun < until)
+            };
+            let expected: Vec<&str> =
+                latest_first.iter().filter(passes).map(|view| &*view.id).collect();
+            let (mut found, mut next) = (Vec::new(), filter.clone());
+            loop {
+                let page = self.reader.list(&next, 17).unwrap();
+                let Some(last) = page.last() else { break };
+                next.cursor =
+                    Some(Cursor { begun_at_ms: last.view.begun_at_ms, id: last.view.id.clone() });
+                found.extend(page.into_iter().map(|ended| ended.view.id));
+            }
+            assert_eq!(found, expected, "{filter:?}");
+        }
+    }
+
+    fn end(mut self) {
+        drop(self.archive.take());
+        self.writer.join().unwrap();
+    }
+}
+
+#[test]
+fn what_is_bundled_is_found_and_listed_as_if_each_had_a_row() {
+    for seed in 0..6 {
+        let mut random = Random(seed);
+        let stage = Stage::new(0);
+        let mut written = Vec::new();
+        while written.len() < 300 {
+            let first = written.len() as u64;
+            let batch = 1 + random.below(90);
+            let batch: Vec<_> =
+                (first..first + batch).map(|number| one(number, &mut random)).collect();
+            stage.write(&batch);
+            written.extend(batch);
+        }
+        stage.check(&written);
+        let [rows, bundles] = stage.rows();
+        let bundled = written.len() as i64 - rows;
+        assert!(bundles > 1 && bundled > 2 * bundles, "{bundled} in {bundles} bundles");
+        stage.end();
+    }
+}
+
+#[test]
+fn what_a_coordinator_before_has_written_is_written_again_and_there_once() {
+    let mut random = Random(9);
+    let started_at_ms = START_MS + 1_000;
+    let stage = Stage::new(started_at_ms);
+    let written: Vec<_> = (0..60).map(|number| one(number, &mut random)).collect();
+    stage.write(&written[..40]);
+    stage.write(&written[20..]);
+    stage.write(&written[30..31]);
+    stage.check(&written);
+    stage.end();
+}
+
+#[test]
+fn a_bundle_that_cannot_be_read_is_told_and_not_passed_over() {
+    let mut random = Random(3);
+    let stage = Stage::new(0);
+    let written: Vec<_> = (0..60).map(|number| one(number, &mut random)).collect();
+    stage.write(&written[..30]);
+    stage.write(&written[30..]);
+    let HistoryPlace::Memory(name) = &stage.reader.place else { panic!("in memory") };
+    let other = HistoryPlace::Memory(name.clone()).connect().unwrap();
+    other.execute("UPDATE bundles SET members = '[[1]]' WHERE number = 1", []).unwrap();
+    let list = stage.reader.list(&Filter::default(), 100).map(|found| found.len());
+    assert!(matches!(list, Err(HistoryError::Document { .. })), "{list:?}");
+    let each = stage.reader.each(|_| ControlFlow::Continue(()));
+    assert!(matches!(each, Err(HistoryError::Document { .. })), "{each:?}");
+    stage.end();
+}
