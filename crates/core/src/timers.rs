@@ -3,7 +3,7 @@
 
 use crate::answers::Attempt;
 use crate::schedule::splitmix64;
-use crate::transaction::Progress;
+use crate::transaction::{Branch, Progress};
 use crate::{
     Coordinator, Effect, Millis, Mutation, Operation, Outcome, Reason, Step, Timer, TimerPurpose,
     Transaction, TransactionId, What,
@@ -116,11 +116,11 @@ impl Coordinator {
     pub(crate) fn disarm_phase_one(&mut self, id: &TransactionId) {
         let Some(transaction) = self.transactions.get(id) else { return };
         let deadline = transaction.phase_one_deadline();
-        let retries: Vec<(u16, Option<Millis>)> =
-            transaction.numbered().map(|(number, branch)| (number, branch.retry_at)).collect();
+        let planned = |(number, branch): (u16, &Branch)| Some((number, branch.retry_at?));
+        let retries: Vec<(u16, Millis)> = transaction.numbered().filter_map(planned).collect();
         self.disarm(deadline, id, TimerPurpose::PhaseOneDeadline);
         for (number, at) in retries {
-            self.disarm_retry(id, number, at);
+            self.disarm(at, id, TimerPurpose::Retry(number));
         }
     }
 

@@ -42,7 +42,7 @@ const JOURNAL_GONE: &str = "the journal's thread has ended";
 /// How many commands or answers are taken up between two looks at everything else.
 const TURN_MAX: usize = 512;
 /// How many of them, or of what may leave, between two looks at the journal.
-const LOOK_AFTER: usize = 32;
+const LOOK_AFTER: usize = 64;
 
 /// The bounds of a shard that a test may want to reach.
 #[derive(Clone, Debug)]
@@ -389,18 +389,25 @@ impl Shard {
         match out {
             Out::Reply(reply) => reply(),
             Out::Effects(effects) => {
-                let mut commits = 0;
-                for effect in effects {
-                    if is_commit(&effect) {
-                        commits += 1;
-                        if commits == 2 {
-                            crash_point("between_commit_calls");
-                        }
-                    }
-                    let id = effect.transaction().clone();
-                    self.on(&id, Doing::Handling, |shard| shard.carry_out(effect));
+                // A step's effects are about one transaction.
+                let Some(id) = effects.first().map(|effect| effect.transaction().clone()) else {
+                    return;
+                };
+                self.on(&id, Doing::Handling, |shard| shard.carry_out_all(effects));
+            }
+        }
+    }
+
+    fn carry_out_all(&mut self, effects: Vec<Effect>) {
+        let mut commits = 0;
+        for effect in effects {
+            if is_commit(&effect) {
+                commits += 1;
+                if commits == 2 {
+                    crash_point("between_commit_calls");
                 }
             }
+            self.carry_out(effect);
         }
     }
 

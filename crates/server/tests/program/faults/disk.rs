@@ -108,14 +108,15 @@ async fn every_call_fails(thread: &'static str, errors: &[(&str, &str, &[&str])]
 async fn a_failed_write_or_sync_of_the_journal_stops_the_coordinator_and_a_restart_repairs() {
     let io: &[&str] = &["journal_io"];
     let full: &[&str] = &["journal_disk_full"];
-    let errors = [("pwrite64", "EIO", io), ("pwrite64", "ENOSPC", full), ("fsync", "EIO", io)];
+    let errors = [("pwrite64", "EIO", io), ("pwrite64", "ENOSPC", full), ("fdatasync", "EIO", io)];
     every_call_fails("journal", &errors).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_write_or_sync_of_the_history_stops_the_coordinator_and_a_restart_repairs() {
     let says: &[&str] = &["history"];
-    let errors = [("pwrite64", "EIO", says), ("pwrite64", "ENOSPC", says), ("fsync", "EIO", says)];
+    let errors =
+        [("pwrite64", "EIO", says), ("pwrite64", "ENOSPC", says), ("fdatasync", "EIO", says)];
     every_call_fails("history", &errors).await;
 }
 
@@ -145,7 +146,7 @@ async fn after_a_failed_sync_all_that_is_recovered_is_synced_before_anything_lea
         let mut failing = Failing::new(0, thread).await;
         failing.ensemble.runs(Style::TwoPhase, "good").await;
         // Killed in the sync, so that nothing tidies up: what was written is in the page cache.
-        let strace = failing.attach("fsync:signal=SIGKILL:when=1").await;
+        let strace = failing.attach("fdatasync:signal=SIGKILL:when=1").await;
         let asking = failing.ensemble.ask(Style::TwoPhase, "bad");
         let ended = failing.until_stopped_or_archived("bad").await;
         assert_eq!(ended.expect("it is killed").status, -1);
@@ -172,7 +173,7 @@ async fn a_participant_whose_sync_failed_writes_nothing_more_until_its_restart()
     let mut failing = Failing::new(1, "unanimity-write").await;
     for nth in 1.. {
         let id = format!("bank-{nth}");
-        let strace = failing.attach(&format!("fsync:error=EIO:when={nth}")).await;
+        let strace = failing.attach(&format!("fdatasync:error=EIO:when={nth}")).await;
         let asking = failing.ensemble.ask(Style::TwoPhase, &id);
         let history = failing.ensemble.history();
         let path = failing.trace();
