@@ -2,7 +2,7 @@
 //! that have no database. What it remembers is gone after a restart, so a service that makes
 //! promises which outlive its process needs [`crate::SqliteParticipant`] or a store of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use unanimity_core::guard::{GuardRow, GuardState, Reply, Verdict, Work, judge, settle};
@@ -58,7 +58,7 @@ type Key = (TransactionId, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Memory {
-    rows: BTreeMap<Key, (GuardRow, u64)>,
+    rows: HashMap<Key, (GuardRow, u64)>,
     /// Settled branches in the order of settling; the oldest are forgotten first.
     settled: VecDeque<Key>,
 }
@@ -175,7 +175,13 @@ impl<S: MemoryService> Doubting for MemoryParticipant<S> {
                     since_ms: *since_ms,
                 })
                 .collect();
-            found.sort_by_key(|branch| branch.since_ms);
+            found.sort_by(|a, b| {
+                (a.since_ms, &a.transaction, &a.branch).cmp(&(
+                    b.since_ms,
+                    &b.transaction,
+                    &b.branch,
+                ))
+            });
             Ok(found)
         })
     }
