@@ -1,9 +1,12 @@
 //! Decides what the operations look like as HTTP: header names, limits, and how an answer is
 //! written. Both ends use it, so they cannot drift apart: the router of a participant writes with
 //! [`write_answer`]; the coordinator, and an initiator that calls a participant itself, read with
-//! [`judge`].
+//! [`judge`]. How several calls share a request is [`batch`]'s.
+
+pub mod batch;
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{HeaderName, StatusCode, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -52,14 +55,25 @@ struct NoBody<'a> {
     reason: &'a str,
 }
 
+/// An answer that is written and has no carriage yet: it may become a response, or a line.
+pub(crate) struct Written {
+    status: StatusCode,
+    media: &'static str,
+    body: Bytes,
+}
+
 /// Writes what a participant answers as an HTTP response.
 #[must_use]
 pub fn write_answer(answer: Result<Reply, CallError>) -> http::Response<Body> {
+    respond(written(answer))
+}
+
+/// What a participant answers, as every carriage over HTTP writes it.
+pub(crate) fn written(answer: Result<Reply, CallError>) -> Written {
     match answer {
-        Ok(Reply::Yes(result)) => write_yes(result.as_deref()),
-        Ok(Reply::ReadOnly) => {
-            json(StatusCode::OK, JSON, &VoteBody { vote: "read_only", result: None })
-        }
+        Ok(Reply::Yes(None)) => ready(r#"{"vote":"yes"}"#),
+        Ok(Reply::Yes(Some(result))) => written_yes(&result),
+        Ok(Reply::ReadOnly) => ready(r#"{"vote":"read_only"}"#),
         Ok(Reply::No(reason)) => {
             let problem = Problem::new(409, "voted_no", "The branch voted no", reason.as_str());
             json(
@@ -68,25 +82,28 @@ pub fn write_answer(answer: Result<Reply, CallError>) -> http::Response<Body> {
                 &NoBody { problem, vote: "no", reason: &reason },
             )
         }
-        Ok(Reply::Acknowledged) => json(StatusCode::OK, JSON, &serde_json::json!({})),
+        Ok(Reply::Acknowledged) => ready("{}"),
         Err(CallError::Contradiction(contradiction)) => {
-            write_problem(&contradiction_problem(contradiction))
+            written_problem(&contradiction_problem(contradiction))
         }
         Err(CallError::Failed(message)) => {
-            write_problem(&Problem::new(500, "service_failed", "The service failed", message))
+            written_problem(&Problem::new(500, "service_failed", "The service failed", message))
         }
         Err(CallError::Busy(message)) => {
-            write_problem(&Problem::new(503, "service_busy", "The service is busy", message))
+            written_problem(&Problem::new(503, "service_busy", "The service is busy", message))
         }
     }
 }
 
+const fn ready(body: &'static str) -> Written {
+    Written { status: StatusCode::OK, media: JSON, body: Bytes::from_static(body.as_bytes()) }
+}
+
 /// A guard's note is JSON if it came from a [`crate::Vote`]; one from elsewhere that is not JSON
 /// goes out as a JSON string.
-fn write_yes(result: Option<&str>) -> http::Response<Body> {
-    let quoted = |text: &str| RawValue::from_string(serde_json::Value::from(text).to_string()).ok();
-    let raw = result
-        .and_then(|text| serde_json::from_str::<Box<RawValue>>(text).ok().or_else(|| quoted(text)));
+fn written_yes(result: &str) -> Written {
+    let quoted = || RawValue::from_string(serde_json::Value::from(result).to_string()).ok();
+    let raw = serde_json::from_str::<Box<RawValue>>(result).ok().or_else(quoted);
     json(StatusCode::OK, JSON, &VoteBody { vote: "yes", result: raw.as_deref() })
 }
 
@@ -109,16 +126,23 @@ fn contradiction_problem(contradiction: Contradiction) -> Problem {
 /// Writes a problem document as an HTTP response.
 #[must_use]
 pub fn write_problem(problem: &Problem) -> http::Response<Body> {
+    respond(written_problem(problem))
+}
+
+pub(crate) fn written_problem(problem: &Problem) -> Written {
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     json(status, PROBLEM_JSON, problem)
 }
 
-fn json(status: StatusCode, media: &'static str, body: &impl Serialize) -> http::Response<Body> {
+fn json(status: StatusCode, media: &'static str, body: &impl Serialize) -> Written {
     // Our own types hold nothing that JSON cannot; an empty body would still have the right status.
-    let bytes = serde_json::to_vec(body).unwrap_or_default();
-    let mut response = http::Response::new(Body::from(bytes));
-    *response.status_mut() = status;
-    let media = http::HeaderValue::from_static(media);
+    Written { status, media, body: serde_json::to_vec(body).unwrap_or_default().into() }
+}
+
+fn respond(written: Written) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::from(written.body));
+    *response.status_mut() = written.status;
+    let media = http::HeaderValue::from_static(written.media);
     response.headers_mut().insert(header::CONTENT_TYPE, media);
     response
 }

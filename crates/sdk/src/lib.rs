@@ -73,7 +73,7 @@ pub use participant::{
 pub use phase_one::PhaseOneError;
 #[cfg(feature = "sqlite")]
 pub use resource::ResourceParticipant;
-pub use router::{router, router_with_stream};
+pub use router::{RouterOptions, router, router_with_options, router_with_stream};
 #[cfg(feature = "sqlite")]
 pub use rusqlite;
 pub use service::{BranchContext, Busy, ServiceError, ServiceResult, Vote};

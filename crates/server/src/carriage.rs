@@ -1,6 +1,7 @@
-//! Which carriage takes a call: decided by the scheme of the participant's address alone, so that a
-//! transaction may mix them. How each carries a call is its own affair (`outbound` for http and
-//! https, `streams` for grpc and stream).
+//! Which carriage takes a call: decided by the scheme of the participant's address, so that a
+//! transaction may mix them, and by what a participant over HTTP has offered beside. How each
+//! carries a call is its own affair (`outbound` for http and https, one by one or in batches;
+//! `streams` for grpc and stream).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::outbound::{HttpTransport, Offers};
 
 /// All carriages of one coordinator: HTTP, and whatever else is added under a scheme of its own.
 pub struct Carriages {
-    http: HttpTransport,
+    http: Arc<HttpTransport>,
     offers: Arc<Offers>,
     others: BTreeMap<&'static str, Arc<dyn Transport>>,
 }
@@ -21,7 +22,7 @@ impl Carriages {
     /// Calls participants over HTTP alone.
     #[must_use]
     pub fn over_http(http: HttpTransport) -> Self {
-        Self { offers: http.offers(), http, others: BTreeMap::new() }
+        Self { offers: http.offers(), http: Arc::new(http), others: BTreeMap::new() }
     }
 
     /// Gives every address of `scheme` (what stands before the first colon, in lower case) to
@@ -37,16 +38,28 @@ impl Carriages {
         self.others.get(scheme)
     }
 
-    /// The stream that an HTTP participant has offered, and its carriage, if it is to be used.
-    fn offered(&self, participant: &str) -> Option<(Arc<str>, &Arc<dyn Transport>)> {
-        let stream = self.offers.stream_of(participant)?;
+    /// The carriage of a stream that an HTTP participant has offered, if it is to be used.
+    fn usable(&self, participant: &str, stream: &str) -> Option<&Arc<dyn Transport>> {
         let carriage = self.others.get("grpc")?;
-        let usable = carriage.check(&stream).is_ok() && carriage.held_back(&stream).is_none();
-        if usable {
-            return Some((stream, carriage));
+        if carriage.check(stream).is_ok() && carriage.held_back(stream).is_none() {
+            return Some(carriage);
         }
         self.offers.suspend(participant);
         None
+    }
+
+    /// Gives a call to what its participant has offered: a stream, or a batch; or gives it back.
+    fn as_offered(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
+        let offered = self.offers.of(&call.participant);
+        if let Some(stream) = offered.stream
+            && let Some(carriage) = self.usable(&call.participant, &stream)
+        {
+            return carriage.submit(Call { participant: stream, ..call }, owed);
+        }
+        match offered.lane {
+            Some(lane) => self.http.gather(&lane, call, owed),
+            None => Some((call, owed)),
+        }
     }
 }
 
@@ -61,12 +74,7 @@ impl Transport for Carriages {
     fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
         match self.other(&call.participant) {
             Some(carriage) => carriage.submit(call, owed),
-            None => match self.offered(&call.participant) {
-                Some((stream, carriage)) => {
-                    carriage.submit(Call { participant: stream, ..call }, owed)
-                }
-                None => Some((call, owed)),
-            },
+            None => self.as_offered(call, owed),
         }
     }
 

@@ -95,6 +95,10 @@ pub const KEYS: &[Key] = &[
     count("participants", "connections_per_participant_max", (1, 10_000),
         |c| &mut c.participants.connections_per_participant_max,
         "The most connections to one participant, in use and idle together."),
+    count("participants", "batch_calls_max", (1, 10_000),
+        |c| &mut c.participants.batch_calls_max,
+        "The most calls in one request to a participant that offers to take several. 1: each call \
+        is a request of its own."),
     count("participants", "calls_per_stream_max", (1, 1_000_000),
         |c| &mut c.participants.calls_per_stream_max,
         "The most calls on one participant stream that are sent and not answered."),

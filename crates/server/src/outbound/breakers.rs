@@ -154,6 +154,12 @@ impl Breakers {
         })
     }
 
+    /// Whether calls are held back from a participant, or let go one by one.
+    pub(crate) fn hold_back(&self, origin: &str) -> bool {
+        self.known.load(Ordering::Relaxed) > 0
+            && self.table().breakers.get(origin).is_some_and(Breaker::holds_back)
+    }
+
     fn generation(&self, origin: &str) -> Option<Generation> {
         self.table().breakers.get(origin).map(Breaker::generation)
     }

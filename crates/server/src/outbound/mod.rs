@@ -3,14 +3,18 @@
 //! This file decides how one call runs: a permit, a connection, one request, one bounded answer,
 //! all within one time limit. Which address may be called is [`policy`]'s and `target`'s, how a
 //! connection is made `connect`'s, which are kept `pool`'s, what an answer means the SDK's, and
-//! how results get into payloads [`references`]'s. Whether a participant that fails is called at
-//! all is `breaker`'s.
+//! how results get into payloads [`references`]'s. Which calls go in one request is `lane`'s, and
+//! how such a batch runs `batch`'s. Whether a participant that fails is called at all is
+//! `breaker`'s.
 //! When a call is tried again is decided in the core. Nothing here reads the environment: there
 //! are no proxies, cookies, redirects or decompression to switch off, because none is there.
 
+mod batch;
 mod breaker;
 mod breakers;
 mod connect;
+mod lane;
+mod lines;
 mod offers;
 pub mod policy;
 mod pool;
@@ -29,18 +33,21 @@ use http::header::{
     ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue,
     USER_AGENT,
 };
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
+use unanimity::Owed;
 use unanimity_core::{Answer, Call, Operation, TIMEOUT_MS_MAX};
-use unanimity_sdk::contract::{Response, clean, judge};
+use unanimity_sdk::contract::batch::BATCH_CALLS_MAX;
+use unanimity_sdk::contract::{JSON, Response, clean, judge};
 
 pub use self::breaker::BreakerConfig;
-use self::breakers::{Breakers, Clock};
+use self::breakers::{Breakers, Clock, Pass};
 pub(crate) use self::connect::Connector;
 pub use self::offers::Offers;
 pub use self::policy::Policy;
@@ -84,6 +91,9 @@ pub struct OutboundConfig {
     pub idle_timeout_ms: u64,
     /// The most bytes of an answer's body.
     pub answer_bytes_max: usize,
+    /// The most calls in one request, to participants that take so many. Fewer than two: each call
+    /// is a request of its own.
+    pub batch_calls_max: usize,
     /// When calls to a participant that fails are held back.
     pub breaker: BreakerConfig,
 }
@@ -98,6 +108,7 @@ impl Default for OutboundConfig {
             queue_delay_target_ms: 100,
             idle_timeout_ms: 4_000,
             answer_bytes_max: 64 * 1024,
+            batch_calls_max: BATCH_CALLS_MAX,
             breaker: BreakerConfig::default(),
         }
     }
@@ -137,11 +148,12 @@ impl HttpTransport {
         ));
         let breakers = Arc::new(Breakers::new(config.breaker, config.participants_max, clock));
         let targets = Targets::new(config.participants_max);
-        let (offers, sweeper) = (Arc::default(), OnceLock::new());
+        let offers = Arc::new(Offers::new(config.participants_max, config.batch_calls_max));
+        let sweeper = OnceLock::new();
         Self { config, pool, targets, breakers, connector, offers, sweeper }
     }
 
-    /// The streams that participants have offered in their answers.
+    /// What participants have offered in their answers.
     #[must_use]
     pub fn offers(&self) -> Arc<Offers> {
         Arc::clone(&self.offers)
@@ -180,14 +192,25 @@ impl HttpTransport {
     pub async fn call(&self, call: Call) -> Answer {
         self.start_sweeper();
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
-        match self.attempt(&call, deadline).await {
-            Ok(answer) => answer,
-            Err(Failure::Unsent(text)) => Answer::Unsent(clean(&text).into()),
-            Err(Failure::Unknown(text)) => Answer::Unknown(clean(&text).into()),
-        }
+        self.carry(&call, deadline, None).await
     }
 
-    async fn attempt(&self, call: &Call, deadline: Instant) -> Result<Answer, Failure> {
+    /// The same, within a limit that was set before, and on a connection if there is one already.
+    async fn carry(
+        &self,
+        call: &Call,
+        deadline: Instant,
+        permitted: Option<(&Origin, SemaphorePermit<'_>)>,
+    ) -> Answer {
+        self.attempt(call, deadline, permitted).await.unwrap_or_else(Failure::answer)
+    }
+
+    async fn attempt(
+        &self,
+        call: &Call,
+        deadline: Instant,
+        permitted: Option<(&Origin, SemaphorePermit<'_>)>,
+    ) -> Result<Answer, Failure> {
         let unsent = Failure::Unsent;
         let known = (self.targets.get(&call.participant, &self.config.policy))
             .map_err(|error| unsent(format!("the participant's address {error}")))?;
@@ -199,43 +222,59 @@ impl HttpTransport {
         let request = request(call, target, payload)
             .map_err(|error| unsent(format!("cannot be asked: {error}")))?;
         let pass = self.breakers.admit(&target.origin).map_err(unsent)?;
-        let origin = self.pool.origin(&target.origin).ok_or_else(|| {
-            let most = self.config.participants_max;
-            unsent(format!("{most} participants are being called already"))
-        })?;
-        let permit = timeout_at(deadline, self.pool.permit(&origin)).await.map_err(|_| {
-            let (most, limit) = (self.config.connections_per_participant_max, call.timeout_ms);
-            unsent(format!("none of the {most} connections to it became free within {limit} ms"))
-        })?;
-        let mut pass = pass.again().map_err(unsent)?;
+        let exchanged = if let Some((origin, permit)) = permitted {
+            self.timed(call, origin, target, request, deadline, (pass, permit)).await
+        } else {
+            let origin =
+                self.pool.origin(&target.origin).ok_or_else(|| self.too_many_participants())?;
+            let permit = timeout_at(deadline, self.pool.permit(&origin)).await;
+            let permit =
+                permit.ok().flatten().ok_or_else(|| self.not_connected(call.timeout_ms))?;
+            let pass = pass.again().map_err(unsent)?;
+            self.timed(call, &origin, target, request, deadline, (pass, permit)).await
+        };
+        let (pass, (status, headers, body)) = exchanged?;
+        let answer = judge(call.operation, Response::new(status, &headers, &body));
+        self.offers.note(&call.participant, &known, &headers);
+        conclude(pass, status, &answer);
+        Ok(answer)
+    }
+
+    fn too_many_participants(&self) -> Failure {
+        let most = self.config.participants_max;
+        Failure::Unsent(format!("{most} participants are being called already"))
+    }
+
+    fn not_connected(&self, limit_ms: u64) -> Failure {
+        let most = self.config.connections_per_participant_max;
+        Failure::Unsent(format!(
+            "none of the {most} connections to it became free within {limit_ms} ms"
+        ))
+    }
+
+    /// Exchanges within the call's time, on the connection that the permit stands for.
+    async fn timed<'a>(
+        &self,
+        call: &Call,
+        origin: &Origin,
+        target: &Target,
+        request: Request<Full<Bytes>>,
+        deadline: Instant,
+        (mut pass, permit): (Pass<'a>, SemaphorePermit<'_>),
+    ) -> Result<(Pass<'a>, (StatusCode, HeaderMap, Bytes)), Failure> {
         pass.leaves();
         let exchanged =
-            timeout_at(deadline, self.exchange(&origin, target, request, deadline)).await;
+            timeout_at(deadline, self.exchange(origin, target, request, deadline)).await;
         drop(permit);
         let exchanged = exchanged
             .unwrap_or_else(|_| Err(format!("no answer within {} ms", call.timeout_ms).into()));
-        let (status, headers, body) = match exchanged {
-            Ok(exchanged) => exchanged,
+        match exchanged {
+            Ok(exchanged) => Ok((pass, exchanged)),
             Err(error) => {
                 pass.failed(error.text());
-                return Err(error);
+                Err(error)
             }
-        };
-        let answer = judge(call.operation, Response::new(status, &headers, &body));
-        self.offers.note(&call.participant, &headers, self.config.participants_max);
-        match &answer {
-            Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
-            Answer::Unknown(_)
-            | Answer::Yes(_)
-            | Answer::ReadOnly
-            | Answer::Read(_)
-            | Answer::No(_)
-            | Answer::Unsupported
-            | Answer::Contradiction(..)
-            | Answer::Unsent(_)
-            | Answer::Acknowledged => pass.answered(),
         }
-        Ok(answer)
     }
 
     /// Sends a request and reads the answer to its end.
@@ -247,18 +286,10 @@ impl HttpTransport {
         deadline: Instant,
     ) -> Result<(StatusCode, HeaderMap, Bytes), Failure> {
         loop {
-            let idle = origin.take_idle();
-            let reused = idle.is_some();
-            let mut connection = match idle {
-                Some(connection) => connection,
-                None => timeout_at(deadline, self.connect(target))
-                    .await
-                    .unwrap_or_else(|_| Err("not connected within the call's time".to_owned()))
-                    .map_err(Failure::Unsent)?,
-            };
-            if connection.sender.ready().await.is_err() && reused {
-                continue;
-            }
+            let (mut connection, reused) = timeout_at(deadline, self.connection(origin, target))
+                .await
+                .unwrap_or_else(|_| Err("not connected within the call's time".to_owned()))
+                .map_err(Failure::Unsent)?;
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     let (head, body) = response.into_parts();
@@ -274,6 +305,23 @@ impl HttpTransport {
                 },
             }
         }
+    }
+
+    /// A connection that can carry a request, and whether it was used before.
+    async fn connection(
+        &self,
+        origin: &Origin,
+        target: &Target,
+    ) -> Result<(Connection, bool), String> {
+        while let Some(mut connection) = origin.take_idle() {
+            if connection.sender.ready().await.is_ok() {
+                return Ok((connection, true));
+            }
+        }
+        let mut connection = self.connect(target).await?;
+        // If it is closed already, the request that is put on it finds out.
+        let _ = connection.sender.ready().await;
+        Ok((connection, false))
     }
 
     async fn connect(&self, target: &Target) -> Result<Connection, String> {
@@ -317,7 +365,7 @@ impl HttpTransport {
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Failure {
     /// Nothing of the call has left.
     Unsent(String),
@@ -330,6 +378,34 @@ impl Failure {
         match self {
             Self::Unsent(text) | Self::Unknown(text) => text,
         }
+    }
+
+    fn answer(self) -> Answer {
+        match self {
+            Self::Unsent(text) => Answer::Unsent(clean(&text).into()),
+            Self::Unknown(text) => Answer::Unknown(clean(&text).into()),
+        }
+    }
+}
+
+/// Ends a call that has no answer.
+fn settle(owed: Owed, failure: Failure) {
+    owed.settle(failure.answer());
+}
+
+/// Tells the breaker what an answer shows of the participant.
+fn conclude(pass: Pass<'_>, status: StatusCode, answer: &Answer) {
+    match answer {
+        Answer::Unknown(error) if !shows_life(status) => pass.failed(error),
+        Answer::Unknown(_)
+        | Answer::Yes(_)
+        | Answer::ReadOnly
+        | Answer::Read(_)
+        | Answer::No(_)
+        | Answer::Unsupported
+        | Answer::Contradiction(..)
+        | Answer::Unsent(_)
+        | Answer::Acknowledged => pass.answered(),
     }
 }
 
@@ -359,10 +435,9 @@ fn request(
     payload: Option<Bytes>,
 ) -> Result<Request<Full<Bytes>>, http::Error> {
     let text = |text: &str| HeaderValue::from_str(text);
-    let mut headers = HeaderMap::with_capacity(HEADERS_OF_A_CALL);
-    headers.insert(HOST, target.host.clone());
-    headers.insert(USER_AGENT, PRODUCT.clone());
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    let has_payload = payload.is_some();
+    let mut request = post(target, target.uri(call.operation)?, payload.unwrap_or_default());
+    let headers = request.headers_mut();
     headers.insert(TRANSACTION.clone(), text(call.transaction.as_str())?);
     headers.insert(BRANCH.clone(), text(&call.branch_name)?);
     headers.insert(ATTEMPT.clone(), HeaderValue::from(call.attempt));
@@ -370,22 +445,26 @@ fn request(
     if let Some(outcome) = call.outcome {
         headers.insert(OUTCOME.clone(), HeaderValue::from_static(outcome.as_str()));
     }
-    let body = match payload {
-        Some(payload) => {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            payload
-        }
+    if has_payload {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    } else {
         // hyper says nothing of an empty body, and some servers insist on knowing (status 411).
-        None => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-            Bytes::new()
-        }
-    };
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    Ok(request)
+}
+
+/// A request to a participant, with the headers that every one has.
+fn post(target: &Target, uri: Uri, body: Bytes) -> Request<Full<Bytes>> {
+    let mut headers = HeaderMap::with_capacity(HEADERS_OF_A_CALL);
+    headers.insert(HOST, target.host.clone());
+    headers.insert(USER_AGENT, PRODUCT.clone());
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = target.uri(call.operation)?;
+    *request.uri_mut() = uri;
     *request.headers_mut() = headers;
-    Ok(request)
+    request
 }
 
 /// Reads a body to its end, and no further than `bytes_max`.

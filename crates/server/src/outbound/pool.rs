@@ -67,6 +67,18 @@ impl Origin {
         lock(&self.idle).push((Instant::now(), connection));
     }
 
+    /// A permit, if one is free: who takes it has not waited.
+    pub(crate) fn free_permit(&self) -> Option<SemaphorePermit<'_>> {
+        let permit = self.permits.try_acquire().ok()?;
+        self.delay.note(Duration::ZERO, Instant::now().into_std());
+        Some(permit)
+    }
+
+    /// The next permit; who waits has to count as waiting.
+    pub(crate) async fn next_permit(&self) -> Option<SemaphorePermit<'_>> {
+        self.permits.acquire().await.ok()
+    }
+
     fn close_idle_since(&self, before: Instant) {
         lock(&self.idle)
             .retain(|(since, connection)| *since >= before && !connection.sender.is_closed());
@@ -113,6 +125,47 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Calls that wait for one permit together: in both counts as so many, for as long as they do.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pool: Arc<Pool>,
+    origin: Arc<Origin>,
+    calls: usize,
+}
+
+impl Standing {
+    pub(crate) fn begin(pool: &Arc<Pool>, origin: &Arc<Origin>, calls: usize) -> Self {
+        let mut new = Self { pool: Arc::clone(pool), origin: Arc::clone(origin), calls: 0 };
+        new.joined(calls);
+        new
+    }
+
+    /// So many more wait.
+    pub(crate) fn joined(&mut self, calls: usize) {
+        self.calls += calls;
+        self.pool.waiting.fetch_add(calls, Ordering::Relaxed);
+        self.origin.waiting.fetch_add(calls, Ordering::Relaxed);
+    }
+
+    /// One goes, or has given up, that has waited since then.
+    pub(crate) fn left(&mut self, came_at: Instant, now: Instant) {
+        self.gone(1);
+        self.origin.delay.note(now.saturating_duration_since(came_at), now.into_std());
+    }
+
+    fn gone(&mut self, calls: usize) {
+        self.calls -= calls;
+        self.pool.waiting.fetch_sub(calls, Ordering::Relaxed);
+        self.origin.waiting.fetch_sub(calls, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        self.gone(self.calls);
+    }
+}
+
 impl Pool {
     pub(crate) fn new(
         origins_max: usize,
@@ -132,12 +185,11 @@ impl Pool {
 
     /// Waits for a permit of an origin. Nothing closes the permits, so it comes sooner or later.
     pub(crate) async fn permit<'a>(&self, origin: &'a Origin) -> Option<SemaphorePermit<'a>> {
-        if let Ok(permit) = origin.permits.try_acquire() {
-            origin.delay.note(Duration::ZERO, Instant::now().into_std());
+        if let Some(permit) = origin.free_permit() {
             return Some(permit);
         }
         let _waiting = Waiting::begin(self, origin);
-        origin.permits.acquire().await.ok()
+        origin.next_permit().await
     }
 
     /// Whether any call waits for a permit: where none does, no origin is busy.

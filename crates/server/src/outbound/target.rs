@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use http::{HeaderValue, Uri};
 use unanimity_core::Operation;
+use unanimity_sdk::contract::batch::BATCH_PATH;
 use url::{Host, Url};
 
 use super::policy::{Policy, is_host_name, plain_name};
@@ -56,7 +57,16 @@ impl Target {
 
     /// What is asked for on the connection: the path and the operation, with one slash between.
     pub(crate) fn uri(&self, operation: Operation) -> Result<Uri, http::Error> {
-        Uri::builder().path_and_query(format!("{}/{}", self.path, operation.as_str())).build()
+        self.below(operation.as_str())
+    }
+
+    /// What is asked for with several calls.
+    pub(crate) fn batch_uri(&self) -> Result<Uri, http::Error> {
+        self.below(BATCH_PATH)
+    }
+
+    fn below(&self, name: &str) -> Result<Uri, http::Error> {
+        Uri::builder().path_and_query(format!("{}/{name}", self.path)).build()
     }
 }
 
