@@ -13,6 +13,7 @@ use unanimity_core::{Operation, TransactionId};
 
 use super::*;
 
+mod batch;
 mod breaker;
 
 /// A participant on a port of its own.
