@@ -32,11 +32,13 @@
 //! # }
 //! ```
 //!
+//! A participant that offers to take several calls in one request is given some like that, too.
 //! With [`Options::restart`] the service is also stopped and started between the phases.
 
 mod effect;
 mod rules;
 mod stage;
+mod together;
 
 use std::fmt::{self, Write};
 use std::future::Future;
@@ -214,5 +216,6 @@ pub async fn play(participant: &str, payload: impl Into<Bytes>, options: &Option
     for (number, rule) in rules.iter().enumerate() {
         findings.push(stage.play(number, rule).await);
     }
+    findings.extend(stage.together(rules.len()).await);
     Report { participant: participant.to_owned(), findings }
 }

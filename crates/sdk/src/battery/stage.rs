@@ -23,7 +23,7 @@ use crate::now_ms;
 
 /// How many duplicates arrive at once where duplicates do.
 const DUPLICATES: u32 = 8;
-const BRANCH: &str = "battery";
+pub(super) const BRANCH: &str = "battery";
 /// How often a service that starts is asked whether it is there.
 const LOOK: Duration = Duration::from_millis(20);
 const HOW_TO_PLAY: &str = "it needs a way to stop and start the service: --restart COMMAND, or \
@@ -31,7 +31,7 @@ const HOW_TO_PLAY: &str = "it needs a way to stop and start the service: --resta
 
 /// What an answer means to a coordinator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Meaning {
+pub(super) enum Meaning {
     Yes,
     ReadOnly,
     No,
@@ -42,16 +42,16 @@ enum Meaning {
 use Meaning::{Acknowledged, No, ReadOnly, Unknown, Yes};
 
 /// Nothing, or why a rule does not hold.
-type Held = Result<(), String>;
+pub(super) type Held = Result<(), String>;
 
 type Http = Connections<HttpConnector, Full<Bytes>>;
 
 /// Where the rules are played, one after the other.
 pub(super) struct Stage<'a> {
-    participant: &'a str,
-    payload: Bytes,
-    options: &'a Options,
-    connections: Http,
+    pub(super) participant: &'a str,
+    pub(super) payload: Bytes,
+    pub(super) options: &'a Options,
+    pub(super) connections: Http,
     run: u64,
     /// What one commit, or one execute, changes.
     usual: Option<Effect>,
@@ -59,10 +59,10 @@ pub(super) struct Stage<'a> {
 
 /// A rule as it is played.
 #[derive(Default)]
-struct Scene {
-    transaction: String,
+pub(super) struct Scene {
+    pub(super) transaction: String,
     attempt: u32,
-    exchanges: Vec<Exchange>,
+    pub(super) exchanges: Vec<Exchange>,
     /// What the last prepare or execute was answered.
     vote: Option<Meaning>,
     marked: Option<String>,
@@ -76,8 +76,7 @@ impl<'a> Stage<'a> {
 
     /// Plays one rule.
     pub(super) async fn play(&mut self, number: usize, rule: &Rule) -> Finding {
-        let transaction = format!("battery-{}-{number}", self.run);
-        let mut scene = Scene { transaction, ..Scene::default() };
+        let mut scene = self.scene(number);
         let restarts = rule.steps.iter().any(|step| matches!(step, Step::Restart));
         let (verdict, because) = if restarts && self.options.restart.is_none() {
             (Verdict::NotPlayed, Some(HOW_TO_PLAY.to_owned()))
@@ -88,6 +87,12 @@ impl<'a> Stage<'a> {
             }
         };
         Finding { rule: rule.says.to_owned(), verdict, because, exchanges: scene.exchanges }
+    }
+
+    /// Where a rule is played: in a transaction of its own.
+    pub(super) fn scene(&self, number: usize) -> Scene {
+        let transaction = format!("battery-{}-{number}", self.run);
+        Scene { transaction, ..Scene::default() }
     }
 
     async fn steps(&mut self, scene: &mut Scene, steps: &[Step]) -> Held {
@@ -191,7 +196,12 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn request(&self, scene: &Scene, operation: Operation, attempt: u32) -> Request<Full<Bytes>> {
+    pub(super) fn request(
+        &self,
+        scene: &Scene,
+        operation: Operation,
+        attempt: u32,
+    ) -> Request<Full<Bytes>> {
         let base = self.participant.trim_end_matches('/');
         let mut request = Request::post(format!("{base}/{}", operation.as_str()))
             .header(TRANSACTION_HEADER, scene.transaction.as_str())
@@ -274,13 +284,28 @@ impl Scene {
         self.exchanges.push(Exchange { operation, transaction, attempt, status, answer });
         found
     }
+
+    /// The same for the first attempt of another transaction.
+    pub(super) fn note_for(
+        &mut self,
+        transaction: &str,
+        operation: Operation,
+        status: u16,
+        answer: String,
+    ) -> Meaning {
+        let found = self.note(operation, 1, status, answer);
+        if let Some(exchange) = self.exchanges.last_mut() {
+            transaction.clone_into(&mut exchange.transaction);
+        }
+        found
+    }
 }
 
 fn connections() -> Http {
     Connections::builder(TokioExecutor::new()).build_http()
 }
 
-async fn exchange(
+pub(super) async fn exchange(
     connections: &Http,
     request: Request<Full<Bytes>>,
     timeout: Duration,

@@ -46,7 +46,9 @@ fn note(db: &Connection, at: &BranchContext) -> ServiceResult<()> {
 }
 
 fn vote(payload: &[u8]) -> ServiceResult<Vote> {
-    match payload {
+    // As it stands, or as a JSON string.
+    let quoted = payload.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    match quoted.unwrap_or(payload) {
         b"no" => Ok(Vote::no("said no")),
         b"read_only" => Ok(Vote::ReadOnly),
         b"result" => Ok(Vote::YesWith(serde_json::json!({"seat": 7}))),

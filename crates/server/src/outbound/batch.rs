@@ -17,11 +17,13 @@ use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
-use unanimity_sdk::contract::batch::{Entry, LINE_BYTES_MORE, Line, NDJSON, Writer, took_none};
+use unanimity_sdk::contract::batch::{
+    BATCH_BYTES, Entry, LINE_BYTES_MORE, Line, NDJSON, Writer, took_none,
+};
 use unanimity_sdk::contract::{JSON, Response, judge};
 
 use super::breakers::Pass;
-use super::lane::{Lane, Waiting};
+use super::lane::{Lane, PAYLOAD_BYTES_MAX, Waiting};
 use super::lines::Lines;
 use super::pool::{Connection, Origin};
 use super::{Failure, HttpTransport, conclude, describe, payload, post, settle, trace};
@@ -107,8 +109,11 @@ impl<'a> Batch<'a> {
                     continue;
                 }
             };
-            let Ok(raw) = payload.as_deref().map(serde_json::from_slice::<&RawValue>).transpose()
-            else {
+            let raw = payload.as_deref().map(serde_json::from_slice::<&RawValue>).transpose();
+            let bytes = payload.as_ref().map_or(0, Bytes::len);
+            // What results are put into it may have grown.
+            let fits = writer.bytes() + bytes <= BATCH_BYTES + PAYLOAD_BYTES_MAX;
+            let (Ok(raw), true) = (raw, fits) else {
                 self.transport.carry_alone([waiting]);
                 continue;
             };

@@ -23,7 +23,7 @@ use super::{Failure, HttpTransport, batch, settle};
 /// The most calls that wait in one lane; more go as if there were none.
 const QUEUE_MAX: usize = 32_768;
 /// A call with a payload of more bytes gains nothing by company.
-const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// About what a call takes in a batch beside its payload.
 const CALL_BYTES: usize = 256;
 /// How long calls go one by one after a batch has failed as a whole; twice as long each time.

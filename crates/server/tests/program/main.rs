@@ -7,6 +7,7 @@ mod actor;
 mod api;
 mod ask;
 mod bad_input;
+mod batches;
 mod battery;
 mod bench;
 mod breaker;
