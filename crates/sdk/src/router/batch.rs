@@ -96,7 +96,7 @@ fn request_of(call: &Call<'_>) -> Result<Request, Box<Problem>> {
     let operation = Operation::ALL.into_iter().find(|known| known.as_str() == call.operation);
     let operation = operation
         .ok_or_else(|| problem(404, "operation_unknown", "operation", "is not known here"))?;
-    let transaction = TransactionId::new(&*call.transaction)
+    let transaction = TransactionId::new(&call.transaction)
         .map_err(|error| invalid("transaction", &error.to_string()))?;
     check_id(&call.branch).map_err(|error| invalid("branch", &error.to_string()))?;
     let attempt = u32::try_from(call.attempt).ok().filter(|attempt| *attempt > 0);

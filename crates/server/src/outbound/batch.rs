@@ -1,6 +1,6 @@
-//! Decides what becomes of the calls that go in one request: each ends in exactly one answer, in its
-//! own time, whatever happens to the others. Answers come as lines in any order, each judged as one
-//! that came alone; what a batch and a line look like is the SDK's.
+//! Decides what becomes of the calls that go in one request: each ends in exactly one answer, in
+//! its own time, whatever happens to the others. Answers come as lines in any order, each judged as
+//! one that came alone; what a batch and a line look like is the SDK's.
 //!
 //! What is said if no line comes: a batch that was handed to the connection may have been taken, so
 //! nothing is known of its calls. If the answer says that none was taken, each is made alone.

@@ -111,12 +111,12 @@ impl Lane {
         self.lock().failures = 0;
     }
 
-    /// Takes a call; says whether somebody must write. Gives it back if batches are not to be used.
-    fn push(&self, waiting: Waiting) -> Result<bool, Waiting> {
+    /// Takes a call, unless batches are not to be used now.
+    fn push(&self, waiting: Waiting) -> Pushed {
         let mut state = self.lock();
         let suspended = state.suspended_until.is_some_and(|until| Instant::now() < until);
         if suspended || state.queue.len() >= QUEUE_MAX {
-            return Err(waiting);
+            return Pushed::GivenBack(waiting);
         }
         let hurries = state.earliest.is_none_or(|earliest| waiting.deadline < earliest);
         if hurries {
@@ -129,7 +129,7 @@ impl Lane {
         if hurries && waits {
             self.hurry.notify_one();
         }
-        Ok(must_write)
+        if must_write { Pushed::MustWrite } else { Pushed::Taken }
     }
 
     /// Waits for a connection, and ends the calls whose time is over by then. None if all are.
@@ -219,6 +219,15 @@ impl Lane {
     }
 }
 
+/// What a lane does with a call.
+enum Pushed {
+    /// It has it, and somebody is there to write.
+    Taken,
+    /// It has it, and somebody must write.
+    MustWrite,
+    GivenBack(Waiting),
+}
+
 /// A writer until it has taken its batch. If it ends before, by a panic, nobody else would come.
 struct Turn<'a>(Option<&'a Lane>);
 
@@ -246,9 +255,9 @@ impl HttpTransport {
         }
         let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
         match lane.push(Waiting { call, owed, deadline }) {
-            Ok(true) => self.write(lane),
-            Ok(false) => {}
-            Err(Waiting { call, owed, .. }) => return Some((call, owed)),
+            Pushed::MustWrite => self.write(lane),
+            Pushed::Taken => {}
+            Pushed::GivenBack(Waiting { call, owed, .. }) => return Some((call, owed)),
         }
         None
     }

@@ -319,7 +319,7 @@ impl HttpTransport {
             }
         }
         let mut connection = self.connect(target).await?;
-        // If it is closed already, the request that is put on it finds out.
+        // dropped: if it is closed already, the request that is put on it finds out.
         let _ = connection.sender.ready().await;
         Ok((connection, false))
     }

@@ -1,7 +1,7 @@
 //! Decides when a participant that is addressed over HTTP is called otherwise than with a request
 //! for each call: after it has said in an answer that it serves a stream (header `Unanimity-Stream:
-//! grpc://HOST:PORT/NAME`), or takes several calls in one request (`Unanimity-Batch: 256`). A stream
-//! goes first. Where the stream cannot be opened, calls go over HTTP again for a while; what holds
+//! grpc://HOST:PORT/NAME`), or takes several calls in one request (`Unanimity-Batch: 256`). The
+//! stream goes first. Where it cannot be opened, calls go over HTTP again for a while; what holds
 //! batches back is `lane`'s. Nothing rests on an offer, and a restart forgets all of them.
 
 use std::collections::HashMap;
