@@ -105,7 +105,7 @@ async fn one_by_one(
     let flags = ["--shards", &shards, "--batch-calls-max", "1"];
     let mut deployment = Deployment::start(folder, 2, &flags).await?;
     let shape = Shape {
-        case: "2 branches, one call a request".to_owned(),
+        case: "one call a request".to_owned(),
         request: two_branches(&deployment.participants),
         expected: Outcome::Commit,
         round_trips: Some(5),
