@@ -141,28 +141,33 @@ impl Lane {
         if let Some(permit) = origin.free_permit() {
             return Some(permit);
         }
-        let mut earliest = self.stand(transport, origin);
+        self.stand(transport, origin);
         let mut next = std::pin::pin!(origin.next_permit());
         loop {
+            let earliest = self.lock().earliest.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
                 permit = &mut next => return permit,
-                () = self.hurry.notified() => earliest = self.lock().earliest?,
-                () = sleep_until(earliest) => earliest = self.expire(transport)?,
+                () = self.hurry.notified() => {}
+                () = sleep_until(earliest) => {
+                    if !self.expire(transport) {
+                        return None;
+                    }
+                }
             }
         }
     }
 
     /// From now on those who wait count as waiting for a connection.
-    fn stand(&self, transport: &HttpTransport, origin: &Arc<Origin>) -> Instant {
+    fn stand(&self, transport: &HttpTransport, origin: &Arc<Origin>) {
         let mut state = self.lock();
         let calls = state.queue.len();
         state.standing = Some(Standing::begin(&transport.pool, origin, calls));
-        state.earliest.unwrap_or_else(Instant::now)
     }
 
-    /// Ends every waiting call whose time is over. None if no other is left: then nobody writes.
-    fn expire(&self, transport: &HttpTransport) -> Option<Instant> {
+    /// Ends every waiting call whose time is over. Says whether others are left: if not, nobody
+    /// writes.
+    fn expire(&self, transport: &HttpTransport) -> bool {
         let now = Instant::now();
         let mut state = self.lock();
         let (late, waiting): (VecDeque<_>, VecDeque<_>) =
@@ -172,15 +177,15 @@ impl Lane {
             late.iter().for_each(|waiting| standing.left(waiting.came_at(), now));
         }
         state.earliest = state.queue.iter().map(|waiting| waiting.deadline).min();
-        let earliest = state.earliest;
-        if earliest.is_none() {
+        let others = !state.queue.is_empty();
+        if !others {
             (state.writer, state.standing) = (false, None);
         }
         drop(state);
         for Waiting { call, owed, .. } in late {
             settle(owed, transport.not_connected(call.timeout_ms));
         }
-        earliest
+        others
     }
 
     /// Takes what has gathered, up to so many calls, and says whether some are left.

@@ -304,4 +304,23 @@ mod tests {
         drop(pool.permit(&other).await.unwrap());
         assert!(!pool.has_waiting() && !pool.is_busy("slow"));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_calls_that_wait_for_one_permit_together_each_counts() {
+        let pool = pool();
+        let slow = pool.origin("slow").unwrap();
+        let mut standing = Standing::begin(&pool, &slow, 200);
+        let busy = async {
+            while !pool.is_busy("slow") {
+                let came_at = Instant::now();
+                tokio::time::sleep(3 * TARGET).await;
+                standing.joined(1);
+                standing.left(came_at, Instant::now());
+            }
+        };
+        tokio::time::timeout(PATIENCE, busy).await.unwrap();
+        assert_eq!((slow.waiting.load(Ordering::Relaxed), pool.has_waiting()), (200, true));
+        drop(standing);
+        assert!(!pool.has_waiting() && !pool.is_busy("slow"));
+    }
 }
