@@ -313,7 +313,7 @@ mod tests {
         let busy = async {
             while !pool.is_busy("slow") {
                 let came_at = Instant::now();
-                tokio::time::sleep(3 * TARGET).await;
+                tokio::time::advance(3 * TARGET).await;
                 standing.joined(1);
                 standing.left(came_at, Instant::now());
             }
