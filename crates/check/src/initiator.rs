@@ -69,7 +69,7 @@ impl World {
         self.initiator.asking = open;
         if open {
             let transaction = self.transaction.clone();
-            self.happened(Event::Enlist { transaction, branch });
+            self.happened(Event::Enlist { transaction, branch: Box::new(branch) });
         }
     }
 

@@ -373,7 +373,7 @@ impl World {
     fn begin(&mut self) {
         let plan = self.setup().plan();
         let transaction = self.transaction.clone();
-        self.happened(Event::Begin { transaction, fingerprint: 7, plan });
+        self.happened(Event::Begin { transaction, fingerprint: 7, plan: Box::new(plan) });
     }
 
     fn crash(&mut self) {

@@ -130,7 +130,7 @@ impl Coordinator {
             }
             Event::Timer(timer) => self.fired(now, &timer, &mut step),
             Event::Enlist { transaction, branch } => {
-                self.enlist(now, &transaction, branch, &mut step);
+                self.enlist(now, &transaction, *branch, &mut step);
             }
             Event::CommitRequested { transaction } => self.close(now, &transaction, &mut step),
             Event::ResolveRequested { transaction, branch, outcome, by, reason } => {
@@ -151,7 +151,7 @@ impl Coordinator {
         now: Millis,
         id: TransactionId,
         fingerprint: u128,
-        plan: Plan,
+        plan: Box<Plan>,
         step: &mut Step,
     ) {
         let refusal = if let Some(existing) = self.transactions.get(&id) {

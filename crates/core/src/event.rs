@@ -20,7 +20,7 @@ pub enum Event {
         /// A digest of the request: the same id with another digest is another request.
         fingerprint: u128,
         /// What to do.
-        plan: Plan,
+        plan: Box<Plan>,
     },
     /// A call has ended: answered, failed, or given up. The driver owes one for every call.
     Answer {
@@ -42,7 +42,7 @@ pub enum Event {
         /// Which.
         transaction: TransactionId,
         /// What is added.
-        branch: BranchPlan,
+        branch: Box<BranchPlan>,
     },
     /// The initiator of an interactive transaction has done its part and wants it committed.
     /// Nothing happens unless [`crate::Coordinator::check_close`] allows it.

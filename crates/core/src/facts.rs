@@ -37,7 +37,7 @@ impl Coordinator {
         match &record.fact {
             Fact::Begun { fingerprint, plan } => {
                 let new = (id.clone(), record.at, *fingerprint);
-                self.begun(new, plan.clone()).map(|()| None)
+                self.begun(new, plan).map(|()| None)
             }
             Fact::Snapshot(transaction) => {
                 self.written_anew((**transaction).clone());
@@ -95,14 +95,14 @@ impl Coordinator {
     fn begun(
         &mut self,
         (id, at, fingerprint): (TransactionId, Millis, u128),
-        mut plan: Plan,
+        plan: &Plan,
     ) -> Result<(), ApplyError> {
         if self.transactions.contains(&id) {
             return Err(begins_twice(id));
         }
-        plan.branches.iter_mut().for_each(|branch| self.shared.branch(branch));
-        let options = self.shared.options(plan.options);
-        let branches = plan.branches.into_iter().map(Branch::new).collect();
+        let options = self.shared.options(&plan.options);
+        let branch = |plan| Branch::new(self.shared.copy_of(plan));
+        let branches = plan.branches.iter().map(branch).collect();
         let new = Transaction::new(id, at, fingerprint, (plan.open, branches), options);
         self.transactions.take_to_hand(Box::new(new));
         Ok(())
@@ -110,7 +110,7 @@ impl Coordinator {
 
     fn written_anew(&mut self, mut transaction: Transaction) {
         transaction.branches.iter_mut().for_each(|branch| self.shared.branch(&mut branch.plan));
-        transaction.options = self.shared.options((*transaction.options).clone());
+        transaction.options = self.shared.options(&transaction.options);
         self.transactions.insert(transaction);
     }
 }

@@ -29,7 +29,7 @@ pub enum Fact {
         /// A digest of the request.
         fingerprint: u128,
         /// What is to be done.
-        plan: Plan,
+        plan: Box<Plan>,
     },
     /// A branch of an interactive transaction. Durable before anybody works for it.
     Enlisted {

@@ -189,7 +189,7 @@ mod tests {
     fn begin() -> Event {
         let branches = vec![branch("a"), branch("b")];
         let plan = Plan { open: false, branches, options: Options::default() };
-        Event::Begin { transaction: id(), fingerprint: 7, plan }
+        Event::Begin { transaction: id(), fingerprint: 7, plan: Box::new(plan) }
     }
 
     /// What the journal holds after the transaction has begun.
@@ -232,7 +232,7 @@ mod tests {
         for event in [answer, rollback, Event::RetryRequested { transaction: id() }] {
             assert!(coordinator.handle(100_000, event).is_empty());
         }
-        let enlist = Event::Enlist { transaction: id(), branch: branch("c") };
+        let enlist = Event::Enlist { transaction: id(), branch: Box::new(branch("c")) };
         let refused = coordinator.handle(9, enlist).enlist_refusal().cloned();
         assert_eq!(refused, Some(EnlistRefusal::NotOpen(Stage::SetAside)));
         let refused = coordinator.handle(9, begin()).refusal().cloned();

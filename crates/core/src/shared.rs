@@ -22,10 +22,22 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// These options, shared with the transaction before if it had the same.
-    pub(crate) fn options(&mut self, options: Options) -> Arc<Options> {
+    pub(crate) fn options(&mut self, options: &Options) -> Arc<Options> {
         match &self.options {
-            Some(known) if **known == options => Arc::clone(known),
-            Some(_) | None => Arc::clone(self.options.insert(Arc::new(options))),
+            Some(known) if **known == *options => Arc::clone(known),
+            Some(_) | None => Arc::clone(self.options.insert(Arc::new(options.clone()))),
+        }
+    }
+
+    /// A copy of a branch, which shares its texts with others.
+    pub(crate) fn copy_of(&mut self, branch: &BranchPlan) -> BranchPlan {
+        BranchPlan {
+            name: self.known_or(&branch.name, || Arc::clone(&branch.name)),
+            participant: self.known_or(&branch.participant, || Arc::clone(&branch.participant)),
+            after: branch.after.clone(),
+            payload: Arc::clone(&branch.payload),
+            refers: branch.refers.clone(),
+            ..*branch
         }
     }
 
@@ -97,9 +109,9 @@ mod tests {
         let long = "x".repeat(TEXT_BYTES_MAX + 1);
         assert_eq!(*branch(&long).name, *long);
 
-        let usual = shared.options(Options::default());
-        assert!(Arc::ptr_eq(&usual, &shared.options(Options::default())));
+        let usual = shared.options(&Options::default());
+        assert!(Arc::ptr_eq(&usual, &shared.options(&Options::default())));
         let other = Options { timeout_ms: 7, ..Options::default() };
-        assert_eq!(*shared.options(other.clone()), other);
+        assert_eq!(*shared.options(&other), other);
     }
 }

@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
     /// Lets a transaction share its options, if anything is shared.
     pub(crate) fn common_options(&mut self, options: Options) -> Arc<Options> {
         match &mut self.shared {
-            Some(shared) => shared.options(options),
+            Some(shared) => shared.options(&options),
             None => Arc::new(options),
         }
     }

@@ -88,7 +88,7 @@ pub fn begin(bytes: &[u8]) -> bool {
     assert!(plan.check().is_ok(), "{plan:?}");
     let some_id = || TransactionId::new("t").expect("an id");
     let transaction = id.unwrap_or_else(some_id);
-    let fact = Fact::Begun { fingerprint: 1, plan };
+    let fact = Fact::Begun { fingerprint: 1, plan: Box::new(plan) };
     let record = Record { transaction, at: 1, fact, observations: Observations::new() };
     let mut written = Vec::new();
     encode_record(&record, &mut written);

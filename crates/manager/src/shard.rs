@@ -41,8 +41,6 @@ mod writing;
 const JOURNAL_GONE: &str = "the journal's thread has ended";
 /// How many commands or answers are taken up between two looks at everything else.
 const TURN_MAX: usize = 512;
-/// How many of them, or of what may leave, between two looks at the journal.
-const LOOK_AFTER: usize = 64;
 
 /// The bounds of a shard that a test may want to reach.
 #[derive(Clone, Debug)]
@@ -110,7 +108,7 @@ pub(crate) enum Command {
 pub(crate) struct BeginCommand {
     pub(crate) id: TransactionId,
     pub(crate) fingerprint: u128,
-    pub(crate) plan: Plan,
+    pub(crate) plan: Box<Plan>,
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
     pub(crate) wait: Wait,
@@ -250,7 +248,6 @@ impl Shard {
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
-            self.let_out_released()?;
             self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
@@ -269,9 +266,8 @@ impl Shard {
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
                 _ = self.answers.recv_many(&mut answers, TURN_MAX) => {
                     self.look_at_clock();
-                    for (count, event) in (1..).zip(answers.drain(..)) {
+                    for event in answers.drain(..) {
                         self.handle(event);
-                        self.look_at_journal(count)?;
                     }
                     // Answers come without end while a million are taken up.
                     if !waking.is_over && self.serve_beside() {
@@ -287,11 +283,10 @@ impl Shard {
                         return Ok(()); // Every handle of the manager is gone.
                     }
                     self.look_at_clock();
-                    for (count, command) in (1..).zip(commands.drain(..)) {
+                    for command in commands.drain(..) {
                         if self.on_command(command) {
                             return Ok(());
                         }
-                        self.look_at_journal(count)?;
                     }
                 }
                 () = std::future::ready(()), if !waking.is_over => {
@@ -559,7 +554,7 @@ impl Shard {
         &mut self,
         id: TransactionId,
         fingerprint: u128,
-        plan: Plan,
+        plan: Box<Plan>,
         wait: Wait,
         reply: BeginAnswer,
     ) {

@@ -410,7 +410,7 @@ impl Shard {
             }
             Ask::Enlist(branch) => {
                 let name = Arc::clone(&branch.name);
-                let event = Event::Enlist { transaction: id.clone(), branch };
+                let event = Event::Enlist { transaction: id.clone(), branch: Box::new(branch) };
                 let step = self.coordinator.handle(now, event);
                 let number = self.coordinator.get(id).and_then(|live| {
                     let mut numbered = live.numbered();
@@ -524,7 +524,7 @@ impl Shard {
         let Some(plan) = known.filter(|_| !self.refused.contains(id)) else {
             return self.reply(to, id, since, Say::Busy);
         };
-        let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
+        let event = Event::Begin { transaction: id.clone(), fingerprint, plan: Box::new(plan) };
         let step = self.coordinator.handle(now, event);
         // As in the program, a step that refuses a beginning is looked at and not carried out.
         let say = match step.refusal() {

@@ -97,5 +97,5 @@ fn get_branches<T>(
 pub(super) fn get_begun(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
     let Begun { fingerprint, options, branches, open } =
         get_branches(reader, |plan| plan, |plan| plan)?;
-    Ok(Fact::Begun { fingerprint, plan: Plan { open, branches, options } })
+    Ok(Fact::Begun { fingerprint, plan: Box::new(Plan { open, branches, options }) })
 }

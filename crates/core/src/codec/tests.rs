@@ -178,7 +178,8 @@ fn numbers_of_branches_that_are_not_there_are_refused() {
     let mut unknown = plan();
     unknown.branches[0].after = [3].into();
     for (plan, expected) in [(none, "branches"), (unknown, "after")] {
-        let read = decode_record(&bytes_of(&record(Fact::Begun { fingerprint: 1, plan })));
+        let read =
+            decode_record(&bytes_of(&record(Fact::Begun { fingerprint: 1, plan: Box::new(plan) })));
         assert_eq!(read, Err(DecodeError::Malformed(expected)));
     }
     refused(|transaction| transaction.branches.clear(), "branches");
@@ -243,7 +244,7 @@ fn what_stands_in_for_version_1_writes_its_bytes() {
         assert!(encode_version_1(&record, &mut bytes), "{record:?}");
         assert_eq!(bytes, from_hex(line), "{record:?}");
     }
-    let later = Fact::Begun { fingerprint: 1, plan: open_plan() };
+    let later = Fact::Begun { fingerprint: 1, plan: Box::new(open_plan()) };
     let record = Record { fact: later, ..old_samples()[0].clone() };
     assert!(!encode_version_1(&record, &mut Vec::new()));
     assert_eq!(plan_of_version_1(&open_plan()), None);

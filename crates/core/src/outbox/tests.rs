@@ -9,7 +9,11 @@ fn begin(id: &str, branches: &[&str]) -> Event {
     let branches =
         branches.iter().map(|name| BranchPlan::new(*name, "http://127.0.0.1:1/", Kind::TwoPhase));
     let plan = Plan { open: false, branches: branches.collect(), options: Options::default() };
-    Event::Begin { transaction: TransactionId::new(id).unwrap(), fingerprint: 7, plan }
+    Event::Begin {
+        transaction: TransactionId::new(id).unwrap(),
+        fingerprint: 7,
+        plan: Box::new(plan),
+    }
 }
 
 fn outbox(bounds: OutboxBounds) -> Outbox<()> {

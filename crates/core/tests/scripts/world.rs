@@ -140,7 +140,7 @@ impl World {
 
     pub fn begin(&mut self, name: &str, fingerprint: u128, plan: Plan) -> String {
         self.names = plan.branches.iter().map(|branch| branch.name.to_string()).collect();
-        self.handle(Event::Begin { transaction: id(name), fingerprint, plan })
+        self.handle(Event::Begin { transaction: id(name), fingerprint, plan: Box::new(plan) })
     }
 
     /// The transaction, while it is live.
@@ -159,7 +159,7 @@ impl World {
         let branch = branch(word, &live.unwrap_or_default());
         let is_new = !self.names.iter().any(|name| **name == *branch.name);
         self.names.extend(is_new.then(|| branch.name.to_string()));
-        let told = self.handle(Event::Enlist { transaction: id("T"), branch });
+        let told = self.handle(Event::Enlist { transaction: id("T"), branch: Box::new(branch) });
         if is_new && !told.contains("enlisted(") {
             self.names.pop();
         }

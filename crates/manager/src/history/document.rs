@@ -394,7 +394,7 @@ mod tests {
         let id = TransactionId::new("t-1").unwrap();
         let plan = Plan { open: false, branches, options: Options::default() };
         let mut now = 1_000;
-        let event = Event::Begin { transaction: id, fingerprint: 7, plan };
+        let event = Event::Begin { transaction: id, fingerprint: 7, plan: Box::new(plan) };
         let mut steps = vec![coordinator.handle(now, event)];
         while let Some(step) = steps.pop() {
             now += 3;

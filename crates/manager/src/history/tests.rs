@@ -32,7 +32,7 @@ fn run(id: &str, begun_at: u64, fingerprint: u128, participant: &str, no: bool) 
     let plan = Plan { open: false, branches, options };
     let transaction = TransactionId::new(id).unwrap();
     let mut now = begun_at;
-    let begin = Event::Begin { transaction, fingerprint, plan };
+    let begin = Event::Begin { transaction, fingerprint, plan: Box::new(plan) };
     let mut steps = vec![coordinator.handle(now, begin)];
     while let Some(step) = steps.pop() {
         now += 1;

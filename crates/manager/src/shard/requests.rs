@@ -93,7 +93,7 @@ impl Shard {
         let EnlistCommand { id, branch, after, refers, branches_max, reply } = command;
         let enlisted = self.numbered(&id, branch, (&after, &refers)).and_then(|branch| {
             self.check_room(&id, &branch, branches_max)?;
-            let event = Event::Enlist { transaction: id.clone(), branch };
+            let event = Event::Enlist { transaction: id.clone(), branch: Box::new(branch) };
             let refused = self.on(&id, Doing::Handling, |shard| {
                 let step = shard.coordinator.handle(shard.now_ms(), event);
                 let refused = step.enlist_refusal().cloned();

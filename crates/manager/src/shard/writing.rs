@@ -3,9 +3,7 @@
 use unanimity_core::{Durable, TransactionId};
 use unanimity_journal::JournalError;
 
-use tokio::sync::mpsc::error::TryRecvError;
-
-use super::{JOURNAL_GONE, LOOK_AFTER, Shard};
+use super::{JOURNAL_GONE, Shard};
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::JournalCommand;
 
@@ -21,39 +19,18 @@ impl Shard {
         sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
 
-    /// Takes in that an append is done. The next starts at once, before the effects of this one are
-    /// carried out.
     pub(super) fn on_receipt(
         &mut self,
         receipt: Result<Durable, JournalError>,
     ) -> Result<(), String> {
         let durable = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
         self.outbox.receipt(durable);
-        self.start_append()
-    }
-
-    /// In the middle of a turn of many, now and then: the journal is not to stand still until the
-    /// turn is over.
-    pub(super) fn look_at_journal(&mut self, count: usize) -> Result<(), String> {
-        if !count.is_multiple_of(LOOK_AFTER) {
-            return Ok(());
-        }
-        match self.receipts.try_recv() {
-            Ok(receipt) => self.on_receipt(receipt),
-            Err(TryRecvError::Empty) => Ok(()),
-            Err(TryRecvError::Disconnected) => Err(JOURNAL_GONE.to_owned()),
-        }
-    }
-
-    /// Lets out whatever may leave by now.
-    pub(super) fn let_out_released(&mut self) -> Result<(), String> {
-        let mut count = 0;
+        // The next sync starts before the effects of this one are carried out.
+        self.start_append()?;
         while let Some(out) = self.outbox.release() {
             self.let_out(out);
-            count += 1;
-            self.look_at_journal(count)?;
         }
-        if count > 0 { self.forget() } else { Ok(()) }
+        self.forget()
     }
 
     pub(super) fn send_to_history(&mut self) -> Result<(), String> {

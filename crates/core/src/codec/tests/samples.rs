@@ -186,7 +186,10 @@ pub(super) fn facts() -> Vec<Fact> {
     let ballots = vec![Ballot::NotCalled, Ballot::Unanswered, Ballot::Yes];
     let results: Results = vec![(0, "1".into()), (2, "\"two\"".into())];
     let mut facts = vec![
-        Fact::Begun { fingerprint: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10, plan: plan() },
+        Fact::Begun {
+            fingerprint: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+            plan: Box::new(plan()),
+        },
         Fact::Executing {
             branches: vec![1, 2],
             ballots: ballots.clone(),
@@ -226,7 +229,7 @@ pub(super) fn new_facts() -> Vec<Fact> {
         ..branch_plan(Kind::Deferred, &[0])
     };
     vec![
-        Fact::Begun { fingerprint: 9, plan: open_plan() },
+        Fact::Begun { fingerprint: 9, plan: Box::new(open_plan()) },
         Fact::Enlisted { branch: open_plan().branches.remove(3) },
         Fact::Resolved { branch: 1, resolution: resolution() },
         abandoned,

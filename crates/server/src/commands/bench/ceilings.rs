@@ -228,7 +228,7 @@ impl Alone {
                 let name = format!("{:016x}{:016x}", self.begun, self.shard);
                 let transaction = TransactionId::new(&name).context("digits are a name")?;
                 let plan = plan.clone();
-                let begin = Event::Begin { transaction, fingerprint: 0, plan };
+                let begin = Event::Begin { transaction, fingerprint: 0, plan: Box::new(plan) };
                 let step = self.coordinator.handle(now_ms, begin);
                 self.take(step);
             }
