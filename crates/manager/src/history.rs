@@ -26,8 +26,8 @@ mod writing;
 
 /// The version of the tables. A newer one is refused.
 const HISTORY_VERSION: i64 = 3;
-/// The bytes of a page in a history that is made new. Rows come to the end, some twenty of them to
-/// a page; with SQLite's usual 4,096 much of the time went into beginning pages.
+/// The bytes of a page in a history that is made new. Rows come to the end; with SQLite's usual
+/// 4,096 much of the time went into beginning pages.
 const PAGE_BYTES: i64 = 16_384;
 /// After so many pages in its write-ahead log SQLite writes them into the file, within a commit of
 /// the history's thread. Nobody waits for that, so that it may come seldom.
@@ -55,8 +55,6 @@ const TABLES: &str = "
     ) STRICT;
     CREATE UNIQUE INDEX IF NOT EXISTS transactions_by_id ON transactions (id);
     CREATE INDEX IF NOT EXISTS transactions_by_begin ON transactions (begun_at_ms);
-    -- Documents that many transactions share, without times and results.
-    CREATE TABLE IF NOT EXISTS courses (number INTEGER PRIMARY KEY, document TEXT NOT NULL) STRICT;
     -- Which of the numbers (both included) may have a branch of this participant: one row for each
     -- batch that was written together.
     CREATE TABLE IF NOT EXISTS participants (
@@ -74,9 +72,11 @@ const VIEW: &str = "
             t.reason_detail, coalesce(c.document, t.document) AS document, t.times, t.results
         FROM transactions AS t LEFT JOIN courses AS c ON c.number = t.course
         UNION ALL
-        SELECT m.value ->> 0, m.value ->> 1, (m.value ->> 1) + (m.value ->> 2),
-            (m.value ->> 1) + (m.value ->> 3), b.outcome, b.reason, NULL, c.document,
-            m.value -> 4, m.value -> 5
+        SELECT json_extract(m.value, '$[0]'), json_extract(m.value, '$[1]'),
+            json_extract(m.value, '$[1]') + json_extract(m.value, '$[2]'),
+            json_extract(m.value, '$[1]') + json_extract(m.value, '$[3]'),
+            b.outcome, b.reason, NULL, c.document,
+            json_extract(m.value, '$[4]'), json_extract(m.value, '$[5]')
         FROM bundles AS b JOIN courses AS c ON c.number = b.course, json_each(b.members) AS m;
 ";
 
@@ -239,9 +239,9 @@ fn prepare_tables(place: &HistoryPlace, connection: &Connection) -> Result<(), H
         _ => ["", TABLES, ""], // A new one, or of this version: newer ones are refused.
     };
     let ([before, tables, after], panics) = (upgrade, panics::TABLE);
-    let bundles = bundles::TABLES;
+    let (courses, bundles) = (courses::TABLES, bundles::TABLES);
     let sql = format!(
-        "BEGIN IMMEDIATE; {before} {tables} {bundles} {VIEW} {panics} {after} \
+        "BEGIN IMMEDIATE; {before} {tables} {courses} {bundles} {VIEW} {panics} {after} \
          PRAGMA user_version = {HISTORY_VERSION}; COMMIT"
     );
     connection.execute_batch(&sql).map_err(error)
@@ -315,18 +315,15 @@ impl HistoryReader {
         }
         let before = filter.cursor.clone().unwrap_or_else(Cursor::latest);
         let participant = filter.participant.as_deref().unwrap_or("");
-        let rows = self.with(|connection| {
-            let source = match &filter.participant {
-                // ?6 is bound either way, so that the places of the parameters do not shift.
-                None => "transactions AS t JOIN (SELECT ?6 AS unused)",
-                Some(participant) if is_rare(connection, participant)? => OF_RARE_PARTICIPANT,
+        let (rows, bundled) = self.with(|connection| {
+            // Both at one moment: what is written again meanwhile would be in both, or in none.
+            let connection = connection.unchecked_transaction()?;
+            let (source, passes) = match &filter.participant {
+                None => ("transactions AS t", "?6 IS ?6"),
+                Some(participant) if is_rare(&connection, participant)? => OF_RARE_PARTICIPANT,
                 Some(_) => OF_PARTICIPANT,
             };
-            let mut query = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM {source} WHERE (t.begun_at_ms, t.id) < (?1, ?2) \
-                 AND t.begun_at_ms >= ?3 AND t.begun_at_ms < ?4 AND (?5 IS NULL OR t.outcome = ?5) \
-                 ORDER BY t.begun_at_ms DESC, t.id DESC LIMIT ?7"
-            ))?;
+            let mut query = connection.prepare_cached(&rows_sql(source, passes))?;
             let rows = query.query_map(
                 params![
                     clamp(before.begun_at_ms),
@@ -339,11 +336,11 @@ impl HistoryReader {
                 ],
                 stored,
             )?;
-            rows.collect::<rusqlite::Result<Vec<_>>>()
+            let rows = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            Ok((rows, bundles::list(&connection, filter, limit)?))
         })?;
         let rows = rows.into_iter().map(|row| row.read(filter.with_timeline));
         let mut found: Vec<Ended> = rows.collect::<Result<_, _>>()?;
-        let bundled = self.with(|connection| bundles::list(connection, filter, limit))?;
         found.extend(bundled.read(filter.with_timeline)?);
         found.sort_by(|a, b| b.began().cmp(&a.began()));
         found.truncate(limit);
@@ -358,20 +355,33 @@ impl Ended {
     }
 }
 
+/// The rows of a list, latest first.
+fn rows_sql(source: &str, passes: &str) -> String {
+    format!(
+        "SELECT {COLUMNS} FROM {source} WHERE (t.begun_at_ms, t.id) < (?1, ?2) \
+         AND t.begun_at_ms >= ?3 AND t.begun_at_ms < ?4 AND (?5 IS NULL OR t.outcome = ?5) \
+         AND {passes} ORDER BY t.begun_at_ms DESC, t.id DESC LIMIT ?7"
+    )
+}
+
 /// A batch says that one of its transactions has a branch of this participant; the document says
 /// which. Asked of each transaction in the order of time: most will do.
-const OF_PARTICIPANT: &str = "transactions AS t JOIN (SELECT ?6 AS participant) AS p \
-     ON t.number <= (SELECT last_number FROM participants AS b WHERE b.participant = p.participant \
+const OF_PARTICIPANT: (&str, &str) = (
+    "transactions AS t",
+    "t.number <= (SELECT last_number FROM participants AS b WHERE b.participant = ?6 \
      AND b.first_number <= t.number ORDER BY b.first_number DESC LIMIT 1) \
      AND EXISTS (SELECT 1 FROM json_each(coalesce((SELECT c.document FROM courses AS c \
      WHERE c.number = t.course), t.document), '$.branches') \
-     WHERE json_extract(value, '$.participant') = p.participant)";
+     WHERE json_extract(value, '$.participant') = ?6)",
+);
 /// The same for one with few batches: only those are looked at.
-const OF_RARE_PARTICIPANT: &str = "participants AS b CROSS JOIN transactions AS t \
-     ON b.participant = ?6 AND t.number BETWEEN b.first_number AND b.last_number \
-     AND EXISTS (SELECT 1 FROM json_each(coalesce((SELECT c.document FROM courses AS c \
+const OF_RARE_PARTICIPANT: (&str, &str) = (
+    "participants AS b CROSS JOIN transactions AS t \
+     ON b.participant = ?6 AND t.number BETWEEN b.first_number AND b.last_number",
+    "EXISTS (SELECT 1 FROM json_each(coalesce((SELECT c.document FROM courses AS c \
      WHERE c.number = t.course), t.document), '$.branches') \
-     WHERE json_extract(value, '$.participant') = b.participant)";
+     WHERE json_extract(value, '$.participant') = ?6)",
+);
 /// With no more batches than this a participant is rare.
 const RARE_BATCHES_MAX: i64 = 256;
 

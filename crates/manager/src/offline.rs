@@ -15,7 +15,7 @@ use crate::view::{TimelineView, TransactionView};
 
 /// Hands over every transaction of a data folder with its timeline, the first begun first, until
 /// `take` breaks off. The folder must be nobody's: a running coordinator is asked over its API. In
-/// memory are the transactions that had not ended, and one of the others.
+/// memory are the transactions that had not ended, and of the others those of one bundle or a few.
 ///
 /// # Errors
 /// If the folder is in use or was never used, or if its history or a journal cannot be read.

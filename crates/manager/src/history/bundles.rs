@@ -6,7 +6,7 @@
 //! which it was made, so that a bundle holds neighbours, and says by its first and last whether one
 //! may be in it. An id that an initiator chose says nothing, and has a row.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rusqlite::{Connection, Row, params};
@@ -21,6 +21,10 @@ use crate::view::Moment;
 
 /// The most transactions of a bundle: to read one of them, all are looked through.
 const MEMBERS_MAX: usize = 256;
+/// A transaction whose results make it longer has a row of its own.
+const MEMBER_BYTES_MAX: usize = 4_096;
+/// A bundle that has become so long takes no more.
+const BUNDLE_BYTES: usize = 65_536;
 /// Those of a bundle were made, and began, within so many milliseconds.
 const SPAN_MS: u64 = 100;
 
@@ -40,7 +44,8 @@ pub(super) const TABLES: &str = "
         members TEXT NOT NULL
     ) STRICT;
     CREATE INDEX IF NOT EXISTS bundles_by_id ON bundles (first_id, last_id);
-    CREATE INDEX IF NOT EXISTS bundles_by_begin ON bundles (first_begun_at_ms);
+    -- With what a list asks for: a bundle that has nothing for it is not read.
+    CREATE INDEX IF NOT EXISTS bundles_by_begin ON bundles (first_begun_at_ms, course, outcome);
 ";
 
 /// The id, if it is one that a coordinator made: see [`crate::generate`].
@@ -92,6 +97,10 @@ impl Bundles {
         let (decided, over) = (since(decision.at), since(ended_at));
         let member = (ended.id.as_str(), begun_at_ms, decided, over, times, results);
         document::put(&member, &mut self.text);
+        if self.text.len() - start > MEMBER_BYTES_MAX {
+            self.text.truncate(start);
+            return false;
+        }
         self.pieces.push(Piece {
             course,
             id,
@@ -133,13 +142,16 @@ fn text_of(bytes: &[u8]) -> &str {
 fn length_of_bundle(pieces: &[Piece]) -> usize {
     let first = &pieces[0];
     let (course, made_at) = (first.course, made_at_ms(&first.id));
-    let (mut earliest, mut latest) = (first.begun_at_ms, first.begun_at_ms);
+    let (mut earliest, mut latest, mut bytes) = (first.begun_at_ms, first.begun_at_ms, 0);
     let fits = |piece: &&Piece| {
+        let had = bytes;
+        bytes += piece.text.len();
         earliest = earliest.min(piece.begun_at_ms);
         latest = latest.max(piece.begun_at_ms);
         piece.course == course
             && made_at_ms(&piece.id) - made_at <= SPAN_MS
             && latest - earliest <= SPAN_MS
+            && had < BUNDLE_BYTES
     };
     pieces.iter().take(MEMBERS_MAX).take_while(fits).count()
 }
@@ -165,8 +177,7 @@ fn insert(storage: &Connection, bundle: &[Piece], members: &str) -> rusqlite::Re
 }
 
 /// What [`stored`] reads, in its order.
-const COLUMNS: &str = "b.number, b.outcome, b.reason, b.first_begun_at_ms, b.course, c.document, \
-     b.members";
+const COLUMNS: &str = "b.number, b.outcome, b.reason, b.first_begun_at_ms, c.document, b.members";
 const SOURCE: &str = "bundles AS b JOIN courses AS c ON c.number = b.course";
 /// Where a bundle may hold an id, which is the second parameter; the first is what an id begins
 /// with that was made as long before as a bundle may reach.
@@ -178,7 +189,6 @@ struct Stored {
     outcome: String,
     reason: String,
     first_begun_at_ms: u64,
-    course: i64,
     document: String,
     members: String,
 }
@@ -189,9 +199,8 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         outcome: row.get(1)?,
         reason: row.get(2)?,
         first_begun_at_ms: row.get::<_, i64>(3)?.cast_unsigned(),
-        course: row.get(4)?,
-        document: row.get(5)?,
-        members: row.get(6)?,
+        document: row.get(4)?,
+        members: row.get(5)?,
     })
 }
 
@@ -289,20 +298,22 @@ pub(super) fn remove(storage: &Connection, id: &str) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The courses that have a branch of this participant.
-fn courses_of(connection: &Connection, participant: &str) -> rusqlite::Result<HashSet<i64>> {
-    let sql = "SELECT c.number FROM courses AS c WHERE EXISTS (SELECT 1 \
-         FROM json_each(c.document, '$.branches') \
-         WHERE json_extract(value, '$.participant') = ?1)";
-    let mut query = connection.prepare_cached(sql)?;
-    query.query_map([participant], |row| row.get(0))?.collect()
-}
-
 /// Transactions in bundles that pass a filter, the latest first.
 pub(super) struct Listed {
     bundles: Vec<Stored>,
     /// When each began, its id, and which member it is of which bundle.
     places: Vec<(u64, String, usize, usize)>,
+}
+
+/// The bundles of a list, latest first.
+pub(super) fn list_sql() -> String {
+    format!(
+        "SELECT {COLUMNS} FROM {SOURCE} WHERE b.first_begun_at_ms <= ?1 \
+         AND b.first_begun_at_ms >= ?2 AND b.first_begun_at_ms < ?3 \
+         AND (?4 IS NULL OR b.outcome = ?4) AND (?5 IS NULL OR b.course IN \
+         (SELECT p.course FROM course_participants AS p WHERE p.participant = ?5)) \
+         ORDER BY b.first_begun_at_ms DESC"
+    )
 }
 
 /// Looks for the latest `limit` transactions in bundles that pass a filter.
@@ -312,21 +323,15 @@ pub(super) fn list(
     limit: usize,
 ) -> rusqlite::Result<Listed> {
     let before = filter.cursor.clone().unwrap_or_else(Cursor::latest);
-    let courses =
-        filter.participant.as_deref().map(|name| courses_of(connection, name)).transpose()?;
-    let sql = format!(
-        "SELECT {COLUMNS} FROM {SOURCE} WHERE b.first_begun_at_ms <= ?1 \
-         AND b.first_begun_at_ms >= ?2 AND b.first_begun_at_ms < ?3 \
-         AND (?4 IS NULL OR b.outcome = ?4) ORDER BY b.first_begun_at_ms DESC"
-    );
     let from = filter.begun_from_ms.unwrap_or(0);
     let until = filter.begun_until_ms.unwrap_or(u64::MAX);
-    let mut query = connection.prepare_cached(&sql)?;
+    let mut query = connection.prepare_cached(&list_sql())?;
     let mut rows = query.query(params![
         clamp(before.begun_at_ms),
         clamp(from.saturating_sub(SPAN_MS)),
         clamp(until),
         filter.outcome,
+        filter.participant,
     ])?;
     let passes = |member: &Member<'_>| {
         (member.1, member.0) < (before.begun_at_ms, &*before.id)
@@ -340,9 +345,7 @@ pub(super) fn list(
         if listed.places.len() >= limit && listed.places.last().is_none_or(|one| one.0 > latest) {
             break;
         }
-        if courses.as_ref().is_none_or(|courses| courses.contains(&bundle.course)) {
-            listed.add(bundle, passes, limit);
-        }
+        listed.add(bundle, passes, limit);
     }
     Ok(listed)
 }

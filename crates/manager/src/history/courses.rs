@@ -9,14 +9,27 @@
 
 use std::collections::HashMap;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, params};
 use unanimity_core::{Branch, Transaction, What};
 
 use super::document;
 use crate::view::{Moment, reason_detail};
 
-/// So many kinds are known at a time; when there are more, all are forgotten.
+/// So many kinds are known at a time, half of them as written; when there are more, those that were
+/// seen once are forgotten, and no more are written.
 const KNOWN_MAX: usize = 4_096;
+/// What says more than this is hardly said twice.
+const KEY_BYTES_MAX: usize = 4_096;
+
+pub(super) const TABLES: &str = "
+    -- Documents that many transactions share, without times and results.
+    CREATE TABLE IF NOT EXISTS courses (number INTEGER PRIMARY KEY, document TEXT NOT NULL) STRICT;
+    CREATE TABLE IF NOT EXISTS course_participants (
+        participant TEXT NOT NULL,
+        course INTEGER NOT NULL,
+        PRIMARY KEY (participant, course)
+    ) WITHOUT ROWID, STRICT;
+";
 
 #[derive(Clone, Copy, Debug)]
 enum Known {
@@ -29,6 +42,7 @@ enum Known {
 #[derive(Debug, Default)]
 pub(super) struct Courses {
     known: HashMap<Box<[u8]>, Known>,
+    written: usize,
     key: Vec<u8>,
 }
 
@@ -43,8 +57,8 @@ impl Courses {
     ) -> rusqlite::Result<Option<i64>> {
         self.key.clear();
         match put_key(ended, moments, &mut self.key) {
-            Some(()) => self.number(storage, ended, moments),
-            None => Ok(None),
+            Some(()) if self.key.len() <= KEY_BYTES_MAX => self.number(storage, ended, moments),
+            Some(()) | None => Ok(None),
         }
     }
 
@@ -59,22 +73,37 @@ impl Courses {
         match self.known.get_mut(&*self.key) {
             Some(Known::Written(number)) => Ok(Some(*number)),
             Some(known) => {
-                storage
-                    .prepare_cached("INSERT INTO courses (document) VALUES (?1)")?
-                    .execute([document::shared(ended, moments)])?;
-                let number = storage.last_insert_rowid();
+                let number = insert(storage, ended, moments)?;
                 *known = Known::Written(number);
+                self.written += 1;
                 Ok(Some(number))
             }
             None => {
                 if self.known.len() >= KNOWN_MAX {
-                    self.known.clear();
+                    self.known.retain(|_, known| matches!(known, Known::Written(_)));
                 }
-                self.known.insert(self.key.as_slice().into(), Known::Once);
+                if self.written < KNOWN_MAX / 2 {
+                    self.known.insert(self.key.as_slice().into(), Known::Once);
+                }
                 Ok(None)
             }
         }
     }
+}
+
+/// Writes a course, and who takes part in it.
+fn insert(storage: &Connection, ended: &Transaction, moments: &[Moment]) -> rusqlite::Result<i64> {
+    storage
+        .prepare_cached("INSERT INTO courses (document) VALUES (?1)")?
+        .execute([document::shared(ended, moments)])?;
+    let number = storage.last_insert_rowid();
+    let mut takes_part = storage.prepare_cached(
+        "INSERT OR IGNORE INTO course_participants (participant, course) VALUES (?1, ?2)",
+    )?;
+    for branch in &ended.branches {
+        takes_part.execute(params![&*branch.plan.participant, number])?;
+    }
+    Ok(number)
 }
 
 /// Writes everything that the shared document would say. `None`: it would say something

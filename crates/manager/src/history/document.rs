@@ -265,7 +265,7 @@ struct ReadBranch {
     #[serde(default)]
     comes_last: bool,
     resolution: Option<ResolutionView>,
-    result: Option<serde_json::Value>,
+    result: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -296,7 +296,7 @@ pub(super) fn read(
         }
     }
     if let Some(results) = results {
-        let results: Vec<Option<serde_json::Value>> = serde_json::from_str(results)?;
+        let results: Vec<Option<Box<RawValue>>> = serde_json::from_str(results)?;
         for (branch, result) in read.branches.iter_mut().zip(results) {
             branch.result = result;
         }
@@ -348,7 +348,8 @@ impl ReadBranch {
             parked: false,
             last_error: None,
             retry_at_ms: None,
-            result: self.result,
+            // As a live one is shown: JSON that no value can hold, such as 1e400, is no result.
+            result: self.result.and_then(|result| serde_json::from_str(result.get()).ok()),
         }
     }
 }
@@ -461,7 +462,8 @@ mod tests {
         check(&ended(three(), |name, operation| match operation {
             Operation::Prepare => Answer::ReadOnly,
             Operation::Execute if name == "b" => Answer::Yes(Some("{\"n\": 1.10}".into())),
-            Operation::Execute => Answer::Yes(None),
+            // JSON, and no value.
+            Operation::Execute => Answer::Yes(Some("[1e400, \"\\ud800\"]".into())),
             _ => Answer::Acknowledged,
         }));
         check(&ended(three(), |name, operation| match operation {

@@ -235,3 +235,50 @@ fn a_bundle_that_cannot_be_read_is_told_and_not_passed_over() {
     assert!(matches!(each, Err(HistoryError::Document { .. })), "{each:?}");
     stage.end();
 }
+
+/// How SQLite goes about a query, in its words.
+fn plan_of(connection: &Connection, sql: &str) -> String {
+    let mut query = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let mut lines = query.raw_query(); // Nothing is bound: only the plan is wanted.
+    let mut plan = String::new();
+    while let Some(line) = lines.next().unwrap() {
+        plan += &line.get::<_, String>(3).unwrap();
+        plan += "\n";
+    }
+    plan
+}
+
+#[test]
+fn no_list_sorts_everything_or_looks_through_everything() {
+    let stage = Stage::new(0);
+    let check = |sql: &str, index: &str| {
+        let plan = stage.reader.with(|connection| Ok(plan_of(connection, sql))).unwrap();
+        let sorts = plan.lines().any(|line| line == "USE TEMP B-TREE FOR ORDER BY");
+        assert!(plan.contains(index) && !sorts && !plan.contains("SCAN t"), "{sql}\n{plan}");
+    };
+    check(&rows_sql("transactions AS t", "?6 IS ?6"), "transactions_by_begin");
+    check(&rows_sql(OF_PARTICIPANT.0, OF_PARTICIPANT.1), "transactions_by_begin");
+    check(&bundles::list_sql(), "bundles_by_begin");
+    check(&bundles::in_order(), "bundles_by_begin");
+    stage.end();
+}
+
+#[test]
+fn what_is_long_has_a_row_and_a_bundle_ends_in_time() {
+    let stage = Stage::new(0);
+    let mut random = Random(5);
+    let long = |bytes: usize, random: &mut Random| {
+        let mut transaction = run(&made(START_MS, random), START_MS, 0, "p", false);
+        transaction.branches[0].result = Some(format!("\"{}\"", "x".repeat(bytes)).into());
+        transaction
+    };
+    let written: Vec<_> = [5_000, 5_000].map(|bytes| long(bytes, &mut random)).to_vec();
+    stage.write(&written[..1]);
+    stage.write(&written[1..]);
+    assert_eq!(stage.rows(), [2, 0], "too long for a bundle");
+    let medium: Vec<_> = (0..40).map(|_| long(3_000, &mut random)).collect();
+    stage.write(&medium);
+    assert_eq!(stage.rows(), [2, 2], "40 of 3 KB are more than one bundle takes");
+    stage.check(&[written, medium].concat());
+    stage.end();
+}

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::mpsc::UnboundedSender;
 use unanimity_core::{Doing, Millis, Outcome, Reason, Transaction, TransactionId};
 
@@ -93,7 +93,8 @@ impl HistoryWriter {
     }
 
     fn write_batch(&mut self, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
-        let storage = self.connection.transaction()?;
+        // At once, and not with the first write: whoever else writes meanwhile is waited for.
+        let storage = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.rows.write(&storage, batch)?;
         storage.commit()
     }
@@ -119,7 +120,7 @@ fn gather(
 
 /// What becomes of a transaction that has ended: a place in a bundle, or a row.
 struct Rows {
-    /// What began no later may have been written before, by a coordinator that is gone.
+    /// What ended no later may have been written before, by a coordinator that is gone.
     started_at_ms: Millis,
     blame: Blame,
     courses: Courses,
@@ -169,9 +170,8 @@ impl Rows {
     ) -> rusqlite::Result<bool> {
         // One that was written before a crash, and is recovered, is written again: the later
         // version is at least as complete.
-        if ended.begun_at <= self.started_at_ms {
-            let sql = "DELETE FROM transactions WHERE id = ?1";
-            storage.prepare_cached(sql)?.execute([ended.id.as_str()])?;
+        if ended.ended_at.is_none_or(|at| at <= self.started_at_ms) {
+            remove_row(storage, ended)?;
             bundles::remove(storage, ended.id.as_str())?;
         }
         let moments = course(ended);
@@ -225,5 +225,17 @@ fn insert_row(
          results) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
-    insert.execute(row).map(drop)
+    match insert.execute(row) {
+        // Whoever embeds a manager may have given an id twice, against its word.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+            remove_row(storage, ended)?;
+            insert.execute(row).map(drop)
+        }
+        inserted => inserted.map(drop),
+    }
+}
+
+fn remove_row(storage: &Connection, ended: &Transaction) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM transactions WHERE id = ?1";
+    storage.prepare_cached(sql)?.execute([ended.id.as_str()]).map(drop)
 }
