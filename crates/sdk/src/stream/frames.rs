@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::encoding::{
-    DecodeContext, WireType, check_wire_type, decode_varint, encode_key, encode_varint,
-    encoded_len_varint, message, skip_field,
+    DecodeContext, WireType, check_wire_type, decode_varint, encoded_len_varint, message,
+    skip_field,
 };
 
 /// Calls that go together because they were ready together.
@@ -56,12 +56,22 @@ mod tag {
     pub(super) const TRACE: u32 = 9;
 }
 
+/// As many as a call of short names and a small payload has, so that there is room for all at once.
+const CALL_BYTES: usize = 192;
 /// How many bytes a trace has.
 const TRACE_BYTES: usize = 24;
 
 impl prost::Message for Calls {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        message::encode_repeated(tag::CALLS, &self.calls, buffer);
+        // Into a vector first: to put field after field into a buffer of any kind costs more than
+        // the whole again.
+        let mut bytes = Vec::with_capacity(self.calls.len() * CALL_BYTES);
+        for call in &self.calls {
+            bytes.push(key(tag::CALLS, WireType::LengthDelimited));
+            put_varint(&mut bytes, call.encoded_len() as u64);
+            call.write(&mut bytes);
+        }
+        buffer.put_slice(&bytes);
     }
 
     fn merge_field(
@@ -86,21 +96,29 @@ impl prost::Message for Calls {
     }
 }
 
+impl Call {
+    fn write(&self, bytes: &mut Vec<u8>) {
+        put_number(tag::NUMBER, self.number, bytes);
+        put_bytes(tag::TRANSACTION, self.transaction.as_bytes(), bytes);
+        put_bytes(tag::BRANCH, self.branch.as_bytes(), bytes);
+        put_number(tag::OPERATION, self.operation.into(), bytes);
+        put_number(tag::ATTEMPT, self.attempt.into(), bytes);
+        put_number(tag::TIMEOUT, self.timeout_ms, bytes);
+        put_bytes(tag::PAYLOAD, &self.payload, bytes);
+        put_number(tag::OUTCOME, self.outcome.into(), bytes);
+        if self.trace != [0; 3] {
+            bytes.push(key(tag::TRACE, WireType::LengthDelimited));
+            put_varint(bytes, TRACE_BYTES as u64);
+            self.trace.iter().for_each(|part| bytes.extend_from_slice(&part.to_be_bytes()));
+        }
+    }
+}
+
 impl prost::Message for Call {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        put_number(tag::NUMBER, self.number, buffer);
-        put_bytes(tag::TRANSACTION, self.transaction.as_bytes(), buffer);
-        put_bytes(tag::BRANCH, self.branch.as_bytes(), buffer);
-        put_number(tag::OPERATION, self.operation.into(), buffer);
-        put_number(tag::ATTEMPT, self.attempt.into(), buffer);
-        put_number(tag::TIMEOUT, self.timeout_ms, buffer);
-        put_bytes(tag::PAYLOAD, &self.payload, buffer);
-        put_number(tag::OUTCOME, self.outcome.into(), buffer);
-        if self.trace != [0; 3] {
-            encode_key(tag::TRACE, WireType::LengthDelimited, buffer);
-            encode_varint(TRACE_BYTES as u64, buffer);
-            self.trace.iter().for_each(|part| buffer.put_u64(*part));
-        }
+        let mut bytes = Vec::with_capacity(CALL_BYTES);
+        self.write(&mut bytes);
+        buffer.put_slice(&bytes);
     }
 
     fn merge_field(
@@ -148,19 +166,32 @@ impl prost::Message for Call {
     }
 }
 
-/// As proto3 has it: what is 0 is left out. Every tag here takes one byte.
-fn put_number(tag: u32, value: u64, buffer: &mut impl BufMut) {
+/// A field's tag and form; every tag here takes one byte.
+const fn key(tag: u32, wire_type: WireType) -> u8 {
+    (tag as u8) << 3 | wire_type as u8
+}
+
+fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// As proto3 has it: what is 0 is left out.
+fn put_number(tag: u32, value: u64, bytes: &mut Vec<u8>) {
     if value != 0 {
-        encode_key(tag, WireType::Varint, buffer);
-        encode_varint(value, buffer);
+        bytes.push(key(tag, WireType::Varint));
+        put_varint(bytes, value);
     }
 }
 
-fn put_bytes(tag: u32, bytes: &[u8], buffer: &mut impl BufMut) {
-    if !bytes.is_empty() {
-        encode_key(tag, WireType::LengthDelimited, buffer);
-        encode_varint(bytes.len() as u64, buffer);
-        buffer.put_slice(bytes);
+fn put_bytes(tag: u32, content: &[u8], bytes: &mut Vec<u8>) {
+    if !content.is_empty() {
+        bytes.push(key(tag, WireType::LengthDelimited));
+        put_varint(bytes, content.len() as u64);
+        bytes.extend_from_slice(content);
     }
 }
 

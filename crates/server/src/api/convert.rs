@@ -1,6 +1,7 @@
 //! How a request becomes a plan, and an error of the manager a problem document.
 
 use std::borrow::Cow;
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,10 +65,14 @@ pub(super) fn plan(shared: &Shared, request: &TransactionRequest) -> Result<Plan
         let detail = format!("the request has {found} branches; at most {most} are allowed");
         return Err(Problem::new(code::TOO_MANY_BRANCHES, detail).with_field("branches"));
     }
-    let mut places = HashMap::new();
-    for (place, branch) in (0_u16..).zip(&*branches) {
-        places.entry(branch.name.as_str()).or_insert(place);
-    }
+    // Hardly any branch names another.
+    let places = LazyCell::new(|| {
+        let mut places = HashMap::new();
+        for (place, branch) in (0_u16..).zip(&*branches) {
+            places.entry(branch.name.as_str()).or_insert(place);
+        }
+        places
+    });
     let mut planned = Vec::with_capacity(branches.len());
     for (index, branch) in branches.iter().enumerate() {
         let field = |name: &str| format!("branches[{index}].{name}");
