@@ -62,7 +62,9 @@ impl Stage<'_> {
             Operation::Commit => (Operation::Commit, None),
             _ => (ends[0], Some(Acknowledged)), // a compensation
         };
-        let first = [(work, a, Some(Yes)), (work, b, Some(Yes)), (last, c, refused)];
+        // One piece of work alone: a participant may keep a second of the same kind waiting until
+        // the first has ended. The other was never begun, and is undone.
+        let first = [(work, a, Some(Yes)), (last, c, refused)];
         self.batch(scene, &first, Some(payload)).await?;
         let second = [(ends[0], a, Some(Acknowledged)), (ends[1], b, Some(Acknowledged))];
         self.batch(scene, &second, None).await
