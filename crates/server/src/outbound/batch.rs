@@ -2,8 +2,10 @@
 //! its own time, whatever happens to the others. Answers come as lines in any order, each judged as
 //! one that came alone; what a batch and a line look like is the SDK's.
 //!
-//! What is said if no line comes: a batch that was handed to the connection may have been taken, so
-//! nothing is known of its calls. If the answer says that none was taken, each is made alone.
+//! First there is a connection, then the calls that are still in time are written, and nothing lies
+//! between that and handing them over. So what was answered *unsent* is in no body; and of what was
+//! in one that may have left nobody says again that nothing has. If the participant says that it
+//! has taken none of the calls, each is made alone.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,10 +25,10 @@ use unanimity_sdk::contract::batch::{
 use unanimity_sdk::contract::{JSON, Response, judge};
 
 use super::breakers::Pass;
-use super::lane::{Lane, PAYLOAD_BYTES_MAX, Waiting};
+use super::lane::{Before, CALL_BYTES, Lane, PAYLOAD_BYTES_MAX, Waiting};
 use super::lines::Lines;
 use super::pool::{Connection, Origin};
-use super::{Failure, HttpTransport, conclude, describe, payload, post, settle, trace};
+use super::{Failure, HttpTransport, conclude, describe, payload, post, settle, shows_life, trace};
 
 /// How many calls went in one request.
 const BATCH_CALLS: &str = "unanimity_participant_batch_calls";
@@ -34,7 +36,23 @@ const BATCH_CALLS: &str = "unanimity_participant_batch_calls";
 /// A call of the batch that has no answer yet.
 struct Open<'a> {
     waiting: Waiting,
+    payload: Option<Bytes>,
     pass: Pass<'a>,
+}
+
+/// What is left to do for a batch's calls that have no answer.
+enum End {
+    Nothing,
+    /// The participant has taken none of them.
+    Refused,
+    /// One alone is in time, and nothing has left.
+    One,
+}
+
+/// A batch that was sent and whose answer begins, or how it ended before.
+enum Sent {
+    Answered(Connection, HttpResponse<Incoming>),
+    One,
 }
 
 /// A batch on its way.
@@ -53,6 +71,8 @@ struct Batch<'a> {
     left: bool,
     /// How many lines have come.
     lines: usize,
+    /// Whether the breaker was told that it failed.
+    failed: bool,
 }
 
 /// Carries calls together, on the connection that the permit stands for.
@@ -71,36 +91,34 @@ pub(super) async fn carry(
         last: Instant::now(),
         left: false,
         lines: 0,
+        failed: false,
     };
-    let Some(text) = batch.write(calls) else { return };
-    metrics::histogram!(BATCH_CALLS).record(batch.open as f64);
-    let refused = match batch.request(text) {
-        Ok(request) => match batch.exchange(origin, request).await {
-            Some(Ok(ended)) => ended,
-            Some(Err(failure)) => {
-                batch.fail(&failure);
-                false
-            }
-            None => false,
-        },
-        Err(error) => {
-            batch.fail(&Failure::Unsent(format!("cannot be asked: {error}")));
-            false
+    batch.take(calls);
+    let end = match batch.exchange(origin).await {
+        Some(Ok(end)) => end,
+        Some(Err(failure)) => {
+            batch.fail(&failure);
+            End::Nothing
         }
+        None => End::Nothing,
     };
-    drop(permit);
     if batch.left && batch.lines == 0 {
         lane.suspend();
     }
-    if refused {
-        batch.each_alone();
+    match end {
+        End::Nothing => {}
+        End::Refused => {
+            drop(permit);
+            batch.each_alone();
+        }
+        End::One => batch.one_alone(origin, permit).await,
     }
 }
 
 impl<'a> Batch<'a> {
-    /// Writes the calls that can go together; none if no call can.
-    fn write(&mut self, calls: Vec<Waiting>) -> Option<Vec<u8>> {
-        let mut writer = Writer::default();
+    /// Takes the calls that can go together; the others go alone, or end.
+    fn take(&mut self, calls: Vec<Waiting>) {
+        let mut bytes_all = 0;
         for waiting in calls {
             let payload = match payload(&waiting.call) {
                 Ok(payload) => payload,
@@ -109,22 +127,33 @@ impl<'a> Batch<'a> {
                     continue;
                 }
             };
-            let raw = payload.as_deref().map(serde_json::from_slice::<&RawValue>).transpose();
             let bytes = payload.as_ref().map_or(0, Bytes::len);
             // What results are put into it may have grown.
-            let fits = writer.bytes() + bytes <= BATCH_BYTES + PAYLOAD_BYTES_MAX;
-            let (Ok(raw), true) = (raw, fits) else {
-                self.transport.carry_alone([waiting]);
+            let fits = bytes_all + bytes <= BATCH_BYTES + PAYLOAD_BYTES_MAX;
+            if !fits || raw(payload.as_ref()).is_err() {
+                self.transport.carry_alone([waiting], Before::Nothing);
                 continue;
-            };
-            let mut pass = match self.transport.breakers.admit(&self.lane.known.target.origin) {
-                Ok(pass) => pass,
-                Err(why) => {
-                    settle(waiting.owed, Failure::Unsent(why));
-                    continue;
+            }
+            match self.transport.breakers.admit(&self.lane.known.target.origin) {
+                Ok(pass) => {
+                    bytes_all += bytes + CALL_BYTES;
+                    self.last = self.last.max(waiting.deadline);
+                    self.calls.push(Some(Open { waiting, payload, pass }));
                 }
-            };
-            let call = &waiting.call;
+                Err(why) => settle(waiting.owed, Failure::Unsent(why)),
+            }
+        }
+        self.open = self.calls.len();
+        self.note_earliest();
+    }
+
+    /// Writes the calls that have no answer; from now on they may have left. Their numbers are
+    /// their places.
+    fn write(&mut self) -> Result<Request<Full<Bytes>>, String> {
+        self.calls.retain(Option::is_some);
+        let mut writer = Writer::default();
+        for Open { waiting: Waiting { call, .. }, payload, pass } in self.calls.iter_mut().flatten()
+        {
             writer.push(&Entry {
                 operation: call.operation,
                 transaction: call.transaction.as_str(),
@@ -132,15 +161,14 @@ impl<'a> Batch<'a> {
                 attempt: call.attempt,
                 traceparent: &trace::traceparent(call),
                 outcome: call.outcome.map(|outcome| outcome.as_str()),
-                payload: raw,
+                payload: raw(payload.as_ref()).map_err(|error| error.to_string())?,
             });
             pass.leaves();
-            self.last = self.last.max(waiting.deadline);
-            self.calls.push(Some(Open { waiting, pass }));
         }
-        self.open = self.calls.len();
-        self.note_earliest();
-        (self.open > 0).then(|| writer.finish())
+        let request = self.request(writer.finish()).map_err(|error| error.to_string())?;
+        metrics::histogram!(BATCH_CALLS).record(self.open as f64);
+        self.left = true;
+        Ok(request)
     }
 
     fn request(&self, text: Vec<u8>) -> Result<Request<Full<Bytes>>, http::Error> {
@@ -152,15 +180,11 @@ impl<'a> Batch<'a> {
         Ok(request)
     }
 
-    /// Sends it and takes in the answers. Whether the participant has taken none of the calls; none
-    /// if the time of all was over before.
-    async fn exchange(
-        &mut self,
-        origin: &Origin,
-        request: Request<Full<Bytes>>,
-    ) -> Option<Result<bool, Failure>> {
-        let (connection, response) = match self.send(origin, request).await? {
-            Ok(sent) => sent,
+    /// Sends it and takes in the answers; none if the time of all was over before.
+    async fn exchange(&mut self, origin: &Origin) -> Option<Result<End, Failure>> {
+        let (connection, response) = match self.send(origin).await? {
+            Ok(Sent::Answered(connection, response)) => (connection, response),
+            Ok(Sent::One) => return Some(Ok(End::One)),
             Err(failure) => return Some(Err(failure)),
         };
         let (head, body) = response.into_parts();
@@ -175,15 +199,11 @@ impl<'a> Batch<'a> {
         if read.is_ok() {
             origin.give_back(connection);
         }
-        Some(read.map(|()| false).map_err(Failure::Unknown))
+        Some(read.map(|()| End::Nothing).map_err(Failure::Unknown))
     }
 
-    /// Sends the request and waits for the answer's head.
-    async fn send(
-        &mut self,
-        origin: &Origin,
-        mut request: Request<Full<Bytes>>,
-    ) -> Option<Result<(Connection, HttpResponse<Incoming>), Failure>> {
+    /// Has a connection, sends on it what is in time then, and waits for the answer's head.
+    async fn send(&mut self, origin: &Origin) -> Option<Result<Sent, Failure>> {
         let transport = self.transport;
         loop {
             let connection = transport.connection(origin, &self.lane.known.target);
@@ -191,13 +211,24 @@ impl<'a> Batch<'a> {
                 Ok(found) => found,
                 Err(text) => return Some(Err(Failure::Unsent(text))),
             };
-            self.left = true;
+            self.expire(Instant::now());
+            if self.open < 2 {
+                origin.give_back(connection);
+                return (self.open == 1).then_some(Ok(Sent::One));
+            }
+            let request = match self.write() {
+                Ok(request) => request,
+                Err(error) => {
+                    return Some(Err(Failure::Unsent(format!("cannot be asked: {error}"))));
+                }
+            };
             let sent = self.meanwhile(connection.sender.try_send_request(request)).await?;
             match sent {
-                Ok(response) => return Some(Ok((connection, response))),
+                Ok(response) => return Some(Ok(Sent::Answered(connection, response))),
                 // As for one call: none of it was written on a connection that was closed before.
+                // Whose time is over by now is in no later body.
                 Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => (request, self.left) = (unsent, false),
+                    Some(_) if reused => self.left = false,
                     Some(_) | None => return Some(Err(describe(error.error()).into())),
                 },
             }
@@ -205,13 +236,22 @@ impl<'a> Batch<'a> {
     }
 
     /// A status that is none of a batch's answer.
-    fn not_answered(&mut self, status: StatusCode) -> Result<bool, Failure> {
+    fn not_answered(&mut self, status: StatusCode) -> Result<End, Failure> {
         if took_none(status) {
-            return Ok(true);
+            return Ok(End::Refused);
         }
         let phrase = status.canonical_reason().unwrap_or_default();
         let text = format!("HTTP {} {phrase} to a batch of calls", status.as_u16());
-        Err(Failure::Unknown(text))
+        let failure = Failure::Unknown(text);
+        if !shows_life(status) {
+            return Err(failure);
+        }
+        for Open { waiting, pass, .. } in self.calls.iter_mut().filter_map(Option::take) {
+            pass.answered();
+            settle(waiting.owed, failure.clone());
+        }
+        self.open = 0;
+        Ok(End::Nothing)
     }
 
     /// Reads the answers to their end. None if the time of all open calls was over before.
@@ -291,17 +331,16 @@ impl<'a> Batch<'a> {
 
     /// Ends every call whose time is over.
     fn expire(&mut self, now: Instant) {
-        for place in &mut self.calls {
-            let Some(open) = place.take_if(|open| open.waiting.deadline <= now) else { continue };
+        for place in 0..self.calls.len() {
+            let late = |open: &mut Open<'_>| open.waiting.deadline <= now;
+            let Some(open) = self.calls[place].take_if(late) else { continue };
             self.open -= 1;
             let limit = open.waiting.call.timeout_ms;
-            end(
-                open,
-                match self.left {
-                    true => Failure::Unknown(format!("no answer within {limit} ms")),
-                    false => Failure::Unsent("not connected within the call's time".to_owned()),
-                },
-            );
+            let failure = match self.left {
+                true => Failure::Unknown(format!("no answer within {limit} ms")),
+                false => Failure::Unsent("not connected within the call's time".to_owned()),
+            };
+            self.end(open, failure);
         }
         self.note_earliest();
     }
@@ -313,19 +352,40 @@ impl<'a> Batch<'a> {
 
     /// Ends every open call the same way.
     fn fail(&mut self, failure: &Failure) {
-        for open in self.calls.iter_mut().filter_map(Option::take) {
-            end(open, failure.clone());
+        for open in std::mem::take(&mut self.calls).into_iter().flatten() {
+            self.end(open, failure.clone());
         }
         self.open = 0;
     }
 
+    /// Ends a call without an answer. To the breaker a batch is one failure, however many of its
+    /// calls come to nothing: a connection that is lost says as much with one call on it.
+    fn end(&mut self, Open { waiting, pass, .. }: Open<'_>, failure: Failure) {
+        if std::mem::replace(&mut self.failed, true) {
+            pass.withdraw();
+        } else {
+            pass.failed(failure.text());
+        }
+        settle(waiting.owed, failure);
+    }
+
     /// Makes every open call alone: somebody was there, and has taken none.
     fn each_alone(self) {
-        let open = self.calls.into_iter().flatten().map(|Open { waiting, pass }| {
+        let open = self.calls.into_iter().flatten().map(|Open { waiting, pass, .. }| {
             pass.answered();
             waiting
         });
-        self.transport.carry_alone(open);
+        self.transport.carry_alone(open, Before::Batch);
+    }
+
+    /// Makes the one call alone that is left, on the connection that the permit stands for.
+    async fn one_alone(self, origin: &Origin, permit: SemaphorePermit<'_>) {
+        let Some(Open { waiting, pass, .. }) = self.calls.into_iter().flatten().next() else {
+            return;
+        };
+        pass.withdraw();
+        let Waiting { call, owed, deadline } = waiting;
+        owed.settle(self.transport.carry(&call, deadline, Some((origin, permit))).await);
     }
 
     fn participant(&self) -> &'a Arc<str> {
@@ -333,8 +393,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Ends a call without an answer.
-fn end(open: Open<'_>, failure: Failure) {
-    open.pass.failed(failure.text());
-    settle(open.waiting.owed, failure);
+/// A payload as it stands in a batch.
+fn raw(payload: Option<&Bytes>) -> serde_json::Result<Option<&RawValue>> {
+    payload.map(|payload| serde_json::from_slice(payload)).transpose()
 }

@@ -326,6 +326,11 @@ impl<'a> Pass<'a> {
         self.breakers.answered(self.origin);
     }
 
+    /// Nothing is known of it, or nothing new.
+    pub(crate) fn withdraw(mut self) {
+        self.sent = false;
+    }
+
     /// It has not.
     pub(crate) fn failed(mut self, error: &str) {
         self.sent = false;

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, SemaphorePermit};
 use tokio::time::{Duration, Instant, sleep_until};
 use unanimity::Owed;
-use unanimity_core::{Call, TIMEOUT_MS_MAX};
+use unanimity_core::{Answer, Call, TIMEOUT_MS_MAX};
 use unanimity_sdk::contract::batch::BATCH_BYTES;
 
 use super::pool::{Origin, Standing};
@@ -25,7 +25,7 @@ const QUEUE_MAX: usize = 32_768;
 /// A call with a payload of more bytes gains nothing by company.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 /// About what a call takes in a batch beside its payload.
-const CALL_BYTES: usize = 256;
+pub(super) const CALL_BYTES: usize = 256;
 /// How long calls go one by one after a batch has failed as a whole; twice as long each time.
 const SUSPENDED: Duration = Duration::from_secs(30);
 /// So often that time is doubled: up to half an hour.
@@ -303,10 +303,36 @@ impl HttpTransport {
     }
 
     /// Carries calls one by one that cannot go together after all.
-    pub(super) fn carry_alone(self: &Arc<Self>, calls: impl IntoIterator<Item = Waiting>) {
+    pub(super) fn carry_alone(
+        self: &Arc<Self>,
+        calls: impl IntoIterator<Item = Waiting>,
+        before: Before,
+    ) {
         for Waiting { call, owed, deadline } in calls {
             let transport = Arc::clone(self);
-            tokio::spawn(async move { owed.settle(transport.carry(&call, deadline, None).await) });
+            tokio::spawn(async move {
+                let answer = transport.carry(&call, deadline, None).await;
+                owed.settle(before.answer(answer));
+            });
+        }
+    }
+}
+
+/// What was done with a call before it is made alone.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Before {
+    Nothing,
+    /// It was in a batch that was handed over, and refused. A proxy may have given the batch to a
+    /// copy of the service that took it, and then to one that did not.
+    Batch,
+}
+
+impl Before {
+    /// What an answer to the single call says of it altogether.
+    fn answer(self, answer: Answer) -> Answer {
+        match (self, answer) {
+            (Self::Batch, Answer::Unsent(why)) => Answer::Unknown(why),
+            (Self::Batch | Self::Nothing, answer) => answer,
         }
     }
 }

@@ -124,6 +124,9 @@ pub struct HttpTransport {
     connector: HttpsConnector<Connector>,
     offers: Arc<Offers>,
     sweeper: OnceLock<()>,
+    /// Whoever connects goes through here; a test may hold it shut.
+    #[cfg(test)]
+    door: tokio::sync::RwLock<()>,
 }
 
 impl HttpTransport {
@@ -150,7 +153,17 @@ impl HttpTransport {
         let targets = Targets::new(config.participants_max);
         let offers = Arc::new(Offers::new(config.participants_max, config.batch_calls_max));
         let sweeper = OnceLock::new();
-        Self { config, pool, targets, breakers, connector, offers, sweeper }
+        Self {
+            config,
+            pool,
+            targets,
+            breakers,
+            connector,
+            offers,
+            sweeper,
+            #[cfg(test)]
+            door: tokio::sync::RwLock::default(),
+        }
     }
 
     /// What participants have offered in their answers.
@@ -325,6 +338,8 @@ impl HttpTransport {
     }
 
     async fn connect(&self, target: &Target) -> Result<Connection, String> {
+        #[cfg(test)]
+        drop(self.door.read().await);
         let uri =
             target.origin.parse().map_err(|error| format!("cannot be connected to: {error}"))?;
         let stream = self

@@ -11,6 +11,8 @@ use super::*;
 use crate::outbound::lane::Lane;
 use crate::outbound::targets::Known;
 
+mod limits;
+
 /// Everything a participant was asked for: the path, and the body of a batch.
 type Seen = Arc<Mutex<Vec<(String, Value)>>>;
 
@@ -458,21 +460,6 @@ async fn calls_that_wait_for_a_connection_gather_and_end_in_their_time() {
     assert_eq!(caller.next().await, (1, yes()));
     caller.give_many(1);
     assert_eq!(caller.next().await, (0, yes()), "a new writer begins");
-}
-
-#[tokio::test]
-async fn a_participant_that_fails_in_batches_is_held_back_as_any_other() {
-    let (participant, _) = offering(8, |_, _| std::future::ready(None)).await;
-    let breaker = BreakerConfig { failures: 3, ..BreakerConfig::default() };
-    let config = OutboundConfig { breaker, ..OutboundConfig::default() };
-    let mut caller = Caller::new(&participant, config).await;
-    caller.give_many(2);
-    caller.answers(2).await;
-    assert_eq!(caller.transport.held_back(&caller.address), None);
-    let mut caller = Caller::new(&participant, caller.transport.config.clone()).await;
-    caller.give_many(3);
-    caller.answers(3).await;
-    assert!(caller.transport.held_back(&caller.address).is_some());
 }
 
 #[tokio::test]

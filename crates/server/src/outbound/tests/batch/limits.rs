@@ -1,0 +1,112 @@
+//! What of a batch may have left and what has not, and what its end says of the participant.
+
+use unanimity_core::Operation::{CommitOnePhase, Prepare};
+
+use super::*;
+
+impl Caller {
+    /// Closes the connection that is kept, so that the next call needs another.
+    fn close_idle(&self) {
+        let origin = self.transport.pool.origin(&self.lane.known.target.origin).unwrap();
+        drop(origin.take_idle().expect("one is kept"));
+    }
+}
+
+/// What single calls and batches a participant was asked for, without the first, which learns of
+/// the offer.
+fn asked(seen: &Seen) -> Vec<String> {
+    let seen = seen.lock().unwrap();
+    let calls = |body: &Value| {
+        let calls = body["calls"].as_array()?.iter();
+        let operations: Vec<_> = calls.map(|call| call["operation"].as_str().unwrap()).collect();
+        Some(operations.join(" "))
+    };
+    seen.iter().skip(1).map(|(path, body)| calls(body).unwrap_or_else(|| path.clone())).collect()
+}
+
+/// Hands calls over while nobody can connect, and lets them connect when the one that has 30 ms has
+/// ended; gives back what the participant was asked for.
+async fn slowly_connected(said: String, calls: &[(Operation, u64)]) -> Vec<String> {
+    let (participant, seen) = saying(said).await;
+    let mut caller = Caller::new(&participant, OutboundConfig::default()).await;
+    caller.close_idle();
+    let transport = Arc::clone(&caller.transport);
+    let door = transport.door.write().await;
+    for (branch, (operation, timeout_ms)) in (0..).zip(calls) {
+        let (operation, timeout_ms) = (*operation, *timeout_ms);
+        assert!(caller.give(Call { operation, timeout_ms, ..caller.call(branch) }));
+    }
+    let late = unsent("not connected within the call's time");
+    assert_eq!(caller.next().await.1, late);
+    drop(door);
+    let others = calls.len() - 1;
+    assert_eq!(caller.answers(others).await, vec![yes(); others]);
+    asked(&seen)
+}
+
+#[tokio::test]
+async fn what_is_answered_unsent_while_connecting_does_not_arrive() {
+    let calls = [(Prepare, 60_000), (CommitOnePhase, 30), (Prepare, 60_000)];
+    let said = lines(&[&well(1), &well(0)]);
+    assert_eq!(slowly_connected(said, &calls).await, ["prepare prepare"]);
+}
+
+#[tokio::test]
+async fn a_call_that_is_left_alone_goes_alone() {
+    let calls = [(CommitOnePhase, 30), (Prepare, 60_000)];
+    assert_eq!(slowly_connected(lines(&[&well(0)]), &calls).await, ["/prepare"]);
+}
+
+#[tokio::test]
+async fn a_call_that_was_in_a_refused_batch_is_never_unsent() {
+    let (participant, _) = saying(answer_of("404 Not Found", "", "")).await;
+    let mut caller = Caller::new(&participant, OutboundConfig::default()).await;
+    let transport = Arc::clone(&caller.transport);
+    // The batch goes on the connection that is kept; alone they need others.
+    let _door = transport.door.write().await;
+    for branch in 0..2 {
+        let operation = CommitOnePhase;
+        assert!(caller.give(Call { operation, timeout_ms: 300, ..caller.call(branch) }));
+    }
+    for answer in caller.answers(2).await {
+        let text = text_of(answer);
+        assert!(text.starts_with("not connected within the call's time"), "{text}");
+    }
+}
+
+/// Whether a participant that says this to a batch of three is held back, after so many failures.
+async fn held_back(failures: u64, said: &str) -> bool {
+    let (participant, _) = saying(said).await;
+    let breaker = BreakerConfig { failures, ..BreakerConfig::default() };
+    let config = OutboundConfig { breaker, ..OutboundConfig::default() };
+    let mut caller = Caller::new(&participant, config).await;
+    caller.give_many(3);
+    caller.answers(3).await;
+    caller.transport.held_back(&caller.address).is_some()
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_as_a_whole_is_one_failure() {
+    for said in ["503 Busy", "429 Later", "307 Elsewhere", "204 Done"] {
+        let said = answer_of(said, "", "");
+        assert!(!held_back(2, &said).await, "{said}");
+        assert!(held_back(1, &said).await, "{said}");
+    }
+    // The answer breaks off: nothing more comes after the line.
+    assert!(!held_back(2, &lines(&[&well(0)])).await);
+}
+
+#[tokio::test]
+async fn a_line_that_fails_is_a_failure_of_its_own() {
+    let busy = |number| format!(r#"{{"number":{number},"status":503}}"#);
+    let said = lines(&[&busy(0), &busy(1), &busy(2)]);
+    assert!(held_back(3, &said).await);
+    assert!(!held_back(4, &said).await);
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_whole_batch_shows_that_somebody_is_there() {
+    for said in ["409 Conflict", "401 Who", "404 Not Found"] {
+        assert!(!held_back(1, &answer_of(said, "", "")).await, "{said}");
+    }
+}
