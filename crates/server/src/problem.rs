@@ -223,11 +223,13 @@ codes! {
         begin less, or give the coordinator more cores or a faster disk. That a repeated \
         request is refused says nothing of the one before: ask for the transaction by its id."
     PARTICIPANT_BUSY "participant_busy" 429 "A participant is asked for more than it does"
-        "Calls to a participant of this transaction have waited for a free connection for longer \
-        than limits.queue_delay_target_ms, all of them, for four times that. Nothing was begun; \
-        transactions over other participants are."
+        "Calls to a participant of this transaction have waited for a free connection, or for room \
+        among the calls under way to it, for longer than limits.queue_delay_target_ms, all of \
+        them, for four times that. Nothing was begun; transactions over other participants are."
         "Try again after the seconds that Retry-After names, and later each time; if it lasts, \
-        make that participant faster or raise participants.connections_per_participant_max."
+        make that participant faster. If it could bear more at a time, raise \
+        participants.calls_in_flight_max where it takes several calls in one request, or else \
+        participants.connections_per_participant_max."
     DISK_NEARLY_FULL "disk_nearly_full" 503 "The coordinator's disk is nearly full"
         "The disk of the data folder has less room than data.disk_reserve_bytes. What is left is \
         for the transactions that are live, which go on; nothing was begun."

@@ -99,6 +99,9 @@ pub const KEYS: &[Key] = &[
         |c| &mut c.participants.batch_calls_max,
         "The most calls in one request to a participant that offers to take several. 1: each call \
         is a request of its own."),
+    count("participants", "calls_in_flight_max", (1, 1_000_000),
+        |c| &mut c.participants.calls_in_flight_max,
+        "The most calls that are under way to one participant in such requests; others wait."),
     count("participants", "calls_per_stream_max", (1, 1_000_000),
         |c| &mut c.participants.calls_per_stream_max,
         "The most calls on one participant stream that are sent and not answered."),

@@ -100,6 +100,8 @@ pub struct Participants {
     pub connections_per_participant_max: u64,
     /// The most calls in one request; 1: each call is a request of its own.
     pub batch_calls_max: u64,
+    /// The most calls under way to one participant in requests of several.
+    pub calls_in_flight_max: u64,
     /// The most calls on one stream that are sent and not answered.
     pub calls_per_stream_max: u64,
     /// The most calls that wait for one stream.
@@ -225,6 +227,7 @@ impl Default for Participants {
             allow: vec!["loopback".into()],
             connections_per_participant_max: outbound.connections_per_participant_max as u64,
             batch_calls_max: outbound.batch_calls_max as u64,
+            calls_in_flight_max: outbound.calls_in_flight_max as u64,
             calls_per_stream_max: streams.calls_per_stream_max as u64,
             queue_per_stream_max: streams.queue_per_stream_max as u64,
             connect_timeout_ms: outbound.connect_timeout_ms,
@@ -359,6 +362,7 @@ impl Config {
             connect_timeout_ms: self.participants.connect_timeout_ms,
             queue_delay_target_ms: self.limits.queue_delay_target_ms,
             batch_calls_max: to_usize(self.participants.batch_calls_max),
+            calls_in_flight_max: to_usize(self.participants.calls_in_flight_max),
             breaker: BreakerConfig {
                 failures: self.participants.breaker_failures,
                 probe_ms: self.participants.breaker_probe_ms,

@@ -27,7 +27,7 @@ use unanimity_sdk::contract::{JSON, Response, judge};
 use super::breakers::Pass;
 use super::lane::{Before, CALL_BYTES, Lane, PAYLOAD_BYTES_MAX, Waiting};
 use super::lines::Lines;
-use super::pool::{Connection, Origin};
+use super::pool::{Connection, Origin, Place, keep_room};
 use super::{Failure, HttpTransport, conclude, describe, payload, post, settle, shows_life, trace};
 
 /// How many calls went in one request.
@@ -73,13 +73,17 @@ struct Batch<'a> {
     lines: usize,
     /// Whether the breaker was told that it failed.
     failed: bool,
+    /// For every call whose line has not come, whether or not its time is over: the participant
+    /// has it.
+    room: SemaphorePermit<'a>,
 }
 
 /// Carries calls together, on the connection that the permit stands for.
 pub(super) async fn carry(
     transport: &Arc<HttpTransport>,
     lane: &Lane,
-    (origin, permit): (&Origin, SemaphorePermit<'_>),
+    origin: &Origin,
+    Place { room, permit }: Place<'_>,
     calls: Vec<Waiting>,
 ) {
     let mut batch = Batch {
@@ -92,6 +96,7 @@ pub(super) async fn carry(
         left: false,
         lines: 0,
         failed: false,
+        room,
     };
     batch.take(calls);
     let end = match batch.exchange(origin).await {
@@ -144,6 +149,7 @@ impl<'a> Batch<'a> {
             }
         }
         self.open = self.calls.len();
+        keep_room(&mut self.room, self.open);
         self.note_earliest();
     }
 
@@ -282,6 +288,8 @@ impl<'a> Batch<'a> {
                     Err(_) => return Some(Err(self.too_large())),
                 }
             }
+            // For all that came together at once, so that as many may follow together.
+            keep_room(&mut self.room, self.calls.len().saturating_sub(self.lines));
         }
         let rest = lines.rest();
         let last = if rest.is_empty() { Ok(()) } else { self.line(&rest) };

@@ -1,22 +1,23 @@
 //! Decides which calls to one participant go together: those that have gathered by the time its
-//! writer has a connection. One alone is a request of its own; two or more are a batch. Nothing
-//! waits for a batch to fill: calls gather because a shard lets out the effects of a whole batch of
-//! its journal at once, and because connections are bounded.
+//! writer has a place for them, which is a connection and room among the calls under way. One alone
+//! is a request of its own; two or more are a batch. Nothing waits for a batch to fill: calls
+//! gather because a shard lets out the effects of a whole batch of its journal at once, and because
+//! places are bounded.
 //!
 //! A writer is a task for one batch, not for ever: it takes what is there, lets the next writer
 //! begin if more is left, and carries what it has taken. How a batch is carried is `batch`'s.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Notify, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::{Duration, Instant, sleep_until};
 use unanimity::Owed;
 use unanimity_core::{Answer, Call, TIMEOUT_MS_MAX};
 use unanimity_sdk::contract::batch::BATCH_BYTES;
 
-use super::pool::{Origin, Standing};
+use super::pool::{Origin, Place, Standing, keep_room};
+use super::queue::Queue;
 use super::targets::Known;
 use super::{Failure, HttpTransport, batch, settle};
 
@@ -64,16 +65,43 @@ pub(crate) struct Lane {
 
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Waiting>,
+    queue: Queue<Waiting>,
     /// Whether a task is there to take what waits.
     writer: bool,
-    /// Where they wait for a connection.
+    /// Where they wait, since a writer found no place free, until none is left.
     standing: Option<Standing>,
-    /// No waiting call's time ends before this.
-    earliest: Option<Instant>,
     suspended_until: Option<Instant>,
     /// How many batches in a row have failed as a whole.
     failures: u32,
+    /// Whether batches are known to arrive: a line of one has come since the last failed.
+    proven: bool,
+    /// Whether a batch is under way that may prove it.
+    trying: bool,
+}
+
+impl State {
+    fn suspended(&self) -> bool {
+        self.suspended_until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// What a writer takes.
+struct Taken<'a> {
+    calls: Vec<Waiting>,
+    /// Those whose time is over.
+    late: Vec<Waiting>,
+    /// Whether some are left.
+    more: bool,
+    trial: Option<Trial<'a>>,
+}
+
+/// The one batch under way that may prove that batches arrive.
+struct Trial<'a>(&'a Lane);
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.0.lock().trying = false;
+    }
 }
 
 impl Lane {
@@ -91,6 +119,11 @@ impl Lane {
         self.calls_max.store(calls_max, Ordering::Relaxed);
     }
 
+    /// How many calls wait.
+    fn waiting(&self) -> usize {
+        self.lock().queue.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,31 +131,32 @@ impl Lane {
     /// A batch has failed as a whole: calls go one by one, for a while. Those that were under way
     /// at the same time say nothing more.
     pub(super) fn suspend(&self) {
-        let (mut state, now) = (self.lock(), Instant::now());
-        if state.suspended_until.is_some_and(|until| now < until) {
+        let mut state = self.lock();
+        if state.suspended() {
             return;
         }
-        state.suspended_until = Some(now + SUSPENDED * (1 << state.failures.min(DOUBLINGS_MAX)));
+        let pause = SUSPENDED * (1 << state.failures.min(DOUBLINGS_MAX));
+        state.suspended_until = Some(Instant::now() + pause);
         state.failures += 1;
+        state.proven = false;
     }
 
-    /// A batch has been understood.
+    /// A batch has been understood. One that left before others failed changes nothing.
     pub(super) fn works(&self) {
-        self.lock().failures = 0;
+        let mut state = self.lock();
+        if !state.suspended() {
+            (state.failures, state.proven) = (0, true);
+        }
     }
 
     /// Takes a call, unless batches are not to be used now.
     fn push(&self, waiting: Waiting) -> Pushed {
         let mut state = self.lock();
-        let suspended = state.suspended_until.is_some_and(|until| Instant::now() < until);
-        if suspended || state.queue.len() >= QUEUE_MAX {
+        if state.suspended() || state.queue.len() >= QUEUE_MAX {
             return Pushed::GivenBack(waiting);
         }
-        let hurries = state.earliest.is_none_or(|earliest| waiting.deadline < earliest);
-        if hurries {
-            state.earliest = Some(waiting.deadline);
-        }
-        state.queue.push_back(waiting);
+        let hurries = state.queue.earliest().is_none_or(|earliest| waiting.deadline < earliest);
+        state.queue.push(waiting.deadline, waiting);
         let waits = state.standing.as_mut().map(|standing| standing.joined(1)).is_some();
         let must_write = !std::mem::replace(&mut state.writer, true);
         drop(state);
@@ -132,22 +166,22 @@ impl Lane {
         if must_write { Pushed::MustWrite } else { Pushed::Taken }
     }
 
-    /// Waits for a connection, and ends the calls whose time is over by then. None if all are.
-    async fn permit<'a>(
+    /// Waits for a place, and ends the calls whose time is over by then. None if all are.
+    async fn place<'a>(
         &self,
         transport: &HttpTransport,
         origin: &'a Arc<Origin>,
-    ) -> Option<SemaphorePermit<'a>> {
-        if let Some(permit) = origin.free_permit() {
-            return Some(permit);
+    ) -> Option<Place<'a>> {
+        if let Some(place) = origin.free_place() {
+            return Some(place);
         }
         self.stand(transport, origin);
-        let mut next = std::pin::pin!(origin.next_permit());
+        let mut next = std::pin::pin!(origin.next_place());
         loop {
-            let earliest = self.lock().earliest.unwrap_or_else(Instant::now);
+            let earliest = self.lock().queue.earliest().unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
-                permit = &mut next => return permit,
+                place = &mut next => return place,
                 () = self.hurry.notified() => {}
                 () = sleep_until(earliest) => {
                     if !self.expire(transport) {
@@ -158,65 +192,65 @@ impl Lane {
         }
     }
 
-    /// From now on those who wait count as waiting for a connection.
+    /// From now on those who wait count as waiting for a place.
     fn stand(&self, transport: &HttpTransport, origin: &Arc<Origin>) {
         let mut state = self.lock();
         let calls = state.queue.len();
-        state.standing = Some(Standing::begin(&transport.pool, origin, calls));
+        let begin = || Standing::begin(&transport.pool, origin, calls);
+        state.standing.get_or_insert_with(begin);
     }
 
     /// Ends every waiting call whose time is over. Says whether others are left: if not, nobody
     /// writes.
     fn expire(&self, transport: &HttpTransport) -> bool {
-        let now = Instant::now();
-        let mut state = self.lock();
-        let (late, waiting): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut state.queue).into_iter().partition(|one| one.deadline <= now);
-        state.queue = waiting;
-        if let Some(standing) = &mut state.standing {
-            late.iter().for_each(|waiting| standing.left(waiting.came_at(), now));
-        }
-        state.earliest = state.queue.iter().map(|waiting| waiting.deadline).min();
-        let others = !state.queue.is_empty();
-        if !others {
-            (state.writer, state.standing) = (false, None);
-        }
-        drop(state);
-        for Waiting { call, owed, .. } in late {
-            settle(owed, transport.not_connected(call.timeout_ms));
-        }
-        others
+        let Taken { late, more, .. } = self.take(0);
+        transport.end_late(late);
+        more
     }
 
-    /// Takes what has gathered, up to so many calls, and says whether some are left.
-    fn take(&self, most: usize) -> (Vec<Waiting>, bool) {
-        let (mut state, now) = (self.lock(), Instant::now());
-        let mut taken = Vec::with_capacity(most.min(state.queue.len()));
+    /// Takes what has gathered, up to so many calls; one alone while batches are suspended, or
+    /// while another is being tried.
+    fn take(&self, most: usize) -> Taken<'_> {
+        let (mut guard, now) = (self.lock(), Instant::now());
+        let state = &mut *guard;
+        let alone = state.suspended() || (state.trying && !state.proven);
+        let most = if alone { most.min(1) } else { most };
+        let first = state.queue.first().map_or(now, Waiting::came_at);
+        let late = state.queue.late(now);
+        let mut calls = Vec::with_capacity(most.min(state.queue.len()));
         let mut bytes = 0;
-        while taken.len() < most
-            && let Some(waiting) = state.queue.front()
-            && (taken.is_empty() || bytes + waiting.bytes() <= BATCH_BYTES)
-            && let Some(waiting) = state.queue.pop_front()
+        while calls.len() < most
+            && let Some(waiting) = state.queue.first()
+            && (calls.is_empty() || bytes + waiting.bytes() <= BATCH_BYTES)
+            && let Some(waiting) = state.queue.pop()
         {
             bytes += waiting.bytes();
-            if let Some(standing) = &mut state.standing {
-                standing.left(waiting.came_at(), now);
-            }
-            taken.push(waiting);
+            calls.push(waiting);
         }
-        state.standing = None;
-        state.writer = !state.queue.is_empty();
-        if !state.writer {
-            state.earliest = None;
+        if let Some(standing) = &mut state.standing {
+            let waited = now.saturating_duration_since(first);
+            standing.left(calls.len() + late.len(), waited, now);
         }
-        (taken, state.writer)
+        let more = !state.queue.is_empty();
+        state.writer = more;
+        let ended = if more { None } else { state.standing.take() };
+        let tries = calls.len() > 1 && !state.proven;
+        state.trying |= tries;
+        drop(guard);
+        drop(ended);
+        Taken { calls, late, more, trial: tries.then(|| Trial(self)) }
+    }
+
+    /// Whether a writer has found no place free, and some of those who waited then are left.
+    fn stands(&self) -> bool {
+        self.lock().standing.is_some()
     }
 
     /// Gives up on all that wait: nothing of them has left.
     fn give_up(&self, why: &Failure) {
         let mut state = self.lock();
-        let waiting = std::mem::take(&mut state.queue);
-        (state.writer, state.standing, state.earliest) = (false, None, None);
+        let waiting = state.queue.drain();
+        (state.writer, state.standing) = (false, None);
         drop(state);
         for waiting in waiting {
             settle(waiting.owed, why.clone());
@@ -281,24 +315,45 @@ impl HttpTransport {
             turn.0 = None;
             return lane.give_up(&self.too_many_participants());
         };
-        let Some(permit) = lane.permit(&self, &origin).await else {
+        let Some(mut place) = lane.place(&self, &origin).await else {
             turn.0 = None;
             return;
         };
+        if !lane.stands() {
+            origin.went_at_once();
+        }
         // While it fails, or is given its calls at a growing rate, each goes alone.
         let most = if self.breakers.hold_back(name) { 1 } else { lane.calls_max() };
-        let (taken, more) = lane.take(most);
+        origin.widen(&mut place, lane.waiting().min(most));
+        let Taken { calls, late, more, trial } = lane.take(place.room.num_permits());
         turn.0 = None;
+        keep_room(&mut place.room, calls.len());
+        self.end_late(late);
         if more {
             self.write(lane);
         }
-        match <[Waiting; 1]>::try_from(taken) {
+        match <[Waiting; 1]>::try_from(calls) {
             Ok([Waiting { call, owed, deadline }]) => {
-                let answer = self.carry(&call, deadline, Some((&origin, permit))).await;
+                let answer = self.carry(&call, deadline, Some((&origin, place.permit))).await;
                 owed.settle(answer);
             }
-            Err(taken) if taken.is_empty() => {}
-            Err(taken) => batch::carry(&self, lane, (&origin, permit), taken).await,
+            Err(calls) if calls.is_empty() => {}
+            Err(calls) => batch::carry(&self, lane, &origin, place, calls).await,
+        }
+        drop(trial);
+    }
+
+    /// Ends calls whose time was over before there was a place for them.
+    fn end_late(&self, late: Vec<Waiting>) {
+        let connections = self.config.connections_per_participant_max;
+        let calls = self.config.calls_in_flight_max;
+        for Waiting { call, owed, .. } in late {
+            let limit_ms = call.timeout_ms;
+            let text = format!(
+                "of {connections} connections to it, and of room for {calls} calls, none became \
+                 free within {limit_ms} ms"
+            );
+            settle(owed, Failure::Unsent(text));
         }
     }
 

@@ -18,6 +18,7 @@ mod lines;
 mod offers;
 pub mod policy;
 mod pool;
+mod queue;
 pub mod references;
 mod target;
 mod targets;
@@ -94,6 +95,8 @@ pub struct OutboundConfig {
     /// The most calls in one request, to participants that take so many. Fewer than two: each call
     /// is a request of its own.
     pub batch_calls_max: usize,
+    /// The most calls that are under way in batches to one scheme, host and port; others wait.
+    pub calls_in_flight_max: usize,
     /// When calls to a participant that fails are held back.
     pub breaker: BreakerConfig,
 }
@@ -109,6 +112,9 @@ impl Default for OutboundConfig {
             idle_timeout_ms: 4_000,
             answer_bytes_max: 64 * 1024,
             batch_calls_max: BATCH_CALLS_MAX,
+            // A quarter of what a store of the SDK lets wait (`queue_calls_max`): several
+            // coordinators may call one participant.
+            calls_in_flight_max: 1_024,
             breaker: BreakerConfig::default(),
         }
     }
@@ -146,6 +152,7 @@ impl HttpTransport {
         let pool = Arc::new(Pool::new(
             config.participants_max,
             config.connections_per_participant_max,
+            config.calls_in_flight_max,
             Duration::from_millis(config.idle_timeout_ms),
             Duration::from_millis(config.queue_delay_target_ms),
         ));

@@ -43,7 +43,9 @@ impl Drop for Connection {
 #[derive(Debug)]
 pub(crate) struct Origin {
     permits: Semaphore,
-    /// How long calls wait for a permit.
+    /// One for each call that may be under way in batches.
+    rooms: Semaphore,
+    /// How long calls wait for a permit, or for room.
     delay: QueueDelay,
     /// How many are waiting.
     waiting: AtomicUsize,
@@ -68,15 +70,45 @@ impl Origin {
     }
 
     /// A permit, if one is free: who takes it has not waited.
-    pub(crate) fn free_permit(&self) -> Option<SemaphorePermit<'_>> {
+    fn free_permit(&self) -> Option<SemaphorePermit<'_>> {
         let permit = self.permits.try_acquire().ok()?;
-        self.delay.note(Duration::ZERO, Instant::now().into_std());
+        self.went_at_once();
         Some(permit)
     }
 
-    /// The next permit; who waits has to count as waiting.
-    pub(crate) async fn next_permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.permits.acquire().await.ok()
+    /// Somebody goes who has not waited. While others wait, for room, that says nothing of them.
+    pub(crate) fn went_at_once(&self) {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            self.delay.note(Duration::ZERO, Instant::now().into_std());
+        }
+    }
+
+    /// Room for one call in a batch, and a permit for the batch, if both are free.
+    pub(crate) fn free_place(&self) -> Option<Place<'_>> {
+        let room = self.rooms.try_acquire().ok()?;
+        Some(Place { room, permit: self.permits.try_acquire().ok()? })
+    }
+
+    /// The next of them; who waits has to count as waiting. Room first: while there is none, single
+    /// calls may have the connection.
+    pub(crate) async fn next_place(&self) -> Option<Place<'_>> {
+        let room = self.rooms.acquire().await.ok()?;
+        Some(Place { room, permit: self.permits.acquire().await.ok()? })
+    }
+
+    /// Makes a place one for so many calls, or for as many as there is room for.
+    pub(crate) fn widen<'a>(&'a self, place: &mut Place<'a>, calls: usize) {
+        loop {
+            let more = calls.saturating_sub(place.room.num_permits());
+            let more = u32::try_from(more.min(self.rooms.available_permits())).unwrap_or(0);
+            if more == 0 {
+                return;
+            }
+            // Others may have been quicker.
+            if let Ok(room) = self.rooms.try_acquire_many(more) {
+                return place.room.merge(room);
+            }
+        }
     }
 
     fn close_idle_since(&self, before: Instant) {
@@ -89,12 +121,27 @@ impl Origin {
     }
 }
 
+/// Where a batch can go.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    /// For as many calls.
+    pub(crate) room: SemaphorePermit<'a>,
+    /// For the batch's connection.
+    pub(crate) permit: SemaphorePermit<'a>,
+}
+
+/// Keeps room for so many calls, and gives the rest back.
+pub(crate) fn keep_room(room: &mut SemaphorePermit<'_>, calls: usize) {
+    drop(room.split(room.num_permits().saturating_sub(calls)));
+}
+
 /// All origins that were called lately.
 #[derive(Debug)]
 pub(crate) struct Pool {
     origins: Mutex<HashMap<String, Arc<Origin>>>,
     origins_max: usize,
     connections_per_origin_max: usize,
+    calls_in_flight_max: usize,
     idle_timeout: Duration,
     queue_delay_target: Duration,
     /// How many calls wait for a permit, at all origins.
@@ -125,17 +172,20 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Calls that wait for one permit together: in both counts as so many, for as long as they do.
+/// Calls that wait for a place together: in both counts as so many, for as long as they do.
 #[derive(Debug)]
 pub(crate) struct Standing {
     pool: Arc<Pool>,
     origin: Arc<Origin>,
     calls: usize,
+    /// When some of them last went, or when they began to wait.
+    moved_at: Instant,
 }
 
 impl Standing {
     pub(crate) fn begin(pool: &Arc<Pool>, origin: &Arc<Origin>, calls: usize) -> Self {
-        let mut new = Self { pool: Arc::clone(pool), origin: Arc::clone(origin), calls: 0 };
+        let (pool, origin, moved_at) = (Arc::clone(pool), Arc::clone(origin), Instant::now());
+        let mut new = Self { pool, origin, calls: 0, moved_at };
         new.joined(calls);
         new
     }
@@ -147,10 +197,20 @@ impl Standing {
         self.origin.waiting.fetch_add(calls, Ordering::Relaxed);
     }
 
-    /// One goes, or has given up, that has waited since then.
-    pub(crate) fn left(&mut self, came_at: Instant, now: Instant) {
-        self.gone(1);
-        self.origin.delay.note(now.saturating_duration_since(came_at), now.into_std());
+    /// So many go together, or give up, when the first of them has waited for so long. How long
+    /// each has waited says nothing: who comes last before a batch leaves has hardly waited,
+    /// however long the place was waited for. And they count as if they had left one after the
+    /// other since the last did, or else the first would seem to be all that was done in that time.
+    pub(crate) fn left(&mut self, calls: usize, first_waited: Duration, now: Instant) {
+        self.gone(calls);
+        let (from, count) = (self.moved_at, u32::try_from(calls).unwrap_or(u32::MAX));
+        let step = now.saturating_duration_since(from) / count.max(1);
+        for number in 1..=count {
+            self.origin.delay.note(first_waited, (from + step * number).into_std());
+        }
+        if calls > 0 {
+            self.moved_at = now;
+        }
     }
 
     fn gone(&mut self, calls: usize) {
@@ -170,6 +230,7 @@ impl Pool {
     pub(crate) fn new(
         origins_max: usize,
         connections_per_origin_max: usize,
+        calls_in_flight_max: usize,
         idle_timeout: Duration,
         queue_delay_target: Duration,
     ) -> Self {
@@ -177,6 +238,7 @@ impl Pool {
             origins: Mutex::default(),
             origins_max,
             connections_per_origin_max,
+            calls_in_flight_max,
             idle_timeout,
             queue_delay_target,
             waiting: AtomicUsize::new(0),
@@ -189,7 +251,7 @@ impl Pool {
             return Some(permit);
         }
         let _waiting = Waiting::begin(self, origin);
-        origin.next_permit().await
+        origin.permits.acquire().await.ok()
     }
 
     /// Whether any call waits for a permit: where none does, no origin is busy.
@@ -219,9 +281,10 @@ impl Pool {
             return None;
         }
         let permits = Semaphore::new(self.connections_per_origin_max);
+        let rooms = Semaphore::new(self.calls_in_flight_max);
         let delay = QueueDelay::new(self.queue_delay_target);
         let (waiting, idle) = (AtomicUsize::new(0), Mutex::default());
-        let origin = Arc::new(Origin { permits, delay, waiting, idle });
+        let origin = Arc::new(Origin { permits, rooms, delay, waiting, idle });
         origins.insert(name.to_owned(), Arc::clone(&origin));
         Some(origin)
     }
@@ -275,7 +338,7 @@ mod tests {
     const TARGET: Duration = Duration::from_millis(1);
 
     fn pool() -> Arc<Pool> {
-        Arc::new(Pool::new(8, 1, PATIENCE, TARGET))
+        Arc::new(Pool::new(8, 1, 1, PATIENCE, TARGET))
     }
 
     /// One call after the other waits here until it has waited for too long, and goes.
@@ -312,10 +375,10 @@ mod tests {
         let mut standing = Standing::begin(&pool, &slow, 200);
         let busy = async {
             while !pool.is_busy("slow") {
-                let came_at = Instant::now();
                 tokio::time::advance(3 * TARGET).await;
                 standing.joined(1);
-                standing.left(came_at, Instant::now());
+                standing.left(1, 3 * TARGET, Instant::now());
+                slow.went_at_once();
             }
         };
         tokio::time::timeout(PATIENCE, busy).await.unwrap();

@@ -96,7 +96,14 @@ struct Caller {
 }
 
 impl Caller {
+    /// One that knows that batches arrive.
     async fn new(participant: &Participant, config: OutboundConfig) -> Self {
+        let new = Self::of_new_offer(participant, config).await;
+        new.lane.works();
+        new
+    }
+
+    async fn of_new_offer(participant: &Participant, config: OutboundConfig) -> Self {
         let transport = Arc::new(HttpTransport::new(config));
         let address = participant.address.clone();
         transport.call(call_to(&address, Operation::Commit)).await;
@@ -441,7 +448,8 @@ async fn calls_that_wait_for_a_connection_gather_and_end_in_their_time() {
     }
     // One that comes later and must be there sooner is seen to all the same.
     assert!(caller.give(Call { timeout_ms: 30, ..caller.call(9) }));
-    let expected = unsent("none of the 1 connections to it became free within 30 ms");
+    let expected =
+        unsent("of 1 connections to it, and of room for 1024 calls, none became free within 30 ms");
     assert_eq!(caller.next().await, (9, expected));
     go.notify_one();
     assert_eq!(caller.next().await, (1, yes()));

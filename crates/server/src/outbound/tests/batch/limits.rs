@@ -110,3 +110,122 @@ async fn a_refusal_of_a_whole_batch_shows_that_somebody_is_there() {
         assert!(!held_back(1, &answer_of(said, "", "")).await, "{said}");
     }
 }
+
+/// A participant that answers each batch only when it is told to.
+async fn waiting() -> (Participant, Seen, Arc<Notify>) {
+    let go = Arc::new(Notify::new());
+    let told = Arc::clone(&go);
+    let (participant, seen) = offering(8, move |stream, body| {
+        let told = Arc::clone(&told);
+        async move {
+            told.notified().await;
+            answer_all(stream, body).await
+        }
+    })
+    .await;
+    (participant, seen, go)
+}
+
+async fn answer_all(mut stream: TcpStream, body: Value) -> Option<TcpStream> {
+    let count = body["calls"].as_array()?.len();
+    let all: Vec<String> = (0..count).map(well).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    stream.write_all(lines(&all).as_bytes()).await.ok().map(|()| stream)
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn until_a_line_has_come_one_batch_is_under_way_and_the_others_go_alone() {
+    let (participant, seen, go) = waiting().await;
+    let mut caller = Caller::of_new_offer(&participant, OutboundConfig::default()).await;
+    caller.give_many(2);
+    until(|| asked(&seen).len() == 1).await;
+    caller.give_many(3);
+    assert_eq!(caller.answers(3).await, vec![yes(); 3]);
+    assert_eq!(asked(&seen), ["prepare prepare", "/prepare", "/prepare", "/prepare"]);
+    go.notify_one();
+    caller.answers(2).await;
+    for _ in 0..2 {
+        caller.give_many(2);
+        until(|| asked(&seen).last().is_some_and(|last| last == "prepare prepare")).await;
+    }
+    until(|| asked(&seen).len() == 6).await;
+}
+
+#[tokio::test]
+async fn calls_that_wait_when_batches_are_suspended_go_alone() {
+    let (participant, seen, go) = waiting().await;
+    let config = OutboundConfig { connections_per_participant_max: 1, ..OutboundConfig::default() };
+    let mut caller = Caller::new(&participant, config).await;
+    caller.give_many(2);
+    until(|| asked(&seen).len() == 1).await;
+    caller.give_many(3);
+    until(|| caller.transport.pool.has_waiting()).await;
+    caller.lane.suspend();
+    go.notify_one();
+    for _ in 0..5 {
+        caller.next().await;
+    }
+    assert_eq!(asked(&seen), ["prepare prepare", "/prepare", "/prepare", "/prepare"]);
+}
+
+#[tokio::test]
+async fn no_more_calls_are_under_way_than_may_be_and_the_others_wait() {
+    let (participant, seen, go) = waiting().await;
+    let config = OutboundConfig { calls_in_flight_max: 3, ..OutboundConfig::default() };
+    let mut caller = Caller::new(&participant, config).await;
+    caller.give_many(5);
+    until(|| caller.transport.pool.has_waiting() && asked(&seen).len() == 1).await;
+    let single = caller.transport.call(call_to(&caller.address, Operation::Commit)).await;
+    assert_eq!(single, Answer::Acknowledged, "there are connections");
+    go.notify_one();
+    caller.answers(3).await;
+    go.notify_one();
+    caller.answers(2).await;
+    assert!(!caller.transport.pool.has_waiting());
+    assert_eq!(asked(&seen), ["prepare prepare prepare", "/commit", "prepare prepare"]);
+}
+
+/// Lets time pass where the clock is the runtime's own, which stands still while anything can run.
+async fn virtual_ms(ms: u64) {
+    let never = std::future::pending::<()>();
+    assert!(tokio::time::timeout(Duration::from_millis(ms), never).await.is_err());
+}
+
+/// Each batch takes 20 ms, in which as many calls come as have room: they leave together, the first
+/// after 20 ms and the last at once.
+#[tokio::test(start_paused = true)]
+async fn a_participant_that_answers_slowly_is_busy_though_each_batch_takes_all_that_wait() {
+    let (participant, _) = offering(256, |stream, body| async move {
+        virtual_ms(20).await;
+        answer_all(stream, body).await
+    })
+    .await;
+    for (queue_delay_target_ms, busy) in [(8, true), (80, false)] {
+        assert_eq!(becomes_busy(&participant, queue_delay_target_ms).await, busy);
+    }
+}
+
+async fn becomes_busy(participant: &Participant, queue_delay_target_ms: u64) -> bool {
+    let config = OutboundConfig {
+        calls_in_flight_max: 200,
+        queue_delay_target_ms,
+        ..OutboundConfig::default()
+    };
+    let caller = Caller::new(participant, config).await;
+    let busy = async {
+        caller.give_many(200);
+        while !caller.transport.is_busy(&caller.address) {
+            (0..10).for_each(|branch| {
+                assert!(caller.give(Call { timeout_ms: 60_000, ..caller.call(branch) }));
+            });
+            virtual_ms(1).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2), busy).await.is_ok()
+}
