@@ -62,6 +62,13 @@ pub(crate) struct Written {
     body: Bytes,
 }
 
+impl Written {
+    /// How many bytes its body has.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.body.len()
+    }
+}
+
 /// Writes what a participant answers as an HTTP response.
 #[must_use]
 pub fn write_answer(answer: Result<Reply, CallError>) -> http::Response<Body> {

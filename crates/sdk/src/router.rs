@@ -82,6 +82,8 @@ struct Served {
     batch_calls_max: usize,
     batch: Option<HeaderValue>,
     stream: Option<HeaderValue>,
+    /// What batches still have to be answered.
+    owed: batch::Owed,
 }
 
 impl Served {
@@ -91,7 +93,7 @@ impl Served {
         stream: Option<HeaderValue>,
     ) -> Arc<Self> {
         let batch = (batch_calls_max > 1).then(|| HeaderValue::from(batch_calls_max));
-        Arc::new(Self { participant, batch_calls_max, batch, stream })
+        Arc::new(Self { participant, batch_calls_max, batch, stream, owed: batch::Owed::default() })
     }
 
     /// Puts what is offered into an answer.

@@ -2,10 +2,15 @@
 //! be, all are handed over without waiting for any, so that a store that commits in groups gets
 //! them as a group, and each answer leaves as soon as it is there. What a batch looks like is
 //! [`crate::contract::batch`]'s.
+//!
+//! Whoever asks may go away, and its calls go on: half of one may be done. So there is a bound on
+//! the calls that are owed an answer, whether or not somebody still waits for it.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -22,8 +27,30 @@ use unanimity_core::{Operation, TransactionId, check_id};
 use super::{Served, log, readable};
 use crate::api::Problem;
 use crate::contract::batch::{Call, Calls, NDJSON, write_line};
-use crate::contract::{write_problem, written, written_problem};
-use crate::participant::{AnswerSink, CallError, OwedAnswer, Participant, Request};
+use crate::contract::{Written, write_problem, written, written_problem};
+use crate::participant::{AnswerSink, CallError, OwedAnswer, Request};
+
+/// The most calls of batches that are taken and not answered; more get status 503. As many as a
+/// store lets wait.
+const CALLS_OWED_MAX: usize = 4_096;
+/// The most bytes of a line's body: the coordinator believes nothing after a longer one.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// How many calls of a participant's batches are taken and not answered.
+#[derive(Debug, Default)]
+pub(super) struct Owed(AtomicUsize);
+
+impl Owed {
+    /// One more, unless there are too many.
+    fn begin(&self) -> bool {
+        let more = |owed| (owed < CALLS_OWED_MAX).then_some(owed + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn end(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Answers a batch.
 pub(super) async fn answer(
@@ -38,7 +65,7 @@ pub(super) async fn answer(
 }
 
 /// Takes in every call of a batch, or none.
-fn take(served: &Served, body: &[u8]) -> Result<Arc<Gathering>, Box<Problem>> {
+fn take(served: &Arc<Served>, body: &[u8]) -> Result<Arc<Gathering>, Box<Problem>> {
     let problem = |status, code, detail: String| {
         Box::new(Problem::new(status, code, "The batch is not taken", detail))
     };
@@ -59,26 +86,27 @@ fn take(served: &Served, body: &[u8]) -> Result<Arc<Gathering>, Box<Problem>> {
         asked.push(Asked { number: call.number, about });
         requests.push(request);
     }
-    let gathering = Arc::new(Gathering::new(asked));
+    let gathering = Arc::new(Gathering::new(Arc::clone(served), asked));
     for (place, request) in requests.into_iter().enumerate() {
         match request {
-            Ok(request) => hand_over(&served.participant, &gathering, place, request),
+            Ok(request) => hand_over(served, &gathering, place, request),
             Err(problem) => gathering.refused(place, &problem),
         }
     }
     Ok(gathering)
 }
 
-/// Hands one call to the participant.
-fn hand_over(
-    participant: &Arc<dyn Participant>,
-    gathering: &Arc<Gathering>,
-    place: usize,
-    request: Request,
-) {
+/// Hands one call to the participant. If that panics the call is answered by what it owes.
+fn hand_over(served: &Served, gathering: &Arc<Gathering>, place: usize, request: Request) {
+    if !served.owed.begin() {
+        let most = format!("{CALLS_OWED_MAX} calls of batches are not answered yet");
+        let problem = Problem::new(503, "service_busy", "The service is busy", most);
+        return gathering.refused(place, &problem);
+    }
     let owed = OwedAnswer::to_sink(place as u64, Arc::clone(gathering) as Arc<dyn AnswerSink>);
-    let Some((request, owed)) = participant.take(request, owed) else { return };
-    let participant = Arc::clone(participant);
+    let taken = catch_unwind(AssertUnwindSafe(|| served.participant.take(request, owed)));
+    let Ok(Some((request, owed))) = taken else { return };
+    let participant = Arc::clone(&served.participant);
     tokio::spawn(async move {
         let answer = participant.call(request).await;
         owed.settle(answer);
@@ -123,6 +151,7 @@ struct About {
 
 /// The answers of one batch on their way out. Participants know a call by its place.
 struct Gathering {
+    served: Arc<Served>,
     asked: Vec<Asked>,
     state: Mutex<Gathered>,
 }
@@ -135,9 +164,9 @@ struct Gathered {
 }
 
 impl Gathering {
-    fn new(asked: Vec<Asked>) -> Self {
+    fn new(served: Arc<Served>, asked: Vec<Asked>) -> Self {
         let state = Gathered { lines: Vec::new(), owed: asked.len(), reader: None };
-        Self { asked, state: Mutex::new(state) }
+        Self { served, asked, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Gathered> {
@@ -191,9 +220,20 @@ impl AnswerSink for Gathering {
         if let Some(About { transaction, branch, operation }) = &asked.about {
             log(transaction, branch, *operation, &answer);
         }
-        let answer = written(answer);
+        let answer = fitting(written(answer));
+        self.served.owed.end();
         self.push(|lines| write_line(lines, asked.number, &answer));
     }
+}
+
+/// An answer that a line can carry: one that is too long would cost all after it theirs.
+fn fitting(answer: Written) -> Written {
+    let bytes = answer.bytes();
+    if bytes <= ANSWER_BYTES_MAX {
+        return answer;
+    }
+    let detail = format!("it has {bytes} bytes, and may have {ANSWER_BYTES_MAX}");
+    written_problem(&Problem::new(500, "answer_too_large", "The answer is too large", detail))
 }
 
 /// A body whose lines come as the answers do.

@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 use tower::ServiceExt;
 use unanimity_sdk::contract::batch::{BATCH_BODY_BYTES_MAX, Line};
 use unanimity_sdk::{
-    Answering, MemoryParticipant, Moment, MomentHook, Participant, Request, RouterOptions,
-    SqliteOptions, SqliteParticipant, axum, guard::Reply, router, router_with_options,
+    Answering, MemoryParticipant, Moment, MomentHook, OwedAnswer, Participant, Request,
+    RouterOptions, SqliteOptions, SqliteParticipant, axum, guard::Reply, router,
+    router_with_options,
 };
 
 use crate::support::{Diary, Folder, Plain};
@@ -271,4 +272,64 @@ async fn what_comes_in_one_request_shares_a_commit() {
     open.send(()).unwrap();
     assert_eq!(lines(&read(second.await).await.1).len(), 9);
     assert_eq!(first.await.unwrap(), 1);
+}
+
+/// A participant whose calls go on for ever where the payload says so, that cannot even take some,
+/// and that is long-winded about others.
+struct Odd;
+
+impl Participant for Odd {
+    fn call(&self, request: Request) -> Answering<'_> {
+        Box::pin(async move {
+            match request.payload.as_ref() {
+                b"\"for ever\"" => std::future::pending().await,
+                b"\"at length\"" => Ok(Reply::No("x".repeat(65 * 1024))),
+                _ => Ok(Reply::Acknowledged),
+            }
+        })
+    }
+
+    fn take(&self, request: Request, owed: OwedAnswer) -> Option<(Request, OwedAnswer)> {
+        assert_ne!(request.payload.as_ref(), b"\"panic\"", "asked for");
+        Some((request, owed))
+    }
+}
+
+fn code(body: &str) -> String {
+    serde_json::from_str::<Value>(body).unwrap()["code"].as_str().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn a_call_that_cannot_be_taken_or_answered_costs_no_other_its_answer() {
+    let payloads = ["well", "panic", "at length", "well"];
+    let calls = payloads.into_iter().enumerate();
+    let calls: Vec<Value> =
+        calls.map(|(number, payload)| call(number, "prepare", "t", json!(payload))).collect();
+    let (status, body) = read(batch(&router(Arc::new(Odd)), &calls.into()).await).await;
+    let found: Vec<_> =
+        lines(&body).into_iter().map(|(_, status, body)| (status, code(&body))).collect();
+    let failed = |code: &str| (500, code.to_owned());
+    let well = (200, String::new());
+    let expected = vec![well.clone(), failed("service_failed"), failed("answer_too_large"), well];
+    assert_eq!((status, found), (200, expected));
+}
+
+#[tokio::test]
+async fn calls_that_nobody_waits_for_any_more_do_not_pile_up() {
+    let options = RouterOptions { batch_calls_max: 4_096, ..RouterOptions::default() };
+    let app = router_with_options(Arc::new(Odd), &options).unwrap();
+    let many = |payload: &str| {
+        (0..4_096).map(|number| call(number, "prepare", "t", json!(payload))).collect::<Vec<_>>()
+    };
+    // Answered calls are owed no more.
+    for _ in 0..2 {
+        assert_eq!(lines(&read(batch(&app, &many("well").into()).await).await.1).len(), 4_096);
+    }
+    let mut calls = many("for ever");
+    calls[7] = call(7, "prepare", "t", json!("well"));
+    drop(batch(&app, &calls.into()).await);
+    let two = json!([call(0, "prepare", "t", json!("well")), call(1, "prepare", "u", json!(1))]);
+    let found = lines(&read(batch(&app, &two).await).await.1);
+    let found: Vec<_> = found.iter().map(|(_, status, body)| (*status, code(body))).collect();
+    assert_eq!(found, [(200, String::new()), (503, "service_busy".to_owned())]);
 }
