@@ -84,8 +84,8 @@ pub struct OutboundConfig {
     pub participants_max: usize,
     /// Within this many milliseconds a name must have resolved and a connection stand.
     pub connect_timeout_ms: u64,
-    /// So many milliseconds a call may wait for a connection; when all wait longer, for four times
-    /// that, the participant counts as busy. 0: it never does.
+    /// So many milliseconds a call may wait for a connection, or for room; when all wait longer,
+    /// for four times that, the participant counts as busy. 0: it never does.
     pub queue_delay_target_ms: u64,
     /// After this many milliseconds without a call a connection is closed. Short, because many
     /// servers close theirs after 5 s, and a call that crosses with the closing is lost.

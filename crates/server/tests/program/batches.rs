@@ -174,7 +174,9 @@ fn check(banks: &[Bank; 2], committed: usize) {
 }
 
 async fn played(does: Does, flags: &[&str]) -> [Bank; 2] {
-    let flags = [&["--retry-delay-ms", "20", "--prepare-timeout-ms", "30000"], flags].concat();
+    // They are begun all at once, and none is to be refused on a slow machine.
+    let patient = ["--prepare-timeout-ms", "30000", "--queue-delay-target-ms", "0"];
+    let flags = [&["--retry-delay-ms", "20"], &patient[..], flags].concat();
     let coordinator = Coordinator::start(&flags).await;
     let banks = [Bank::start(does).await, Bank::start(does).await];
     let committed = transfer(&coordinator, &banks, 400).await;
