@@ -229,3 +229,33 @@ async fn becomes_busy(participant: &Participant, queue_delay_target_ms: u64) -> 
     };
     tokio::time::timeout(Duration::from_secs(2), busy).await.is_ok()
 }
+
+#[tokio::test]
+async fn a_call_whose_time_is_over_has_its_room_until_the_batch_ends() {
+    let (participant, seen, go) = waiting().await;
+    let config = OutboundConfig { calls_in_flight_max: 2, ..OutboundConfig::default() };
+    let mut caller = Caller::new(&participant, config).await;
+    for (branch, timeout_ms) in [(0, 60_000), (1, 60)] {
+        assert!(caller.give(Call { timeout_ms, ..caller.call(branch) }));
+    }
+    assert_eq!(caller.next().await, (1, unknown("no answer within 60 ms")));
+    assert!(caller.give(caller.call(2)));
+    until(|| caller.transport.pool.has_waiting()).await;
+    assert_eq!(asked(&seen), ["prepare prepare"], "the participant has it still");
+    go.notify_one();
+    assert_eq!(caller.next().await, (0, yes()));
+    assert_eq!(caller.next().await, (2, yes()));
+    assert_eq!(asked(&seen), ["prepare prepare", "/prepare"]);
+}
+
+#[tokio::test]
+async fn a_call_whose_time_was_over_while_it_waited_does_not_leave() {
+    let (participant, seen) = saying(lines(&[&well(0), &well(1)])).await;
+    let mut caller = Caller::new(&participant, OutboundConfig::default()).await;
+    for (branch, timeout_ms) in [(0, 60_000), (1, 0), (2, 60_000)] {
+        assert!(caller.give(Call { timeout_ms, ..caller.call(branch) }));
+    }
+    let late = "of 64 connections to it, and of room for 1024 calls, none became free within 0 ms";
+    assert_eq!(caller.answers(3).await, [yes(), unsent(late), yes()]);
+    assert_eq!(asked(&seen), ["prepare prepare"]);
+}
