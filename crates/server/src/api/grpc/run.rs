@@ -96,13 +96,14 @@ fn begin_all(api: &Api, outgoing: &Arc<Outgoing>, batch: BeginBatch) {
 fn answer(api: &Api, outgoing: &Arc<Outgoing>, admitted: Admitted, one: Begin) {
     let (api, owed) =
         (api.clone(), Owed { number: one.number, outgoing: Some(Arc::clone(outgoing)) });
-    tokio::spawn(async move {
+    // Boxed once here: a task is moved several times, and this one is long.
+    tokio::spawn(Box::pin(async move {
         let answer = match begin_and_tell(&api, admitted, one.request.unwrap_or_default()).await {
             Ok(transaction) => begun::Answer::Transaction(transaction),
             Err(problem) => begun::Answer::Refusal(refusal(problem)),
         };
         owed.settle(Some(answer));
-    });
+    }));
 }
 
 fn refusal(problem: Problem) -> Refusal {
