@@ -1,9 +1,8 @@
 //! Several calls in one request: each is answered as it would be alone, as soon as it is there.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use axum::body::Body;
@@ -15,12 +14,12 @@ use tokio::sync::Notify;
 use tower::ServiceExt;
 use unanimity_sdk::contract::batch::{BATCH_BODY_BYTES_MAX, Line};
 use unanimity_sdk::{
-    Answering, MemoryParticipant, Moment, MomentHook, OwedAnswer, Participant, Request,
-    RouterOptions, SqliteOptions, SqliteParticipant, axum, guard::Reply, router,
-    router_with_options,
+    Answering, MemoryParticipant, OwedAnswer, Participant, Request, RouterOptions, axum,
+    guard::Reply, router, router_with_options,
 };
 
-use crate::support::{Diary, Folder, Plain};
+use crate::groups::{gate, open};
+use crate::support::{Folder, Plain};
 
 async fn post(
     app: &axum::Router,
@@ -240,19 +239,8 @@ async fn who_asks_and_goes_away_has_asked_all_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_comes_in_one_request_shares_a_commit() {
     let folder = Folder::new();
-    let (report, groups) = channel();
-    let (open, opened) = channel();
-    let opened = Mutex::new(opened);
-    let hook: MomentHook = Arc::new(move |moment| {
-        if let Moment::BeforeCommit { calls } = moment {
-            report.send(calls).unwrap();
-            opened.lock().unwrap().recv().unwrap();
-        }
-        Ok(())
-    });
-    let options = SqliteOptions { moment_hook: Some(hook), ..SqliteOptions::default() };
-    let participant =
-        Arc::new(SqliteParticipant::open_with(folder.file(), Diary, options).unwrap());
+    let (hook, groups, go_on) = gate();
+    let participant = open(&folder, hook);
     let app = router(participant);
     let ask = |calls: Value| {
         let app = app.clone();
@@ -267,9 +255,9 @@ async fn what_comes_in_one_request_shares_a_commit() {
     // Polled once, all of it is before the writer.
     let polled = poll_fn(|context| Poll::Ready(second.as_mut().poll(context).is_pending()));
     assert!(polled.await, "no answer leaves before the commit");
-    open.send(()).unwrap();
+    go_on.send(()).unwrap();
     assert_eq!(groups.recv().unwrap(), 9);
-    open.send(()).unwrap();
+    go_on.send(()).unwrap();
     assert_eq!(lines(&read(second.await).await.1).len(), 9);
     assert_eq!(first.await.unwrap(), 1);
 }

@@ -9,7 +9,7 @@ use unanimity_sdk::{Moment, MomentHook, Operation, Participant, SqliteOptions, S
 
 use crate::support::{Diary, Folder, diary, play, request, text};
 
-fn open(folder: &Folder, hook: MomentHook) -> Arc<SqliteParticipant> {
+pub fn open(folder: &Folder, hook: MomentHook) -> Arc<SqliteParticipant> {
     let options = SqliteOptions { moment_hook: Some(hook), ..SqliteOptions::default() };
     Arc::new(SqliteParticipant::open_with(folder.file(), Diary, options).unwrap())
 }
@@ -33,7 +33,7 @@ fn call(
 }
 
 /// A hook that reports the size of each group before its commit, and then waits to be let on.
-fn gate() -> (MomentHook, Receiver<usize>, Sender<()>) {
+pub fn gate() -> (MomentHook, Receiver<usize>, Sender<()>) {
     let (report, reports) = channel();
     let (open, opened) = channel();
     let opened = Mutex::new(opened);
