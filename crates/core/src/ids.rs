@@ -92,7 +92,8 @@ impl TransactionId {
     }
 
     /// The name, of an id that nobody else needs.
-    pub(crate) fn into_shared(self) -> Arc<str> {
+    #[must_use]
+    pub fn into_shared(self) -> Arc<str> {
         self.name
     }
 

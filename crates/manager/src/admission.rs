@@ -258,6 +258,9 @@ impl Waiting {
 
     /// They wait elsewhere from now on, as if they had come there.
     pub(crate) fn moves_to(self, door: &Arc<Door>) -> Self {
+        if self.is_at(door) {
+            return self;
+        }
         door.enter(self.came_at)
     }
 

@@ -3,9 +3,11 @@
 //! is done for a request: a refusal must cost as little as it can. How that is judged is
 //! `admission`'s.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use unanimity_core::{Options, Plan, PlanError, TransactionId, digested_bytes, splitmix64};
 
@@ -14,7 +16,7 @@ use crate::error::{BeginError, Unavailable};
 use crate::manager::TransactionManager;
 use crate::shard::{BeginCommand, Command};
 use crate::view::TransactionView;
-use crate::watchers::{BeginAnswer, Begun, Told, Wait};
+use crate::watchers::{BeginAnswer, Begun, OwedTold, Told, ToldSink, Wait};
 
 /// A request to begin a transaction.
 #[derive(Clone, Debug)]
@@ -29,25 +31,27 @@ pub struct BeginRequest {
     fresh: bool,
     /// The options as the caller asked for them, if the plan's were filled up from elsewhere.
     asked: Option<Options>,
+    /// Whether the caller has checked the plan and its participants.
+    checked: bool,
 }
 
 impl BeginRequest {
     /// A request under an id of the manager's choice.
     #[must_use]
     pub const fn new(plan: Plan, wait: Wait) -> Self {
-        Self { id: None, plan, wait, fresh: true, asked: None }
+        Self { id: None, plan, wait, fresh: true, asked: None, checked: false }
     }
 
     /// A request under an id of the caller's choice: making it again gives the same transaction.
     #[must_use]
     pub const fn with_id(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: false, asked: None }
+        Self { id: Some(id), plan, wait, fresh: false, asked: None, checked: false }
     }
 
     /// A request under an id from [`TransactionManager::generate_id`], used for nothing before.
     #[must_use]
     pub const fn fresh(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: true, asked: None }
+        Self { id: Some(id), plan, wait, fresh: true, asked: None, checked: false }
     }
 
     /// The options that the caller asked for, where the plan's own were filled up from a
@@ -55,6 +59,15 @@ impl BeginRequest {
     #[must_use]
     pub fn asking(self, options: Options) -> Self {
         Self { asked: Some(options), ..self }
+    }
+
+    /// For who has asked [`Plan::check`] and, of each branch, [`TransactionManager::check_branch`],
+    /// to tell what is wrong in words of their own: neither is asked again on the way. A plan that
+    /// cannot be is refused by its shard all the same.
+    #[must_use]
+    pub const fn checked(mut self) -> Self {
+        self.checked = true;
+        self
     }
 }
 
@@ -118,15 +131,50 @@ impl Admitted {
         }
     }
 
+    /// As [`Self::begin_and_tell`], for who begins a great many: returns at once, and `sink` is
+    /// told under `number`, now or later, once. To be called within a tokio runtime.
+    pub fn begin_and_tell_to(self, request: BeginRequest, sink: Arc<dyn ToldSink>, number: u64) {
+        let owed = OwedTold::new(sink, number);
+        if !request.fresh {
+            // The history may have to be asked.
+            tokio::spawn(async move { owed.settle(self.begin_and_tell(request).await) });
+            return;
+        }
+        let ready = match self.made_ready(request) {
+            Ok(ready) => ready,
+            Err(error) => return owed.settle(Err(error)),
+        };
+        let Ready { manager, shard, waiting, command } = ready;
+        let command = Command::Begin(command.answered(BeginAnswer::Sink(owed)), waiting);
+        let shard = &manager.inner.running.shards[shard];
+        // If its shard has ended the command is dropped, and the sink told.
+        if let Err(TrySendError::Full(command)) = shard.try_send(command) {
+            let shard = shard.clone();
+            tokio::spawn(async move { drop(shard.send(command).await) });
+        }
+    }
+
     /// Checks a request and sends it to its shard; gives back its fingerprint.
     async fn ask_to_begin(
         self,
         request: BeginRequest,
         reply: BeginAnswer,
     ) -> Result<u128, BeginError> {
+        let Ready { manager, shard, waiting, command } = self.made_ready(request)?;
+        let fingerprint = command.fingerprint;
+        let command = Command::Begin(command.answered(reply), waiting);
+        let sent = manager.inner.running.shards[shard].send(command).await;
+        sent.map_err(|_| manager.unavailable())?;
+        Ok(fingerprint)
+    }
+
+    /// Checks a request, and makes of it what is sent to its shard.
+    fn made_ready(self, request: BeginRequest) -> Result<Ready, BeginError> {
         let Self { manager, waiting } = self;
-        request.plan.check()?;
-        manager.check_participants(&request.plan)?;
+        if !request.checked {
+            request.plan.check()?;
+            manager.check_participants(&request.plan)?;
+        }
         manager.check_busy(&request.plan)?;
         let may_be_used = !request.fresh;
         let fingerprint = match request.asked {
@@ -151,10 +199,32 @@ impl Admitted {
             None => door.enter(Instant::now()),
         };
         let (plan, wait) = (Box::new(request.plan), request.wait);
-        let command = BeginCommand { id, fingerprint, plan, may_be_used, wait, reply };
-        let sent = running.shards[shard].send(Command::Begin(command, waiting)).await;
-        sent.map_err(|_| manager.unavailable())?;
-        Ok(fingerprint)
+        let command = Unanswered { id, fingerprint, plan, may_be_used, wait };
+        Ok(Ready { manager, shard, waiting, command })
+    }
+}
+
+/// A beginning that can be sent to its shard.
+struct Ready {
+    manager: TransactionManager,
+    shard: usize,
+    waiting: Waiting,
+    command: Unanswered,
+}
+
+/// What a shard is asked, without who is answered.
+struct Unanswered {
+    id: TransactionId,
+    fingerprint: u128,
+    plan: Box<Plan>,
+    may_be_used: bool,
+    wait: Wait,
+}
+
+impl Unanswered {
+    fn answered(self, reply: BeginAnswer) -> BeginCommand {
+        let Self { id, fingerprint, plan, may_be_used, wait } = self;
+        BeginCommand { id, fingerprint, plan, may_be_used, wait, reply }
     }
 }
 

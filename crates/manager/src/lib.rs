@@ -10,6 +10,7 @@
 //! journal under way while the next batch gathers, timers, retries, and bounds on everything.
 
 mod admission;
+mod answers;
 mod beginning;
 mod blame;
 mod clock;
@@ -36,6 +37,8 @@ pub mod view;
 mod watchers;
 
 pub use admission::QueueDelay;
+#[doc(hidden)]
+pub use answers::{AnswerQueue, Answers, answers};
 pub use beginning::{Admitted, BeginReply, BeginRequest};
 pub use crash_point::CRASH_POINTS;
 pub use error::{BeginError, CommitError, EnlistError, ResolveError, StartError, Unavailable};
@@ -56,4 +59,4 @@ pub use starting::{Internals, OpenEngine};
 pub use starting::{ManagerConfig, Storage};
 pub use transport::{CallFuture, Owed, Transport};
 pub use unanimity_core as core;
-pub use watchers::{Told, Wait};
+pub use watchers::{Told, ToldSink, Wait};

@@ -355,9 +355,10 @@ impl TransactionManager {
         blocking(move || history.get(id.as_str(), with_timeline)).await
     }
 
-    /// Why a shard did not answer. One that ends without being asked to has failed, also in the
+    /// Why a shard did not answer, as [`ToldSink::lose`](crate::ToldSink::lose) says. One that ends without being asked to has failed, also in the
     /// moment before that is known everywhere.
-    pub(crate) fn unavailable(&self) -> Unavailable {
+    #[must_use]
+    pub fn unavailable(&self) -> Unavailable {
         let failed = self.inner.running.failed.borrow().is_some();
         if failed || !self.inner.stopping.load(Ordering::Relaxed) {
             Unavailable::ShardFailed

@@ -2,8 +2,7 @@
 //! batches (one append under way while the next gathers), and lets effects out against receipts. It
 //! waits for no participant, no history, and no client.
 
-use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,10 @@ use unanimity_core::{
 use unanimity_journal::JournalError;
 
 use crate::admission::Waiting;
+use crate::answers::{AnswerQueue, Answers, answers};
 use crate::blame::Blame;
 use crate::clock::Clock;
-use crate::crash_point::{crash_point, panic_point};
+use crate::crash_point::crash_point;
 use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
 use crate::generate::Spread;
@@ -32,6 +32,7 @@ use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 use waking::{RESUMED_ALONE, RESUMED_BESIDE, Waking};
 
+mod at_work;
 mod meters;
 mod requests;
 mod waking;
@@ -153,13 +154,15 @@ pub(crate) struct Shard {
     now_ms: Millis,
     reserve: Arc<Reserve>,
     blame: Blame,
+    /// The name of the transaction that is worked on.
+    at_work: String,
     /// Ids whose beginning the program broke on too often.
     refused: BTreeSet<TransactionId>,
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
-    answers: mpsc::UnboundedReceiver<Event>,
-    answers_sender: mpsc::UnboundedSender<Event>,
+    answers: AnswerQueue,
+    answers_sender: Answers,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
     looked_up_sender: mpsc::UnboundedSender<LookedUp>,
     journal: std_mpsc::Sender<JournalCommand>,
@@ -187,7 +190,7 @@ pub(crate) struct Shard {
 
 impl Shard {
     pub(crate) fn new(parts: ShardParts) -> Self {
-        let (answers_sender, answers) = mpsc::unbounded_channel();
+        let (answers_sender, answers) = answers();
         let (looked_up_sender, looked_up) = mpsc::unbounded_channel();
         let (archived_sender, archived) = mpsc::unbounded_channel();
         let Recovered { replayed, first_position, next_position } = parts.recovered;
@@ -212,6 +215,7 @@ impl Shard {
             now_ms: 0,
             reserve: parts.reserve,
             blame: parts.blame,
+            at_work: String::new(),
             refused: parts.refused,
             transport: parts.transport,
             was_used: parts.was_used,
@@ -241,10 +245,11 @@ impl Shard {
     /// Works until stopped. An error means that the journal or the history failed: the shard is
     /// ended, and recovery is the repair.
     pub(crate) async fn run(mut self) -> Result<(), String> {
-        let (mut commands, mut answers) = (Vec::new(), Vec::new());
+        let (mut commands, mut answers) = (Vec::new(), VecDeque::new());
         let mut waking = Waking::default();
         loop {
             self.look_at_clock();
+            self.meters.publish();
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
@@ -264,9 +269,9 @@ impl Shard {
                     None => return Err(JOURNAL_GONE.to_owned()),
                 },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
-                _ = self.answers.recv_many(&mut answers, TURN_MAX) => {
+                () = self.answers.take_all(&mut answers) => {
                     self.look_at_clock();
-                    for event in answers.drain(..) {
+                    for event in answers.drain(..answers.len().min(TURN_MAX)) {
                         self.handle(event);
                     }
                     // Answers come without end while a million are taken up.
@@ -314,18 +319,6 @@ impl Shard {
         due.map_or(Duration::from_secs(3_600), |at| self.clock.until(at))
     }
 
-    /// Works on a transaction. If the program breaks on it, it is known on which.
-    fn on<T>(&mut self, id: &TransactionId, doing: Doing, work: impl FnOnce(&mut Self) -> T) -> T {
-        // What the work leaves half done is seen by nobody: the panic goes on.
-        let done = catch_unwind(AssertUnwindSafe(|| {
-            if !self.coordinator.is_set_aside(id) {
-                panic_point(doing.as_str(), id);
-            }
-            work(self)
-        }));
-        done.unwrap_or_else(|panic| self.blame.note(id, doing, panic))
-    }
-
     fn write_stragglers(&mut self) {
         for id in self.outbox.stragglers(&self.coordinator) {
             self.on(&id, Doing::WritingAnew, |shard| {
@@ -349,9 +342,9 @@ impl Shard {
     }
 
     fn handle(&mut self, event: Event) {
-        let id = event.transaction().clone();
+        self.turn_to(event.transaction());
         let mut event = Some(event); // Moved once, and not with each closure around it.
-        self.on(&id, Doing::Handling, |shard| {
+        self.on_this(Doing::Handling, |shard| {
             let Some(event) = event.take() else { return };
             let step = shard.coordinator.handle(shard.now_ms(), event);
             shard.take(step);
@@ -385,10 +378,9 @@ impl Shard {
             Out::Reply(reply) => reply(),
             Out::Effects(effects) => {
                 // A step's effects are about one transaction.
-                let Some(id) = effects.first().map(|effect| effect.transaction().clone()) else {
-                    return;
-                };
-                self.on(&id, Doing::Handling, |shard| shard.carry_out_all(effects));
+                let Some(first) = effects.first() else { return };
+                self.turn_to(first.transaction());
+                self.on_this(Doing::Handling, |shard| shard.carry_out_all(effects));
             }
         }
     }
@@ -412,10 +404,10 @@ impl Shard {
                 if call.operation == Operation::Prepare {
                     crash_point("before_prepare_call");
                 }
-                dispatch(&self.transport, call, &self.answers_sender);
+                dispatch(&self.transport, call, (self.now, &self.answers_sender));
             }
             Effect::Begun(id) => {
-                self.meters.begun.increment(1);
+                self.meters.begun();
                 self.notify(&id, Wait::Accepted);
             }
             Effect::Decided(id, outcome, reason) => {

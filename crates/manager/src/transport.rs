@@ -4,11 +4,11 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use unanimity_core::{Answer, BranchPlan, Call, Event, Operation, TransactionId};
 
+use crate::answers::Answers;
 use crate::crash_point::crash_point;
 
 /// A future that a transport hands out.
@@ -62,38 +62,53 @@ pub trait Transport: Send + Sync + 'static {
 /// The answer that is owed for a call. If the call is lost, by a panic or a cancelled task, the
 /// answer is that nothing is known.
 pub struct Owed {
+    /// None: it is given.
+    about: Option<About>,
+    asked_at: Instant,
+    answers: Answers,
+}
+
+struct About {
     transaction: TransactionId,
     branch: u16,
     operation: Operation,
     attempt: u32,
-    answers: mpsc::UnboundedSender<Event>,
-    answer: Option<Answer>,
 }
 
 impl Owed {
-    /// What is owed for a call: for those who measure a carriage without a manager around it.
+    /// What is owed for a call that is asked for now: for those who measure a carriage without a
+    /// manager around it.
     #[doc(hidden)]
     #[must_use]
-    pub fn new(call: &Call, answers: &mpsc::UnboundedSender<Event>) -> Self {
-        Self {
+    pub fn new(call: &Call, answers: &Answers) -> Self {
+        Self::asked_at(Instant::now(), call, answers)
+    }
+
+    fn asked_at(asked_at: Instant, call: &Call, answers: &Answers) -> Self {
+        let about = About {
             transaction: call.transaction.clone(),
             branch: call.branch,
             operation: call.operation,
             attempt: call.attempt,
-            answers: answers.clone(),
-            answer: None,
-        }
+        };
+        Self { about: Some(about), asked_at, answers: answers.clone() }
     }
 
     /// What was asked for.
     #[must_use]
-    pub const fn operation(&self) -> Operation {
-        self.operation
+    pub fn operation(&self) -> Operation {
+        self.about.as_ref().map_or(Operation::Prepare, |about| about.operation)
+    }
+
+    /// When it was asked for: the call's time runs from then.
+    #[must_use]
+    pub const fn since(&self) -> Instant {
+        self.asked_at
     }
 
     /// Delivers what came back.
     pub fn settle(mut self, answer: Answer) {
-        match self.operation {
+        match self.operation() {
             Operation::Prepare => crash_point("after_prepare_call"),
             Operation::Commit => crash_point("after_commit_call"),
             Operation::Rollback
@@ -102,33 +117,34 @@ impl Owed {
             | Operation::CommitOnePhase
             | Operation::Inquire => {}
         }
-        self.answer = Some(answer);
+        self.deliver(answer);
+    }
+
+    fn deliver(&mut self, answer: Answer) {
+        if let Some(About { transaction, branch, operation, attempt }) = self.about.take() {
+            self.answers.put(Event::Answer { transaction, branch, operation, attempt, answer });
+        }
     }
 }
 
 impl fmt::Debug for Owed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let about = self.about.as_ref();
         formatter
             .debug_struct("Owed")
-            .field("transaction", &self.transaction)
-            .field("branch", &self.branch)
-            .field("operation", &self.operation)
+            .field("transaction", &about.map(|about| &about.transaction))
+            .field("branch", &about.map(|about| about.branch))
+            .field("operation", &about.map(|about| about.operation))
             .finish_non_exhaustive()
     }
 }
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        let lost = || Answer::Unknown("the call ended without an answer (a panic?)".into());
-        let event = Event::Answer {
-            transaction: self.transaction.clone(),
-            branch: self.branch,
-            operation: self.operation,
-            attempt: self.attempt,
-            answer: self.answer.take().unwrap_or_else(lost),
-        };
-        // dropped: a shard that has stopped wants no answers; recovery asks again.
-        let _ = self.answers.send(event);
+        if self.about.is_some() {
+            let lost = "the call ended without an answer (a panic?)";
+            self.deliver(Answer::Unknown(lost.into()));
+        }
     }
 }
 
@@ -137,9 +153,9 @@ impl Drop for Owed {
 pub(crate) fn dispatch(
     transport: &Arc<dyn Transport>,
     call: Call,
-    answers: &mpsc::UnboundedSender<Event>,
+    (now, answers): (Instant, &Answers),
 ) {
-    let owed = Owed::new(&call, answers);
+    let owed = Owed::asked_at(now, &call, answers);
     let Some((call, owed)) = transport.submit(call, owed) else { return };
     let transport = Arc::clone(transport);
     tokio::spawn(async move {

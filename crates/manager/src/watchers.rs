@@ -77,6 +77,43 @@ impl Told {
     }
 }
 
+/// Takes what became of many transactions without a task or a channel for each: it is told from
+/// within the shard, so it must return at once and wait for nothing.
+pub trait ToldSink: Send + Sync + 'static {
+    /// What became of the transaction that was begun under `number`, or why it did not begin.
+    fn tell(&self, number: u64, told: Result<Told, BeginError>);
+
+    /// Nobody will say what became of it: its shard has ended. Whether it began is not known, and
+    /// [`TransactionManager::unavailable`](crate::TransactionManager::unavailable) says why.
+    fn lose(&self, number: u64);
+}
+
+/// An answer that is owed to a sink, and is given in the end, whatever happens.
+pub(crate) struct OwedTold {
+    sink: Option<Arc<dyn ToldSink>>,
+    number: u64,
+}
+
+impl OwedTold {
+    pub(crate) fn new(sink: Arc<dyn ToldSink>, number: u64) -> Self {
+        Self { sink: Some(sink), number }
+    }
+
+    pub(crate) fn settle(mut self, told: Result<Told, BeginError>) {
+        if let Some(sink) = self.sink.take() {
+            sink.tell(self.number, told);
+        }
+    }
+}
+
+impl Drop for OwedTold {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            sink.lose(self.number);
+        }
+    }
+}
+
 /// Who waits for the outcome alone is told that, or that the history holds the transaction.
 pub(crate) type ToldReply = Result<Result<Told, TransactionId>, BeginError>;
 
@@ -99,6 +136,8 @@ pub(crate) enum BeginAnswer {
     Whole(oneshot::Sender<Result<Begun, BeginError>>),
     /// With its outcome.
     Told(oneshot::Sender<ToldReply>),
+    /// With its outcome, among many; the history holds none of these ids.
+    Sink(OwedTold),
 }
 
 impl BeginAnswer {
@@ -106,6 +145,7 @@ impl BeginAnswer {
         match self {
             Self::Whole(reply) => reply.is_closed(),
             Self::Told(reply) => reply.is_closed(),
+            Self::Sink(_) => false,
         }
     }
 
@@ -116,6 +156,10 @@ impl BeginAnswer {
         let _ = match self {
             Self::Whole(reply) => reply.send(Err(error)).map_err(drop),
             Self::Told(reply) => reply.send(Err(error)).map_err(drop),
+            Self::Sink(owed) => {
+                owed.settle(Err(error));
+                Ok(())
+            }
         };
     }
 
@@ -125,6 +169,7 @@ impl BeginAnswer {
         let _ = match self {
             Self::Whole(reply) => reply.send(Ok(Begun::InHistory(id))).map_err(drop),
             Self::Told(reply) => reply.send(Ok(Err(id))).map_err(drop),
+            Self::Sink(_) => unreachable!("{id} was made up for this request"),
         };
     }
 
@@ -137,6 +182,10 @@ impl BeginAnswer {
             }
             Self::Told(reply) => {
                 reply.send(Ok(Ok(Told::of(transaction.get(), existed)))).map_err(drop)
+            }
+            Self::Sink(owed) => {
+                owed.settle(Ok(Told::of(transaction.get(), existed)));
+                Ok(())
             }
         };
     }

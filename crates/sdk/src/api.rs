@@ -65,6 +65,14 @@ impl Json {
         }
         deepest
     }
+
+    /// Whether [`Self::depth`] is more than so many levels; most texts do not even have so many
+    /// brackets.
+    #[must_use]
+    pub fn is_deeper_than(&self, levels: usize) -> bool {
+        let brackets = self.as_str().bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
+        brackets > levels && self.depth() > levels
+    }
 }
 
 impl Default for Json {
@@ -591,6 +599,8 @@ mod tests {
         assert!(serde_json::to_string(&branch).unwrap().contains(payload));
         assert_eq!(branch.payload.depth(), 2);
         assert_eq!(Json::default().depth(), 0);
+        let flat = Json::from_text(r#"[{"a":"[[["},{}]"#.to_owned()).unwrap();
+        assert_eq!([1, 2, 3].map(|levels| flat.is_deeper_than(levels)), [true, false, false]);
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(Json::from_text(deep).unwrap().depth(), 100_000);
     }

@@ -2,9 +2,10 @@
 //! that have no database. What it remembers is gone after a restart, so a service that makes
 //! promises which outlive its process needs [`crate::SqliteParticipant`] or a store of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::HashMap;
 use unanimity_core::guard::{GuardRow, GuardState, Reply, Verdict, Work, judge, settle};
 use unanimity_core::{Mutations, Operation, TransactionId};
 

@@ -12,5 +12,6 @@ pub mod error_pages;
 pub mod inbound;
 pub mod outbound;
 pub mod problem;
+mod slots;
 pub mod streams;
 mod trail;

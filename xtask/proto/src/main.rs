@@ -11,6 +11,7 @@ fn main() -> std::io::Result<()> {
         .out_dir(out)
         .build_transport(false)
         .emit_rerun_if_changed(false)
+        .codec_path("crate::stream::Codec")
         .extern_path(".unanimity.v1.Calls", "crate::stream::Calls")
         .extern_path(".unanimity.v1.Call", "crate::stream::Call")
         .compile_protos(

@@ -265,7 +265,7 @@ pub mod participant_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Participant/Serve",
             );
@@ -411,7 +411,7 @@ pub mod participant_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ServeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -564,7 +564,7 @@ pub mod participants_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Participants/Serve",
             );
@@ -707,7 +707,7 @@ pub mod participants_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ServeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1158,7 +1158,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Begin",
             );
@@ -1180,7 +1180,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Get",
             );
@@ -1202,7 +1202,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Rollback",
             );
@@ -1224,7 +1224,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Enlist",
             );
@@ -1246,7 +1246,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Commit",
             );
@@ -1268,7 +1268,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Decision",
             );
@@ -1294,7 +1294,7 @@ pub mod transactions_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::stream::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/unanimity.v1.Transactions/Run",
             );
@@ -1467,7 +1467,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = BeginSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1510,7 +1510,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1555,7 +1555,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RollbackSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1600,7 +1600,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnlistSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1645,7 +1645,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CommitSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1690,7 +1690,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DecisionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1735,7 +1735,7 @@ pub mod transactions_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RunSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::stream::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

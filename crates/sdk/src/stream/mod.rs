@@ -8,6 +8,7 @@
 mod answers;
 
 mod client;
+mod codec;
 mod connection;
 mod dialing;
 mod frames;
@@ -21,6 +22,7 @@ mod serving;
 pub use answers::{judge, write_answer};
 
 pub use client::{StreamClient, StreamClientOptions};
+pub use codec::Codec;
 pub use dialing::{DialOptions, Dialed, dial};
 pub use frames::{Call, Calls};
 pub use generated::*;

@@ -54,6 +54,7 @@ pub(super) fn planned(
     } else {
         BeginRequest::with_id(id.clone(), plan, wait).asking(asked_options(request))
     };
+    let begin = begin.checked();
     Ok(Planned { id, begin, wait })
 }
 
@@ -282,7 +283,8 @@ pub(super) fn patience(text: &str) -> Result<Duration, Problem> {
     waited.ok_or_else(|| Problem::new(code::WAIT_INVALID, detail()).with_field("wait"))
 }
 
-pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) -> Problem {
+/// Why it did not begin; `id_field` is where its id came from, if it was chosen.
+pub(super) fn problem_of_begin(error: BeginError, id_field: &str) -> Problem {
     match error {
         BeginError::Id(error) => {
             Problem::new(code::TRANSACTION_ID_INVALID, format!("the transaction id {error}"))
@@ -290,8 +292,7 @@ pub(super) fn problem_of_begin(error: BeginError, request: &TransactionRequest) 
         }
         BeginError::Plan(error) => error.into(),
         BeginError::IdReused(_) => {
-            let field = if request.id.is_some() { "id" } else { "Idempotency-Key" };
-            Problem::new(code::ID_REUSED, error.to_string()).with_field(field)
+            Problem::new(code::ID_REUSED, error.to_string()).with_field(id_field)
         }
         BeginError::SetAside(_) => Problem::new(code::SET_ASIDE, error.to_string()),
         BeginError::AtCapacity => {

@@ -11,7 +11,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 use unanimity::core::{self, TransactionId};
 use unanimity::view::TransactionView;
-use unanimity::{Admitted, DecisionReply, Told, Wait};
+use unanimity::{DecisionReply, Told, Wait};
 use unanimity_sdk::api::{BranchRequest, TransactionRequest};
 use unanimity_sdk::stream::transactions_server::{Transactions, TransactionsServer};
 use unanimity_sdk::stream::{
@@ -82,6 +82,8 @@ fn problem_of_field(error: FieldError) -> Problem {
     Problem::new(doc, error.detail).with_field(error.field)
 }
 
+/// Where a message has the id that it chooses.
+const ID_FIELD: &str = "id";
 /// What a JSON body adds to a payload's depth: the request, its branches, the branch.
 const DEPTH_AROUND_PAYLOAD: usize = 3;
 
@@ -94,7 +96,8 @@ fn check_bounds(shared: &Shared, branches: &[BranchRequest]) -> Result<(), Probl
         return Err(Problem::new(code::BODY_TOO_LARGE, detail));
     }
     let depth_max = shared.limits.json_depth_max;
-    let deep = |branch: &BranchRequest| branch.payload.depth() + DEPTH_AROUND_PAYLOAD > depth_max;
+    let levels = depth_max.saturating_sub(DEPTH_AROUND_PAYLOAD);
+    let deep = |branch: &BranchRequest| branch.payload.is_deeper_than(levels);
     if branches.iter().any(deep) {
         let detail = format!("the body's JSON is nested deeper than {depth_max} levels");
         return Err(Problem::new(code::JSON_TOO_DEEP, detail));
@@ -103,41 +106,26 @@ fn check_bounds(shared: &Shared, branches: &[BranchRequest]) -> Result<(), Probl
 }
 
 /// Checks a request to begin.
-fn planned(
-    shared: &Shared,
-    message: BeginRequest,
-) -> Result<(Planned, TransactionRequest), Problem> {
+fn planned(shared: &Shared, message: BeginRequest) -> Result<Planned, Problem> {
     let request = TransactionRequest::try_from(message).map_err(problem_of_field)?;
     check_bounds(shared, &request.branches)?;
-    let planned = convert::planned(shared, &request, &HeaderMap::new())?;
-    Ok((planned, request))
+    convert::planned(shared, &request, &HeaderMap::new())
 }
 
 /// Begins, and waits as the request says, for a minute at most.
 async fn begin(api: &Api, message: BeginRequest) -> Result<TransactionView, Problem> {
     let shared = &api.shared;
-    let (Planned { id, begin, .. }, request) = planned(shared, message)?;
+    let Planned { id, begin, .. } = planned(shared, message)?;
     match tokio::time::timeout(WAIT_MAX, shared.manager.begin(begin)).await {
-        Ok(begun) => Ok(begun.map_err(|error| problem_of_begin(error, &request))?.transaction),
+        Ok(begun) => Ok(begun.map_err(|error| problem_of_begin(error, ID_FIELD))?.transaction),
         Err(_) => found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id),
     }
 }
 
-/// The same, told no more than what became of it.
-async fn begin_and_tell(
-    api: &Api,
-    admitted: Admitted,
-    message: BeginRequest,
-) -> Result<Transaction, Problem> {
-    let shared = &api.shared;
-    let (Planned { id, begin, .. }, request) = planned(shared, message)?;
-    match tokio::time::timeout(WAIT_MAX, admitted.begin_and_tell(begin)).await {
-        Ok(told) => Ok(brief(told.map_err(|error| problem_of_begin(error, &request))?)),
-        Err(_) => {
-            let shown = shared.manager.get(&id).await.map_err(problem_of_unavailable)?;
-            Ok(brief_of_view(&found(shown, &id)?))
-        }
-    }
+/// How a transaction stands whose request has waited for as long as it may.
+async fn standing(api: &Api, id: &TransactionId) -> Result<Transaction, Problem> {
+    let shown = api.shared.manager.get(id).await.map_err(problem_of_unavailable)?;
+    Ok(brief_of_view(&found(shown, id)?))
 }
 
 /// What became of a transaction.

@@ -77,9 +77,10 @@ pub(super) async fn begin(
     let request: TransactionRequest = parse_json(&body, shared.limits.json_depth_max)?;
     let convert::Planned { id, begin, wait } = convert::planned(shared, &request, &headers)?;
     drop(body);
+    let id_field = if request.id.is_some() { "id" } else { "Idempotency-Key" };
     let begun = tokio::time::timeout(WAIT_MAX, admitted.begin(begin)).await;
     let transaction = match begun {
-        Ok(begun) => begun.map_err(|error| problem_of_begin(error, &request))?.transaction,
+        Ok(begun) => begun.map_err(|error| problem_of_begin(error, id_field))?.transaction,
         Err(_) => found(shared.manager.get(&id).await.map_err(problem_of_unavailable)?, &id)?,
     };
     let location = format!("/v1/transactions/{id}");

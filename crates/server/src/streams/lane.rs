@@ -13,6 +13,8 @@ use unanimity::Owed;
 use unanimity::core::Answer;
 use unanimity_sdk::stream::{self, BATCH_BYTES, BATCH_ENTRIES_MAX, Call, Calls};
 
+use crate::slots::Slots;
+
 /// Counts the streams that stand or are being opened.
 const STREAMS: &str = "unanimity_participant_streams";
 
@@ -51,7 +53,7 @@ pub(super) struct Lane {
 #[derive(Debug)]
 struct State {
     queue: VecDeque<Waiting>,
-    in_flight: Slots,
+    in_flight: Slots<Sent>,
     writer: Option<Waker>,
     /// No call's time ends before this.
     earliest: Instant,
@@ -90,7 +92,7 @@ impl Lane {
     /// How many calls it has; `None` if it takes no more.
     pub(super) fn load(&self) -> Option<usize> {
         let state = self.lock();
-        (state.standing == Standing::Open).then(|| state.queue.len() + state.in_flight.used)
+        (state.standing == Standing::Open).then(|| state.queue.len() + state.in_flight.len())
     }
 
     /// Takes a call, or gives it back if the stream takes no more. At the bound the call ends
@@ -121,10 +123,10 @@ impl Lane {
         let mut state = self.lock();
         match state.standing {
             Standing::Closed => return Poll::Ready(None),
-            Standing::Stopping if state.in_flight.used == 0 => return Poll::Ready(None),
+            Standing::Stopping if state.in_flight.len() == 0 => return Poll::Ready(None),
             Standing::Stopping | Standing::Open => {}
         }
-        let room = self.limits.in_flight_max.saturating_sub(state.in_flight.used);
+        let room = self.limits.in_flight_max.saturating_sub(state.in_flight.len());
         let calls = state.next_batch(room.min(BATCH_ENTRIES_MAX));
         if calls.is_empty() {
             state.writer = Some(context.waker().clone());
@@ -163,12 +165,12 @@ impl Lane {
         if now < state.earliest {
             return;
         }
-        let late = state.in_flight.take_late(now);
+        let late = state.in_flight.take_if(|sent| sent.deadline <= now);
         let (unsent, waiting): (VecDeque<_>, VecDeque<_>) =
             std::mem::take(&mut state.queue).into_iter().partition(|one| one.deadline <= now);
         state.queue = waiting;
         let queued = state.queue.iter().map(|waiting| waiting.deadline);
-        let all = queued.chain(state.in_flight.deadlines());
+        let all = queued.chain(state.in_flight.iter().map(|sent| sent.deadline));
         state.earliest = all.min().unwrap_or(now + Duration::from_secs(3_600));
         let writer = state.writer.take();
         drop(state);
@@ -188,7 +190,7 @@ impl Lane {
     pub(super) fn close(&self, why: &str) {
         let mut state = self.lock();
         state.standing = Standing::Closed;
-        let sent = state.in_flight.take_all();
+        let sent = state.in_flight.take_if(|_| true);
         let waiting = std::mem::take(&mut state.queue);
         let writer = state.writer.take();
         drop(state);
@@ -202,7 +204,7 @@ impl Lane {
     /// Whether nothing is on the stream, and nothing was sent since a moment.
     pub(super) fn is_idle_since(&self, moment: Instant) -> bool {
         let state = self.lock();
-        state.queue.is_empty() && state.in_flight.used == 0 && state.used < moment
+        state.queue.is_empty() && state.in_flight.len() == 0 && state.used < moment
     }
 }
 
@@ -231,64 +233,5 @@ impl State {
             calls.push(call);
         }
         calls
-    }
-}
-
-/// Calls in flight by number. A number is a place and how often the place was used before, so that
-/// a late answer is not taken for another call's.
-#[derive(Debug, Default)]
-struct Slots {
-    slots: Vec<(u32, Option<Sent>)>,
-    free: Vec<u32>,
-    used: usize,
-}
-
-impl Slots {
-    fn put(&mut self, sent: Sent) -> u64 {
-        self.used += 1;
-        let place = match self.free.pop() {
-            Some(place) => place,
-            None => {
-                self.slots.push((0, None));
-                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-            }
-        };
-        let slot = &mut self.slots[place as usize];
-        slot.0 = slot.0.wrapping_add(1);
-        slot.1 = Some(sent);
-        u64::from(slot.0) << 32 | u64::from(place)
-    }
-
-    fn take(&mut self, number: u64) -> Option<Sent> {
-        let (use_of_it, place) = ((number >> 32) as u32, number as u32);
-        let slot = self.slots.get_mut(place as usize).filter(|slot| slot.0 == use_of_it)?;
-        let sent = slot.1.take()?;
-        self.free.push(place);
-        self.used -= 1;
-        Some(sent)
-    }
-
-    fn take_late(&mut self, now: Instant) -> Vec<Sent> {
-        self.take_if(|sent| sent.deadline <= now)
-    }
-
-    fn take_all(&mut self) -> Vec<Sent> {
-        self.take_if(|_| true)
-    }
-
-    fn take_if(&mut self, wanted: impl Fn(&Sent) -> bool) -> Vec<Sent> {
-        let mut taken = Vec::new();
-        for (place, slot) in (0_u32..).zip(&mut self.slots) {
-            if slot.1.as_ref().is_some_and(&wanted) {
-                taken.extend(slot.1.take());
-                self.free.push(place);
-            }
-        }
-        self.used -= taken.len();
-        taken
-    }
-
-    fn deadlines(&self) -> impl Iterator<Item = Instant> + '_ {
-        self.slots.iter().filter_map(|slot| slot.1.as_ref().map(|sent| sent.deadline))
     }
 }

@@ -11,11 +11,11 @@ mod desk;
 mod dialer;
 mod lane;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use hyper_util::client::legacy::Client as Connections;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Duration, Instant};
@@ -108,6 +108,17 @@ impl PeerState {
         let loads = self.lanes.iter().filter_map(|lane| Some((lane.load()?, lane)));
         loads.min_by_key(|(load, _)| *load).map(|(_, lane)| lane)
     }
+
+    /// Gives a call to a stream; has it back if none takes any.
+    fn give(&self, mut waiting: Waiting) -> Option<Waiting> {
+        if let [only] = self.lanes.as_slice() {
+            return only.push(waiting);
+        }
+        while let Some(lane) = self.freest() {
+            waiting = lane.push(waiting)?; // It closed meanwhile; `freest` sees that.
+        }
+        Some(waiting)
+    }
 }
 
 impl StreamTransport {
@@ -181,18 +192,20 @@ impl StreamTransport {
         let refuse = |waiting: Waiting, text: String| {
             waiting.owed.settle(Answer::Unsent(text.into()));
         };
+        // Nearly always it is known and has a stream.
+        let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
+        let left = match peers.get(participant) {
+            Some(peer) => peer.lock().give(waiting),
+            None => Some(waiting),
+        };
+        drop(peers);
+        let Some(waiting) = left else { return };
         let Some(peer) = self.peer(participant) else {
             let most = self.shared.config.participants_max;
             return refuse(waiting, format!("{most} participants are being called already"));
         };
-        let mut waiting = waiting;
         let mut state = peer.lock();
-        while let Some(lane) = state.freest() {
-            match lane.push(waiting) {
-                None => return,
-                Some(returned) => waiting = returned, // It closed meanwhile; `freest` sees that.
-            }
-        }
+        let Some(waiting) = state.give(waiting) else { return };
         match self.open(&peer, &mut state) {
             Ok(lane) => {
                 drop(state);
@@ -223,9 +236,10 @@ impl Transport for StreamTransport {
                 return None;
             }
         };
-        let deadline = Instant::now() + Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
-        let waiting = Waiting { call: framed(&call, payload), owed, deadline };
-        self.carry(&call.participant, waiting);
+        let timeout = Duration::from_millis(call.timeout_ms.min(TIMEOUT_MS_MAX));
+        let deadline = Instant::from_std(owed.since()) + timeout;
+        let (participant, call) = framed(call, payload);
+        self.carry(&participant, Waiting { call, owed, deadline });
         None
     }
 
@@ -249,19 +263,20 @@ impl Transport for StreamTransport {
     }
 }
 
-/// A call as it goes out; its number is the stream's to give.
-fn framed(call: &Call, payload: Bytes) -> stream::Call {
-    stream::Call {
+/// To whom a call goes, and how it goes out; its number is the stream's to give.
+fn framed(call: Call, payload: Bytes) -> (Arc<str>, stream::Call) {
+    let framed = stream::Call {
         number: 0,
-        transaction: call.transaction.to_shared(),
-        branch: Arc::clone(&call.branch_name),
         operation: number_of(call.operation),
         attempt: call.attempt,
         timeout_ms: call.timeout_ms,
         payload,
         outcome: call.outcome.map_or(0, |outcome| outcome as u32),
-        trace: trace::parts(call),
-    }
+        trace: trace::parts(&call),
+        transaction: call.transaction.into_shared(),
+        branch: call.branch_name,
+    };
+    (call.participant, framed)
 }
 
 const fn number_of(operation: Operation) -> u32 {

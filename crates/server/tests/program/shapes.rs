@@ -112,9 +112,15 @@ async fn probes_and_metrics_say_how_it_is() {
         let answer = ask.get(path).await;
         assert_eq!((answer.status, &*answer.text()), (200, body));
     }
-    let metrics = ask.get("/metrics").await;
-    assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4");
-    let metrics = metrics.text();
+    // A shard publishes what it counts at the end of its turn, a moment after it has answered.
+    let metrics = until("both transactions are counted", async || {
+        let metrics = ask.get("/metrics").await;
+        assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4");
+        let metrics = metrics.text();
+        let ended = "\nunanimity_transactions_ended_total 2\n";
+        metrics.contains(ended).then_some(metrics)
+    })
+    .await;
     for line in [
         "# TYPE unanimity_transactions_begun_total counter",
         "# TYPE unanimity_transactions_decided_total counter",

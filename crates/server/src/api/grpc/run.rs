@@ -1,24 +1,28 @@
 //! Decides how many transactions run over one stream: each request is begun as soon as it is read,
-//! and answered when what it waits for has come; answers gather while the last batch of them is
-//! being written. How many may be unanswered at a time is bounded; at the bound no more are read,
-//! and HTTP/2's flow control holds the client back.
+//! without a task or a timer for each, and answered when what it waits for has come; answers gather
+//! while the last batch of them is being written. How many may be unanswered at a time is bounded;
+//! at the bound no more are read, and HTTP/2's flow control holds the client back.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
-use unanimity::Admitted;
+use unanimity::core::TransactionId;
+use unanimity::{Admitted, BeginError, Told, ToldSink};
 use unanimity_sdk::stream::{
-    BATCH_ENTRIES_MAX, Begin, BeginBatch, Begun, BegunBatch, Refusal, begun,
+    BATCH_ENTRIES_MAX, Begin, BeginBatch, Begun, BegunBatch, Refusal, Transaction, begun,
 };
 
-use super::super::Api;
-use super::super::convert::problem_of_admission;
-use super::begin_and_tell;
+use super::super::convert::{problem_of_admission, problem_of_begin, problem_of_unavailable};
+use super::super::{Api, WAIT_MAX};
+use super::{ID_FIELD, Planned, brief, planned, standing};
 use crate::problem::Problem;
+use crate::slots::Slots;
 
 /// The most requests of one stream that may be unanswered before no more are read.
 const UNANSWERED_MAX: usize = 16_384;
@@ -29,14 +33,14 @@ pub(super) fn start(
     incoming: Streaming<BeginBatch>,
     stopping: watch::Receiver<bool>,
 ) -> Written {
-    let outgoing = Arc::new(Outgoing::default());
-    tokio::spawn(read(api.clone(), incoming, stopping, Arc::clone(&outgoing)));
+    let outgoing = Arc::new(Outgoing { api: api.clone(), state: Mutex::default() });
+    tokio::spawn(read(incoming, stopping, Arc::clone(&outgoing)));
+    tokio::spawn(answer_in_time(Arc::downgrade(&outgoing)));
     Written(outgoing)
 }
 
 /// Begins what is asked for until the client ends or the coordinator stops.
 async fn read(
-    api: Api,
     mut incoming: Streaming<BeginBatch>,
     mut stopping: watch::Receiver<bool>,
     outgoing: Arc<Outgoing>,
@@ -54,7 +58,7 @@ async fn read(
         match batch {
             Ok(Some(batch)) => {
                 outgoing.lock().unanswered += batch.begins.len();
-                begin_all(&api, outgoing, batch);
+                begin_all(outgoing, batch);
                 std::future::poll_fn(|context| outgoing.poll_room(context)).await;
             }
             Ok(None) => return,
@@ -76,34 +80,94 @@ impl Drop for Ending {
 }
 
 /// Begins what a batch asks for. Where that is refused anyway, nothing of it is looked at.
-fn begin_all(api: &Api, outgoing: &Arc<Outgoing>, batch: BeginBatch) {
-    let mut refused = Vec::new();
-    for one in batch.begins {
-        match api.shared.manager.admit() {
-            Ok(admitted) => answer(api, outgoing, admitted, one),
+fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch) {
+    for Begin { number, request } in batch.begins {
+        let admitted = match outgoing.api.shared.manager.admit() {
+            Ok(admitted) => admitted,
             Err(error) => {
-                let answer = begun::Answer::Refusal(refusal(problem_of_admission(error)));
-                refused.push(Begun { number: one.number, answer: Some(answer) });
+                outgoing.settle(number, Answer::Refused(problem_of_admission(error)));
+                continue;
             }
+        };
+        let request = request.unwrap_or_default();
+        // A panic is one request's: the others have nothing to do with it.
+        let planned = catch_unwind(AssertUnwindSafe(|| planned(&outgoing.api.shared, request)));
+        match planned {
+            Ok(Ok(planned)) => begin(outgoing, number, admitted, planned),
+            Ok(Err(problem)) => outgoing.settle(number, Answer::Refused(problem)),
+            Err(_) => outgoing.settle(number, Answer::Nothing),
         }
-    }
-    if !refused.is_empty() {
-        outgoing.change(|state| state.answers.append(&mut refused));
     }
 }
 
-/// Begins one transaction, and answers when what it waits for has come.
-fn answer(api: &Api, outgoing: &Arc<Outgoing>, admitted: Admitted, one: Begin) {
-    let (api, owed) =
-        (api.clone(), Owed { number: one.number, outgoing: Some(Arc::clone(outgoing)) });
-    // Boxed once here: a task is moved several times, and this one is long.
-    tokio::spawn(Box::pin(async move {
-        let answer = match begin_and_tell(&api, admitted, one.request.unwrap_or_default()).await {
-            Ok(transaction) => begun::Answer::Transaction(transaction),
-            Err(problem) => begun::Answer::Refusal(refusal(problem)),
+/// Begins one transaction, to be answered when what it waits for has come, or after a minute.
+fn begin(outgoing: &Arc<Outgoing>, number: u64, admitted: Admitted, planned: Planned) {
+    let Planned { id, begin, .. } = planned;
+    let deadline = Instant::now() + WAIT_MAX;
+    let slot = outgoing.lock().under_way.put(UnderWay { number, id, deadline });
+    admitted.begin_and_tell_to(begin, Arc::clone(outgoing) as Arc<dyn ToldSink>, slot);
+}
+
+/// Answers those whose time is over with how they stand, for as long as the stream is there.
+async fn answer_in_time(stream: Weak<Outgoing>) {
+    let mut earliest = Instant::now() + WAIT_MAX;
+    loop {
+        tokio::time::sleep_until(earliest).await;
+        let Some(outgoing) = stream.upgrade() else { return };
+        let now = Instant::now();
+        let mut state = outgoing.lock();
+        let late = state.under_way.take_if(|one| one.deadline <= now);
+        let next = state.under_way.iter().map(|one| one.deadline).min();
+        drop(state);
+        // Whoever comes from now on has the whole time before them.
+        earliest = next.unwrap_or(now + WAIT_MAX);
+        for UnderWay { number, id, .. } in late {
+            tokio::spawn(tell_standing(Arc::clone(&outgoing), number, id));
+        }
+    }
+}
+
+/// Answers with how a transaction stands.
+async fn tell_standing(outgoing: Arc<Outgoing>, number: u64, id: TransactionId) {
+    let answer = match standing(&outgoing.api, &id).await {
+        Ok(transaction) => Answer::Stands(transaction),
+        Err(problem) => Answer::Refused(problem),
+    };
+    outgoing.settle(number, answer);
+}
+
+/// A request that is not answered yet.
+struct UnderWay {
+    /// As the client calls it.
+    number: u64,
+    id: TransactionId,
+    deadline: Instant,
+}
+
+/// What a request is answered with; written as a message when it goes out.
+enum Answer {
+    Told(Told),
+    NotBegun(BeginError),
+    Refused(Problem),
+    Stands(Transaction),
+    /// Its shard has ended.
+    Lost,
+    /// Nothing is known.
+    Nothing,
+}
+
+impl Answer {
+    fn written(self, api: &Api) -> Option<begun::Answer> {
+        let problem = match self {
+            Self::Told(told) => return Some(begun::Answer::Transaction(brief(told))),
+            Self::Stands(transaction) => return Some(begun::Answer::Transaction(transaction)),
+            Self::Nothing => return None,
+            Self::NotBegun(error) => problem_of_begin(error, ID_FIELD),
+            Self::Refused(problem) => problem,
+            Self::Lost => problem_of_unavailable(api.shared.manager.unavailable()),
         };
-        owed.settle(Some(answer));
-    }));
+        Some(begun::Answer::Refusal(refusal(problem)))
+    }
 }
 
 fn refusal(problem: Problem) -> Refusal {
@@ -116,40 +180,18 @@ fn refusal(problem: Problem) -> Refusal {
     }
 }
 
-/// The answer that is owed for a request. If its task is lost it is empty: nothing is known.
-struct Owed {
-    number: u64,
-    outgoing: Option<Arc<Outgoing>>,
-}
-
-impl Owed {
-    fn settle(mut self, answer: Option<begun::Answer>) {
-        self.deliver(answer);
-    }
-
-    fn deliver(&mut self, answer: Option<begun::Answer>) {
-        if let Some(outgoing) = self.outgoing.take() {
-            let begun = Begun { number: self.number, answer };
-            outgoing.change(|state| state.answers.push(begun));
-        }
-    }
-}
-
-impl Drop for Owed {
-    fn drop(&mut self) {
-        self.deliver(None);
-    }
-}
-
 /// Answers on their way out.
-#[derive(Default)]
 struct Outgoing {
+    api: Api,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    answers: Vec<Begun>,
+    /// What is begun and not answered. Who has waited for too long is in it no more.
+    under_way: Slots<UnderWay>,
+    answers: Vec<(u64, Answer)>,
+    /// How many were read and have no answer that is written.
     unanswered: usize,
     ended: bool,
     writer: Option<Waker>,
@@ -167,6 +209,18 @@ impl Outgoing {
         let writer = state.writer.take();
         drop(state);
         writer.into_iter().for_each(Waker::wake);
+    }
+
+    fn settle(&self, number: u64, answer: Answer) {
+        self.change(|state| state.answers.push((number, answer)));
+    }
+
+    /// Answers one that is under way, unless its time was over before.
+    fn settle_slot(&self, slot: u64, answer: Answer) {
+        self.change(|state| {
+            let one = state.under_way.take(slot);
+            state.answers.extend(one.map(|one| (one.number, answer)));
+        });
     }
 
     fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
@@ -188,12 +242,28 @@ impl Outgoing {
             return Poll::Pending;
         }
         let count = state.answers.len().min(BATCH_ENTRIES_MAX);
-        let begun: Vec<Begun> = state.answers.drain(..count).collect();
+        let rest = state.answers.split_off(count);
+        let answers = std::mem::replace(&mut state.answers, rest);
         state.unanswered = state.unanswered.saturating_sub(count);
         let reader = state.reader.take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
-        Poll::Ready(Some(BegunBatch { begun }))
+        let written = answers.into_iter().map(|(number, answer)| {
+            let answer = answer.written(&self.api);
+            Begun { number, answer }
+        });
+        Poll::Ready(Some(BegunBatch { begun: written.collect() }))
+    }
+}
+
+impl ToldSink for Outgoing {
+    fn tell(&self, slot: u64, told: Result<Told, BeginError>) {
+        let answer = told.map_or_else(Answer::NotBegun, Answer::Told);
+        self.settle_slot(slot, answer);
+    }
+
+    fn lose(&self, slot: u64) {
+        self.settle_slot(slot, Answer::Lost);
     }
 }
 

@@ -104,11 +104,11 @@ async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Res
     let turn = move || {
         let (transport, call) = (transport.clone(), Arc::clone(&call));
         async move {
-            let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
+            let (answers, mut answered) = unanimity::answers();
             let owed = Owed::new(&call, &answers);
             drop(transport.submit((*call).clone(), owed));
-            match answered.recv().await {
-                Some(Event::Answer { answer: Answer::Yes(_), .. }) => Turn::Done,
+            match answered.next().await {
+                Event::Answer { answer: Answer::Yes(_), .. } => Turn::Done,
                 _ => Turn::Failed, // Nothing else is right here.
             }
         }

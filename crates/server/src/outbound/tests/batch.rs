@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+use unanimity::{AnswerQueue, Answers};
 use unanimity_core::{Event, Outcome};
 
 use super::*;
@@ -91,8 +92,8 @@ struct Caller {
     transport: Arc<HttpTransport>,
     address: String,
     lane: Arc<Lane>,
-    sender: mpsc::UnboundedSender<Event>,
-    answers: mpsc::UnboundedReceiver<Event>,
+    sender: Answers,
+    answers: AnswerQueue,
 }
 
 impl Caller {
@@ -108,7 +109,7 @@ impl Caller {
         let address = participant.address.clone();
         transport.call(call_to(&address, Operation::Commit)).await;
         let lane = transport.offers().of(&address).lane.expect("it is offered");
-        let (sender, answers) = mpsc::unbounded_channel();
+        let (sender, answers) = unanimity::answers();
         Self { transport, address, lane, sender, answers }
     }
 
@@ -133,8 +134,8 @@ impl Caller {
     }
 
     async fn next(&mut self) -> (u16, Answer) {
-        match self.answers.recv().await {
-            Some(Event::Answer { branch, answer, .. }) => (branch, answer),
+        match self.answers.next().await {
+            Event::Answer { branch, answer, .. } => (branch, answer),
             other => panic!("not an answer: {other:?}"),
         }
     }
