@@ -137,6 +137,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn number(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        // Most are small.
+        if let [byte, left @ ..] = self.left
+            && *byte < 0x80
+        {
+            self.left = left;
+            return Ok(u64::from(*byte));
+        }
         let mut number = 0_u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte(what)?;

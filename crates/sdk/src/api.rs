@@ -67,11 +67,11 @@ impl Json {
     }
 
     /// Whether [`Self::depth`] is more than so many levels; most texts do not even have so many
-    /// brackets.
+    /// bytes.
     #[must_use]
     pub fn is_deeper_than(&self, levels: usize) -> bool {
-        let brackets = self.as_str().bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
-        brackets > levels && self.depth() > levels
+        // Each level takes two bytes.
+        self.as_str().len() / 2 > levels && self.depth() > levels
     }
 }
 

@@ -3,6 +3,7 @@
 //! promises which outlive its process needs [`crate::SqliteParticipant`] or a store of its own.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
@@ -140,10 +141,18 @@ impl Memory {
     fn remember(&mut self, key: Key, row: GuardRow, settled_max: usize) {
         // Prepared and executed work can still be undone, so its row is never forgotten.
         let open = matches!(row.state, GuardState::Prepared | GuardState::Executed);
+        let row = (row, now_ms());
+        // The names are those of the first call: one copy of them for a branch, not two.
+        let key = match self.rows.entry(key) {
+            Entry::Occupied(mut known) => {
+                known.insert(row);
+                known.key().clone()
+            }
+            Entry::Vacant(place) => place.insert_entry(row).key().clone(),
+        };
         if !open {
-            self.settled.push_back(key.clone());
+            self.settled.push_back(key);
         }
-        self.rows.insert(key, (row, now_ms()));
         while self.settled.len() > settled_max
             && let Some(oldest) = self.settled.pop_front()
         {

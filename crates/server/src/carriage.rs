@@ -3,7 +3,6 @@
 //! carries a call is its own affair (`outbound` for http and https, one by one or in batches;
 //! `streams` for grpc and stream).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use unanimity::core::{BranchPlan, Call};
@@ -15,32 +14,35 @@ use crate::outbound::{HttpTransport, Offers};
 pub struct Carriages {
     http: Arc<HttpTransport>,
     offers: Arc<Offers>,
-    others: BTreeMap<&'static str, Arc<dyn Transport>>,
+    /// By scheme; there are few.
+    others: Vec<(&'static str, Arc<dyn Transport>)>,
 }
 
 impl Carriages {
     /// Calls participants over HTTP alone.
     #[must_use]
     pub fn over_http(http: HttpTransport) -> Self {
-        Self { offers: http.offers(), http: Arc::new(http), others: BTreeMap::new() }
+        Self { offers: http.offers(), http: Arc::new(http), others: Vec::new() }
     }
 
     /// Gives every address of `scheme` (what stands before the first colon, in lower case) to
     /// another carriage.
     #[must_use]
     pub fn with(mut self, scheme: &'static str, carriage: Arc<dyn Transport>) -> Self {
-        self.others.insert(scheme, carriage);
+        self.others.push((scheme, carriage));
         self
     }
 
     fn other(&self, participant: &str) -> Option<&Arc<dyn Transport>> {
-        let (scheme, _) = participant.split_once(':')?;
-        self.others.get(scheme)
+        let is_of =
+            |scheme| participant.strip_prefix(scheme).is_some_and(|rest| rest.starts_with(':'));
+        let found = self.others.iter().find(|(scheme, _)| is_of(*scheme));
+        found.map(|(_, carriage)| carriage)
     }
 
     /// The carriage of a stream that an HTTP participant has offered, if it is to be used.
     fn usable(&self, participant: &str, stream: &str) -> Option<&Arc<dyn Transport>> {
-        let carriage = self.others.get("grpc")?;
+        let (_, carriage) = self.others.iter().find(|(scheme, _)| *scheme == "grpc")?;
         if carriage.check(stream).is_ok() && carriage.held_back(stream).is_none() {
             return Some(carriage);
         }

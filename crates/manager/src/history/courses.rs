@@ -7,8 +7,7 @@
 //! Nothing here need be right about what the table holds already: a course that is written twice
 //! takes its room twice.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use rusqlite::{Connection, params};
 use unanimity_core::{Branch, Transaction, What};
 

@@ -3,12 +3,13 @@
 //! when a stream breaks may or may not have been acted on, and its initiator is told so; what was
 //! not yet written goes over the next stream.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use futures_core::Stream;
 use tokio::sync::oneshot;
 use tonic::Streaming;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::encoding::{
-    DecodeContext, WireType, check_wire_type, decode_varint, encoded_len_varint, message,
-    skip_field,
+    DecodeContext, WireType, check_wire_type, decode_key, decode_varint, encoded_len_varint,
+    message, skip_field,
 };
+
+use super::BATCH_ENTRIES_MAX;
 
 /// Calls that go together because they were ready together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +84,17 @@ impl prost::Message for Calls {
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
         match tag {
-            tag::CALLS => message::merge_repeated(wire_type, &mut self.calls, buffer, context),
+            tag::CALLS => {
+                let length = length(wire_type, buffer)?;
+                if self.calls.is_empty() {
+                    // Those of one batch are much alike.
+                    let expected = buffer.remaining() / length.max(1);
+                    self.calls.reserve(expected.min(BATCH_ENTRIES_MAX));
+                }
+                let call = read_call(length, buffer, &context, self.calls.last())?;
+                self.calls.push(call);
+                Ok(())
+            }
             _ => skip_field(wire_type, tag, buffer, context),
         }
     }
@@ -94,6 +106,28 @@ impl prost::Message for Calls {
     fn clear(&mut self) {
         self.calls.clear();
     }
+}
+
+/// Reads a call. One that names the branch as the call before does shares the name: a participant
+/// then keeps it once, and not with each transaction, where nothing of it is in the cache when it
+/// is forgotten.
+fn read_call(
+    length: usize,
+    buffer: &mut impl Buf,
+    context: &DecodeContext,
+    before: Option<&Call>,
+) -> Result<Call, DecodeError> {
+    let end = buffer.remaining() - length;
+    let mut call = Call::default();
+    while buffer.remaining() > end {
+        let (tag, wire_type) = decode_key(buffer)?;
+        if tag == tag::BRANCH {
+            call.branch = text(wire_type, buffer, before.map(|before| &before.branch))?;
+        } else {
+            prost::Message::merge_field(&mut call, tag, wire_type, buffer, context.clone())?;
+        }
+    }
+    if buffer.remaining() == end { Ok(call) } else { Err(broken("a call is longer than it says")) }
 }
 
 impl Call {
@@ -130,8 +164,8 @@ impl prost::Message for Call {
     ) -> Result<(), DecodeError> {
         match tag {
             tag::NUMBER => self.number = number(wire_type, buffer)?,
-            tag::TRANSACTION => self.transaction = text(wire_type, buffer)?,
-            tag::BRANCH => self.branch = text(wire_type, buffer)?,
+            tag::TRANSACTION => self.transaction = text(wire_type, buffer, None)?,
+            tag::BRANCH => self.branch = text(wire_type, buffer, None)?,
             tag::OPERATION => self.operation = small(wire_type, buffer)?,
             tag::ATTEMPT => self.attempt = small(wire_type, buffer)?,
             tag::TIMEOUT => self.timeout_ms = number(wire_type, buffer)?,
@@ -224,10 +258,20 @@ fn length(wire_type: WireType, buffer: &mut impl Buf) -> Result<usize, DecodeErr
     }
 }
 
-fn text(wire_type: WireType, buffer: &mut impl Buf) -> Result<Arc<str>, DecodeError> {
+/// A text; the one that is there already, if it is that.
+fn text(
+    wire_type: WireType,
+    buffer: &mut impl Buf,
+    known: Option<&Arc<str>>,
+) -> Result<Arc<str>, DecodeError> {
     let length = length(wire_type, buffer)?;
     let not_text = |_| broken("a text is not UTF-8");
     if buffer.chunk().len() >= length {
+        let is_it = |known: &&Arc<str>| known.as_bytes() == &buffer.chunk()[..length];
+        if let Some(known) = known.filter(is_it) {
+            buffer.advance(length);
+            return Ok(Arc::clone(known));
+        }
         let shared = Arc::from(std::str::from_utf8(&buffer.chunk()[..length]).map_err(not_text)?);
         buffer.advance(length);
         return Ok(shared);

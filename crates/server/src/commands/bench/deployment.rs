@@ -302,7 +302,9 @@ pub(super) const READ_ONLY: &str = "only read";
 
 impl MemoryService for Obedient {
     fn prepare(&self, _branch: &BranchContext, payload: &[u8]) -> ServiceResult<Vote> {
-        let says = |word: &str| payload.windows(word.len()).any(|part| part == word.as_bytes());
+        // The purpose is the last field.
+        let purpose = payload.strip_suffix(br#""}"#).unwrap_or(payload);
+        let says = |word: &str| purpose.ends_with(word.as_bytes());
         Ok(if says(SAY_NO) {
             Vote::No("the bench wants a no".to_owned())
         } else if says(READ_ONLY) {
