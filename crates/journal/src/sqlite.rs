@@ -20,9 +20,12 @@
 //!    the file ([`Engine::harden`]) before the first write. So its end can be judged at the next
 //!    open.
 
+mod append;
 mod failure;
+mod frames;
 mod open;
 mod room;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod wal;
@@ -31,13 +34,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 
-use crate::batch::{self, GENESIS};
-use crate::chain::{Chain, Tail, corrupt, sound};
+use crate::batch;
+use crate::chain::{Chain, Tail};
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
+use append::{append_anew, append_behind};
 use failure::failure;
+use frames::Frames;
 use room::Room;
+use tail::{POSITION_MAX, key, load_checksums, load_tail, position, save_first};
 
 pub use wal::scan_write_ahead_log;
 
@@ -45,9 +51,7 @@ pub use wal::scan_write_ahead_log;
 /// under batches of 50 kB: the one append that empties it takes 11 ms at 1024 pages, 32 ms at 4096,
 /// 107 ms at 16384, and the mean falls by 6 % at each step. In between, truncation saves most of
 /// the writing.
-const WAL_PAGES_MAX: i64 = 4096;
-
-const POSITION_BITS: u32 = 48;
+const WAL_PAGES_MAX: u64 = 4096;
 
 /// A journal in one SQLite file, held exclusively from [`SqliteEngine::open`] until it is dropped.
 ///
@@ -61,6 +65,7 @@ pub struct SqliteEngine {
     tails: BTreeMap<ShardId, Tail>,
     /// The write-ahead log may hold pages that this process has not synced.
     inherited: bool,
+    frames: Frames,
     room: Room,
     poison: Option<String>,
 }
@@ -75,8 +80,9 @@ impl SqliteEngine {
     /// [`JournalError::Io`]. A file that is refused is left as it is.
     pub fn open(path: &Path) -> Result<Self, JournalError> {
         let (connection, path) = open::open(path)?;
+        let frames = Frames::of(&connection);
         let (tails, room) = (BTreeMap::new(), Room::default());
-        Ok(Self { connection, path, tails, inherited: true, room, poison: None })
+        Ok(Self { connection, path, tails, inherited: true, frames, room, poison: None })
     }
 
     fn check_poison(&self) -> Result<(), JournalError> {
@@ -113,22 +119,18 @@ impl SqliteEngine {
         position: u64,
         records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
-        let path = &self.path;
-        let fail = |error| failure(path, error);
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(fail)?;
-        let tail = current_tail(&transaction, path, shard, self.tails.get(&shard))?;
-        tail.check_free(path, shard, position)?;
-        let bytes = batch::encode(shard, position, tail.checksum, records);
-        transaction
-            .prepare_cached("INSERT INTO batches (key, bytes) VALUES (?1, ?2)")
-            .and_then(|mut insert| insert.execute(params![key(shard, position), bytes]))
-            .map_err(fail)?;
-        transaction.commit().map_err(fail)?;
-        let checksum = batch::stored_checksum(&bytes).unwrap_or(GENESIS);
-        self.tails.insert(shard, Tail { next: position + 1, checksum, ..tail });
+        // What is known of the storage is verified by the statement that appends.
+        let known = self.tails.get(&shard).filter(|tail| tail.next == position);
+        let appended = match known {
+            Some(tail) => append_behind(&self.connection, &self.path, shard, *tail, records)?,
+            None => None,
+        };
+        let tail = match appended {
+            Some(tail) => tail,
+            None => append_anew(&mut self.connection, &self.path, shard, position, records)?,
+        };
+        self.frames.committed();
+        self.tails.insert(shard, tail);
         Ok(Receipt::new(shard, position))
     }
 
@@ -157,6 +159,7 @@ impl SqliteEngine {
             .map_err(fail)?;
         save_first(&transaction, shard, before, first_previous).map_err(fail)?;
         transaction.commit().map_err(fail)?;
+        self.frames.committed();
         self.tails.insert(shard, Tail { first: before, first_previous, ..tail });
         Ok(())
     }
@@ -166,23 +169,11 @@ impl SqliteEngine {
         if self.inherited {
             self.checkpoint("TRUNCATE")?;
         }
-        let (mut pages, mut done) = self.wal_pages()?;
-        if pages - done >= WAL_PAGES_MAX {
+        if self.frames.pending() >= WAL_PAGES_MAX {
             // PASSIVE keeps the file's length: overwriting blocks that exist syncs faster.
             self.checkpoint("PASSIVE")?;
-            (pages, done) = self.wal_pages()?;
         }
-        // A log that is in the file as a whole is written from its beginning again.
-        let before = if pages == done { 0 } else { pages };
-        self.room.make(&self.path, before.cast_unsigned(), batch_bytes as u64)
-    }
-
-    /// How many pages the write-ahead log has, and how many of them are in the file.
-    fn wal_pages(&self) -> Result<(i64, i64), JournalError> {
-        self.connection
-            .prepare_cached("PRAGMA wal_checkpoint(NOOP)")
-            .and_then(|mut pragma| pragma.query_row([], |row| Ok((row.get(1)?, row.get(2)?))))
-            .map_err(|error| failure(&self.path, error))
+        self.room.make(&self.path, self.frames.pending(), batch_bytes as u64)
     }
 
     /// Writes all pages of the write-ahead log into the file and syncs it.
@@ -204,6 +195,7 @@ impl SqliteEngine {
             return Err(JournalError::Io { path: self.path.clone(), message });
         }
         self.inherited = false;
+        self.frames.checkpointed();
         if mode == "TRUNCATE" {
             self.room.forget();
         }
@@ -277,121 +269,4 @@ impl Engine for SqliteEngine {
     fn harden(&mut self, _shard: ShardId) -> Result<(), JournalError> {
         self.write(|engine| engine.checkpoint("TRUNCATE"))
     }
-}
-
-const POSITION_MAX: u64 = (1 << POSITION_BITS) - 1;
-
-/// The key of a batch. Shards from 32,768 on make negative keys, in order all the same.
-fn key(shard: ShardId, position: u64) -> i64 {
-    assert!(position <= POSITION_MAX, "a shard holds at most {POSITION_MAX} batches");
-    (u64::from(shard) << POSITION_BITS | position).cast_signed()
-}
-
-fn position(key: i64) -> u64 {
-    key.cast_unsigned() & POSITION_MAX
-}
-
-/// The tail as cached, if the storage still ends there; otherwise as the storage has it.
-fn current_tail(
-    connection: &Connection,
-    path: &Path,
-    shard: ShardId,
-    cached: Option<&Tail>,
-) -> Result<Tail, JournalError> {
-    let last: Option<i64> = connection
-        .prepare_cached("SELECT max(key) FROM batches WHERE key BETWEEN ?1 AND ?2")
-        .and_then(|mut select| {
-            let range = params![key(shard, 0), key(shard, POSITION_MAX)];
-            select.query_row(range, |row| row.get(0))
-        })
-        .map_err(|error| failure(path, error))?;
-    match cached {
-        Some(tail) if last.map_or(tail.first, |key| position(key) + 1) == tail.next => Ok(*tail),
-        Some(_) | None => load_tail(connection, path, shard),
-    }
-}
-
-fn load_tail(connection: &Connection, path: &Path, shard: ShardId) -> Result<Tail, JournalError> {
-    let fail = |error| failure(path, error);
-    let (first, first_previous) = load_first(connection, path, shard)?;
-    let mut select = connection
-        .prepare_cached(
-            "SELECT key, bytes FROM batches WHERE key BETWEEN ?1 AND ?2 ORDER BY key DESC LIMIT 1",
-        )
-        .map_err(fail)?;
-    let range = params![key(shard, 0), key(shard, POSITION_MAX)];
-    let last: Option<(i64, Vec<u8>)> =
-        select.query_row(range, |row| Ok((row.get(0)?, row.get(1)?))).optional().map_err(fail)?;
-    let Some((key, bytes)) = last else {
-        return Ok(Tail { first, first_previous, next: first, checksum: first_previous });
-    };
-    let position = position(key);
-    if position < first {
-        let detail = format!("a batch before the first one kept, {first}");
-        return Err(corrupt(path, shard, position, detail));
-    }
-    let checksum = sound(path, shard, position, &bytes)?.checksum;
-    Ok(Tail { first, first_previous, next: position + 1, checksum })
-}
-
-/// The checksums of a batch in the middle, its predecessor's and its own. It must be there.
-fn load_checksums(
-    connection: &Connection,
-    path: &Path,
-    shard: ShardId,
-    position: u64,
-) -> Result<(u32, u32), JournalError> {
-    let bytes: Option<Vec<u8>> = connection
-        .prepare_cached("SELECT bytes FROM batches WHERE key = ?1")
-        .and_then(|mut select| {
-            select.query_row([key(shard, position)], |row| row.get(0)).optional()
-        })
-        .map_err(|error| failure(path, error))?;
-    let missing = || corrupt(path, shard, position, "the batch is missing".to_owned());
-    let bytes = bytes.ok_or_else(missing)?;
-    let batch = sound(path, shard, position, &bytes)?;
-    Ok((batch.previous_checksum, batch.checksum))
-}
-
-/// The first position kept, and the checksum of the batch before it.
-fn load_first(
-    connection: &Connection,
-    path: &Path,
-    shard: ShardId,
-) -> Result<(u64, u32), JournalError> {
-    let row = connection
-        .prepare_cached("SELECT first, previous, checksum FROM shards WHERE shard = ?1")
-        .and_then(|mut select| {
-            let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            select.query_row([shard], columns).optional()
-        })
-        .map_err(|error| failure(path, error))?;
-    let Some((first, previous, checksum)) = row else { return Ok((1, GENESIS)) };
-    let first = i64::cast_unsigned(first);
-    if first_checksum(shard, first, previous) != checksum {
-        let detail = "the record of what was forgotten has a wrong checksum".to_owned();
-        return Err(corrupt(path, shard, first, detail));
-    }
-    Ok((first, previous))
-}
-
-fn save_first(
-    connection: &Connection,
-    shard: ShardId,
-    first: u64,
-    previous: u32,
-) -> rusqlite::Result<()> {
-    let checksum = first_checksum(shard, first, previous);
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO shards VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![shard, first.cast_signed(), previous, checksum])?;
-    Ok(())
-}
-
-fn first_checksum(shard: ShardId, first: u64, previous: u32) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&shard.to_le_bytes());
-    hasher.update(&first.to_le_bytes());
-    hasher.update(&previous.to_le_bytes());
-    hasher.finalize()
 }

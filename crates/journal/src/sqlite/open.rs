@@ -24,7 +24,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::failure::{cannot_open, failure, io_failure};
-use super::{load_first, wal};
+use super::tail::load_first;
+use super::wal;
 use crate::{JournalError, ShardId};
 
 /// Marks the file as ours: the letters `UNJF`.

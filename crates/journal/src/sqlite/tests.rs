@@ -53,6 +53,32 @@ fn another_owner_is_noticed_within_the_append() {
 }
 
 #[test]
+fn a_last_batch_that_is_gone_is_noticed_within_the_append() {
+    with_engine("gone", |engine| {
+        engine.append(0, 1, &[]).unwrap();
+        engine.append(1, 1, &[]).unwrap();
+        engine.append(0, 2, &[]).unwrap();
+        engine.connection.execute("DELETE FROM batches WHERE key = 2", []).unwrap();
+        assert_eq!(code(engine.append(0, 3, &[])), "journal_conflict");
+        assert_eq!(engine.bounds(0).unwrap(), Bounds { first: 1, next: 2 });
+        engine.append(0, 2, &[]).unwrap();
+        engine.append(0, 3, &[]).unwrap();
+        engine.append(1, 2, &[]).unwrap();
+        engine.read(0, 1, &mut |_| Ok(())).unwrap();
+    });
+}
+
+#[test]
+fn nothing_is_appended_within_a_transaction_that_was_left_open() {
+    with_engine("left-open", |engine| {
+        engine.append(0, 1, &[]).unwrap();
+        engine.connection.execute_batch("BEGIN").unwrap();
+        assert_eq!(code(engine.append(0, 2, &[])), "journal_corrupt");
+        assert_eq!(code(engine.append(0, 2, &[])), "journal_poisoned");
+    });
+}
+
+#[test]
 fn a_failed_write_poisons_until_reopened() {
     with_engine("poison", |engine| {
         engine.append(0, 1, &[]).unwrap();
@@ -90,9 +116,40 @@ fn a_checkpoint_that_only_its_row_reports_as_failed_is_an_error() {
     });
 }
 
-fn pending(engine: &SqliteEngine) -> i64 {
-    let (pages, done) = engine.wal_pages().unwrap();
-    pages - done
+/// How many pages of the write-ahead log are not in the file, as SQLite itself says when asked.
+fn pending(engine: &SqliteEngine) -> u64 {
+    let (pages, done): (i64, i64) = engine
+        .connection
+        .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| Ok((row.get(1)?, row.get(2)?)))
+        .unwrap();
+    u64::try_from(pages - done).unwrap()
+}
+
+#[test]
+fn what_is_pending_is_counted_as_sqlite_counts_it() {
+    let check = |engine: &SqliteEngine, what: &str| {
+        assert_eq!(engine.frames.pending(), pending(engine), "{what}");
+    };
+    with_engine("count", |engine| {
+        // Its log has another length; both are written on one thread.
+        let beside = engine.path.with_file_name("beside");
+        let mut beside = SqliteEngine::open(&beside).unwrap();
+        for position in 1..=300 {
+            let bytes = if position % 10 == 0 { 300_000 } else { 300 };
+            engine.append(0, position, &[&vec![1; bytes]]).unwrap();
+            beside.append(0, position, &[]).unwrap();
+            check(engine, "after an append");
+            check(&beside, "after an append beside it");
+        }
+        assert_eq!(code(engine.append(0, 300, &[])), "journal_conflict");
+        check(engine, "after a refusal");
+        engine.truncate(0, 200).unwrap();
+        check(engine, "after a truncation");
+        engine.truncate(0, 100).unwrap();
+        check(engine, "after one that had nothing to do");
+        engine.harden(0).unwrap();
+        check(engine, "after a checkpoint");
+    });
 }
 
 /// Whatever is appended overwrites what the log has already, whether it is small or large, and

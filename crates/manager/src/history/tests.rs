@@ -282,3 +282,21 @@ fn what_is_long_has_a_row_and_a_bundle_ends_in_time() {
     stage.check(&[written, medium].concat());
     stage.end();
 }
+
+#[test]
+fn what_waits_is_taken_together_up_to_a_bound() {
+    let ended = Arc::new(run("t", START_MS, 7, "p", false));
+    let (archive, requests) = mpsc::channel();
+    let (sender, _answers) = unbounded_channel();
+    for count in [1, 4_000, 200, 1] {
+        let transactions = vec![Arc::clone(&ended); count];
+        let done = ArchiveReply::new(sender.clone());
+        archive.send(ArchiveRequest { up_to: None, transactions, done }).unwrap();
+    }
+    let taken = || {
+        let batch = writing::gather(requests.recv().unwrap(), &requests, Duration::ZERO);
+        batch.iter().map(|request| request.transactions.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(taken(), [1, 4_000, 200]);
+    assert_eq!(taken(), [1]);
+}

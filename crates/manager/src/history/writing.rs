@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::mpsc::UnboundedSender;
@@ -100,18 +100,20 @@ impl HistoryWriter {
     }
 }
 
-/// What comes within this time is written together, up to a bound.
-fn gather(
+/// What comes within this time is written together, up to a bound. Nobody listens meanwhile: to
+/// wake this thread for each request would keep a shard that sends one from what it has to do next.
+pub(super) fn gather(
     first: ArchiveRequest,
     requests: &mpsc::Receiver<ArchiveRequest>,
     gathering: Duration,
 ) -> Vec<ArchiveRequest> {
-    let until = Instant::now() + gathering;
     let mut count = first.transactions.len();
     let mut batch = vec![first];
+    if count < WRITE_BATCH_MAX {
+        std::thread::sleep(gathering);
+    }
     while count < WRITE_BATCH_MAX {
-        let left = until.saturating_duration_since(Instant::now());
-        let Ok(next) = requests.recv_timeout(left) else { break };
+        let Ok(next) = requests.try_recv() else { break };
         count += next.transactions.len();
         batch.push(next);
     }
