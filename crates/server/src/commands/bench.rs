@@ -30,7 +30,7 @@ use anyhow::Context;
 
 use super::Ended;
 use compare::changes;
-use deployment::Own;
+use deployment::{Own, Sizes};
 pub(crate) use deployment::{ParticipantArguments, participant};
 use measure::{Load, Window};
 use row::{Report, Row};
@@ -82,6 +82,10 @@ pub(crate) struct BenchArguments {
     /// How many shards the coordinator has.
     #[arg(long, default_value_t = 1)]
     shards: u16,
+    /// How many threads run the tasks of each process: of the load client, of the coordinator, of
+    /// each participant. They share the machine: half as many as it has cores if left out.
+    #[arg(long)]
+    worker_threads: Option<usize>,
     /// Leave the ceilings out.
     #[arg(long)]
     no_ceilings: bool,
@@ -148,6 +152,17 @@ const SHORT: Duration = Duration::from_millis(400);
 const IN_FLIGHT_MAX: usize = 50_000;
 
 impl BenchArguments {
+    /// How large the processes are that it starts.
+    fn sizes(&self) -> Sizes {
+        Sizes { shards: self.shards, worker_threads: self.worker_threads() }
+    }
+
+    /// How many threads run the tasks of a process.
+    pub(super) fn worker_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.worker_threads.unwrap_or_else(|| cores() / 2).max(1)
+    }
+
     /// The loads to measure, unless the command line names some.
     fn loads(&self, unless_named: &[usize]) -> Vec<Load> {
         if !self.rate.is_empty() {

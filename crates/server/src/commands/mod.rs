@@ -137,20 +137,46 @@ fn with<A: Args>(name: &'static str, text: &'static str) -> Command {
 /// Runs the program; gives back its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let matches = cli().get_matches();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::from(error).context("cannot start")),
-    };
-    match runtime.block_on(dispatch(&matches)) {
+    match run_command(&cli().get_matches()) {
         Ok(status) => status,
-        Err(error) => fail(&error),
+        Err(error) => {
+            complain(&error);
+            ExitCode::FAILURE
+        }
     }
 }
 
-fn fail(error: &anyhow::Error) -> ExitCode {
-    complain(error);
-    ExitCode::FAILURE
+fn run_command(matches: &clap::ArgMatches) -> Ended {
+    let Some((name, arguments)) = matches.subcommand() else {
+        return Ok(ExitCode::from(2)); // clap has asked for one already.
+    };
+    match name {
+        "serve" => match serve::configured(arguments)? {
+            Some(config) => {
+                let threads = usize::try_from(config.process.worker_threads).unwrap_or(0);
+                runtime(threads)?.block_on(serve::serve(config))
+            }
+            None => Ok(ExitCode::SUCCESS),
+        },
+        "bench" => {
+            let arguments: bench::BenchArguments = parsed(arguments)?;
+            runtime(arguments.worker_threads())?.block_on(bench::bench(arguments))
+        }
+        "bench-participant" => {
+            let arguments: bench::ParticipantArguments = parsed(arguments)?;
+            runtime(arguments.worker_threads)?.block_on(bench::participant(arguments))
+        }
+        _ => runtime(0)?.block_on(dispatch(name, arguments)),
+    }
+}
+
+/// What carries out tasks, on so many threads; 0: one for each core.
+fn runtime(worker_threads: usize) -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if worker_threads > 0 {
+        builder.worker_threads(worker_threads);
+    }
+    builder.enable_all().build().context("cannot start")
 }
 
 /// Says on standard error what went wrong.
@@ -158,12 +184,8 @@ pub(crate) fn complain(error: &anyhow::Error) {
     anstream::eprintln!("{}error:{} {error:#}", crate::draw::BAD, crate::draw::BAD.render_reset());
 }
 
-async fn dispatch(matches: &clap::ArgMatches) -> Ended {
-    let Some((name, arguments)) = matches.subcommand() else {
-        return Ok(ExitCode::from(2)); // clap has asked for one already.
-    };
+async fn dispatch(name: &str, arguments: &clap::ArgMatches) -> Ended {
     match name {
-        "serve" => serve::serve(arguments).await,
         "run" => run::run(parsed(arguments)?).await,
         "list" => list::list(parsed(arguments)?).await,
         "show" => show::show(parsed(arguments)?).await,
@@ -183,7 +205,6 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
             }
         }
         "demo" => demo::demo(parsed(arguments)?).await,
-        "bench" => bench::bench(parsed(arguments)?).await,
         "error-pages" => {
             let folder = arguments.get_one::<String>("folder").context("a folder")?;
             std::fs::create_dir_all(folder)?;
@@ -192,7 +213,6 @@ async fn dispatch(matches: &clap::ArgMatches) -> Ended {
             }
             Ok(ExitCode::SUCCESS)
         }
-        "bench-participant" => bench::participant(parsed(arguments)?).await,
         "bank" => {
             unanimity_bank::serve(parsed(arguments)?).await?;
             Ok(ExitCode::SUCCESS)

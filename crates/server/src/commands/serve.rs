@@ -53,16 +53,21 @@ pub(super) fn command() -> Command {
     Command::new("serve").about(ABOUT).arg(file).arg(example).args(config::flags())
 }
 
-/// Serves until SIGTERM, SIGINT, or a failure of the journal.
-pub(super) async fn serve(matches: &ArgMatches) -> Ended {
+/// What it was told; `None` if it was only to show an example of that.
+pub(super) fn configured(matches: &ArgMatches) -> anyhow::Result<Option<Config>> {
     if matches.get_flag("example-config") {
         print!("{}", Config::example());
-        return Ok(ExitCode::SUCCESS);
+        return Ok(None);
     }
     let file = matches.get_one::<PathBuf>("config");
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let config = Config::load(file.map(PathBuf::as_path), environment, config::given(matches))?;
+    let given = config::given(matches);
+    Ok(Some(Config::load(file.map(PathBuf::as_path), environment, given)?))
+}
+
+/// Serves until SIGTERM, SIGINT, or a failure of the journal.
+pub(super) async fn serve(config: Config) -> Ended {
     start_logging(&config)?;
     let metrics = PrometheusBuilder::new().install_recorder().context("cannot set up metrics")?;
     tokio::spawn(keep_up(metrics.clone()));

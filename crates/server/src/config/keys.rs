@@ -172,6 +172,10 @@ pub const KEYS: &[Key] = &[
         take its answer."),
     time("limits", "stop_timeout_ms", 0, |c| &mut c.limits.stop_timeout_ms,
         "How long requests that are under way may take when the program is told to stop."),
+    count("process", "worker_threads", (0, 1_024), |c| &mut c.process.worker_threads,
+        "How many threads carry out what is to be done, beside those that write the journal and \
+        the history. Where participants share the machine, fewer than cores are faster. 0: one \
+        for each core."),
     count("journal", "shards", (1, 64), |c| &mut c.journal.shards,
         "How many shards the journal has. It cannot be changed once the data folder exists."),
     key("log", "level", "log_level", Kind::Text(|c| &mut c.log.level),

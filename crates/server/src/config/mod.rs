@@ -57,6 +57,8 @@ pub struct Config {
     pub retry: Retry,
     /// How much is accepted.
     pub limits: Limits,
+    /// What the process takes for itself.
+    pub process: Process,
     /// How the journal is laid out.
     pub journal: Journal,
     /// What is logged, and how.
@@ -169,6 +171,13 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// For requests under way when the program is told to stop, in milliseconds.
     pub stop_timeout_ms: u64,
+}
+
+/// What the process takes for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// Threads that run tasks; 0: one for each core.
+    pub worker_threads: u64,
 }
 
 /// How the journal is laid out.

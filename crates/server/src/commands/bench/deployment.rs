@@ -57,10 +57,20 @@ pub(super) struct Own {
     pub(super) participants: Vec<String>,
 }
 
+/// How large the processes are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// The coordinator's shards.
+    pub(super) shards: u16,
+    /// Threads that run the tasks of a process.
+    pub(super) worker_threads: usize,
+}
+
 impl Deployment {
     /// Starts processes, with their files in `folder`.
     pub(super) async fn start(
         folder: &Path,
+        sizes: Sizes,
         participants: usize,
         flags: &[&str],
     ) -> anyhow::Result<Self> {
@@ -69,7 +79,11 @@ impl Deployment {
         let text = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let data = folder.join("data");
         let at = data.display().to_string();
+        let (shards, threads) = (sizes.shards.to_string(), sizes.worker_threads.to_string());
+        let threads = ["--worker-threads", &threads];
         let mut serve = text(&["serve", "--data-folder", &at, "--log-level", "error"]);
+        serve.extend(text(&["--shards", &shards]));
+        serve.extend(text(&threads));
         serve.extend(text(flags));
         let mut coordinator = Process::new("coordinator", &program, folder, serve);
         coordinator.start().await?;
@@ -77,7 +91,7 @@ impl Deployment {
         let url = coordinator.url();
         let (mut processes, mut urls) = (vec![coordinator], Vec::new());
         for _ in 0..participants {
-            let arguments = text(&["bench-participant"]);
+            let arguments = text(&["bench-participant", threads[0], threads[1]]);
             let mut process = Process::new("participant", &program, folder, arguments);
             process.start().await?;
             urls.push(process.url());
@@ -337,6 +351,9 @@ pub(crate) struct ParticipantArguments {
     /// Where to listen.
     #[arg(long)]
     listen: std::net::SocketAddr,
+    /// How many threads run its tasks; 0: one for each core.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) worker_threads: usize,
     /// Answer at once, without a guard.
     #[arg(long)]
     nothing_behind: bool,

@@ -88,6 +88,7 @@ async fn in_a_process(
     command.args(["bench", "growth", "--json", flag, &count.to_string(), "--folder"]).arg(folder);
     command.args(["--seconds", &arguments.seconds.to_string()]);
     command.args(["--shards", &arguments.shards.to_string()]);
+    command.args(["--worker-threads", &arguments.worker_threads().to_string()]);
     command.args(arguments.short.then_some("--short"));
     let ended = command.kill_on_drop(true).stderr(std::process::Stdio::inherit()).output().await?;
     if !ended.status.success() {

@@ -49,10 +49,9 @@ pub(super) async fn http(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let folder = folder.join("http");
-    let shards = arguments.shards.to_string();
     let mut deployment = match own {
         Some(own) => Deployment::own(own),
-        None => Deployment::start(&folder, 2, &["--shards", &shards]).await?,
+        None => Deployment::start(&folder, arguments.sizes(), 2, &[]).await?,
     };
     let ours = deployment.is_ours();
     let payload = match &arguments.payload {
@@ -101,9 +100,8 @@ async fn one_by_one(
     load: Load,
     bare: f64,
 ) -> anyhow::Result<Row> {
-    let shards = arguments.shards.to_string();
-    let flags = ["--shards", &shards, "--batch-calls-max", "1"];
-    let mut deployment = Deployment::start(folder, 2, &flags).await?;
+    let flags = ["--batch-calls-max", "1"];
+    let mut deployment = Deployment::start(folder, arguments.sizes(), 2, &flags).await?;
     let shape = Shape {
         case: "one call a request".to_owned(),
         request: two_branches(&deployment.participants),
@@ -188,8 +186,7 @@ async fn shaped(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let folder = folder.join(scenario);
-    let shards = arguments.shards.to_string();
-    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
     let ceilings = !arguments.no_ceilings;
     let bare = if ceilings { bare(arguments, INITIATORS, &deployment).await? } else { 0.0 };
     for shape in shapes(&deployment.participants) {

@@ -26,8 +26,7 @@ const SYNCS: u64 = 200;
 /// Runs it.
 pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Row> {
     let folder = folder.join("latency");
-    let shards = arguments.shards.to_string();
-    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
     let window = arguments.window();
     let half = Window::of(window.counted / 2);
     let url = deployment.participants[0].clone();

@@ -66,8 +66,7 @@ async fn over_http(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (folder, window) = (folder.join("overload"), arguments.window());
-    let shards = arguments.shards.to_string();
-    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
     let request = Arc::new(two_branches(&deployment.participants));
     let closed = Load::Closed(INITIATORS);
     let measured = deployment.commit(closed, window, &request, Outcome::Commit).await?;
@@ -93,14 +92,13 @@ async fn over_stream(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (folder, window) = (folder.join("overload-stream"), arguments.window());
-    let shards = arguments.shards.to_string();
-    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
     let request = on_streams(two_branches(&deployment.participants));
     let closed = Load::Closed(TOGETHER);
     let measured = deployment.commit_on_stream(closed, window, &request).await?;
     let peak = Row::new("overload", closed, &measured);
     show(Row { case: "stream, peak".to_owned(), ..peak.clone() });
-    let refusal_us = message_us(TOGETHER, half(window), &folder).await?;
+    let refusal_us = message_us(TOGETHER, half(window), (&folder, arguments.sizes())).await?;
     let load = times(&peak);
     for (holds_back, case) in HOLDING_BACK {
         deployment.holds_back = holds_back;
@@ -158,8 +156,8 @@ pub(super) async fn beside(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let folder = folder.join("beside");
-    let (window, shards) = (arguments.window(), arguments.shards.to_string());
-    let mut deployment = Deployment::start(&folder, 3, &["--shards", &shards]).await?;
+    let window = arguments.window();
+    let mut deployment = Deployment::start(&folder, arguments.sizes(), 3, &[]).await?;
     let sound = Arc::new(two_branches(&deployment.participants));
     let load = Load::Closed(INITIATORS / 2);
     let alone = deployment.commit(load, window, &sound, Outcome::Commit).await?;

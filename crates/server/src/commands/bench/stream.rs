@@ -14,7 +14,7 @@ use unanimity_sdk::api::TransactionRequest;
 use unanimity_sdk::{Answering, OwedAnswer, Participant, Request};
 
 use super::BenchArguments;
-use super::deployment::Deployment;
+use super::deployment::{Deployment, Sizes};
 use super::frames::Frames;
 use super::http::two_branches;
 use super::measure::{Load, Measured, Turn, Window, measure};
@@ -33,8 +33,7 @@ pub(super) async fn stream(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let folder = folder.join("stream");
-    let shards = arguments.shards.to_string();
-    let mut deployment = Deployment::start(&folder, 2, &["--shards", &shards]).await?;
+    let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
     let request = on_streams(two_branches(&deployment.participants));
     let loads: &[usize] = if arguments.short { &[64] } else { &[1, 128, 1_024, 4_096] };
     let (window, mut peak): (Window, f64) = (arguments.window(), 0.0);
@@ -48,7 +47,7 @@ pub(super) async fn stream(
             let (case, idle_kib) = ("2 branches".to_owned(), deployment.idle_kib);
             let ceilings = match load {
                 Load::Closed(at_once) if !arguments.no_ceilings => {
-                    ceilings(at_once, window, &folder).await?
+                    ceilings(at_once, window, (&folder, arguments.sizes())).await?
                 }
                 Load::Closed(_) | Load::Open { .. } => Vec::new(),
             };
@@ -71,16 +70,22 @@ pub(super) fn on_streams(mut request: TransactionRequest) -> TransactionRequest 
     request
 }
 
-async fn ceilings(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<Vec<Ceiling>> {
-    let echo = grpc_echo(at_once, window, folder).await?;
+async fn ceilings(
+    at_once: usize,
+    window: Window,
+    (folder, sizes): (&Path, Sizes),
+) -> anyhow::Result<Vec<Ceiling>> {
+    let echo = grpc_echo(at_once, window, (folder, sizes)).await?;
     let grpc = Ceiling::new("gRPC echo / 5", echo.per_second / ROUND_TRIPS);
-    let tcp = Ceiling::new("framed TCP / 5", tcp_echo(at_once, window, folder).await?);
+    let tcp = Ceiling::new("framed TCP / 5", tcp_echo(at_once, window, (folder, sizes)).await?);
     Ok(vec![grpc, tcp])
 }
 
-async fn start(kind: &str, folder: &Path) -> anyhow::Result<Process> {
+async fn start(kind: &str, (folder, sizes): (&Path, Sizes)) -> anyhow::Result<Process> {
     let program = std::env::current_exe()?;
-    let arguments = vec!["bench-participant".to_owned(), kind.to_owned()];
+    let threads = sizes.worker_threads.to_string();
+    let arguments = ["bench-participant", kind, "--worker-threads", &threads];
+    let arguments = arguments.map(str::to_owned).to_vec();
     let mut process = Process::new("echo", &program, folder, arguments);
     process.start().await?;
     Ok(process)
@@ -90,14 +95,18 @@ async fn start(kind: &str, folder: &Path) -> anyhow::Result<Process> {
 pub(super) async fn message_us(
     at_once: usize,
     window: Window,
-    folder: &Path,
+    place: (&Path, Sizes),
 ) -> anyhow::Result<f64> {
-    Ok(grpc_echo(at_once, window, folder).await?.cpu_us())
+    Ok(grpc_echo(at_once, window, place).await?.cpu_us())
 }
 
 /// Calls to a participant that keeps nothing, through the coordinator's own carriage.
-async fn grpc_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<Measured> {
-    let mut process = start("--nothing-behind", folder).await?;
+async fn grpc_echo(
+    at_once: usize,
+    window: Window,
+    place: (&Path, Sizes),
+) -> anyhow::Result<Measured> {
+    let mut process = start("--nothing-behind", place).await?;
     let transport = StreamTransport::new(StreamConfig::default());
     let participant: Arc<str> = process.url().replace("http://", "grpc://").as_str().into();
     let call = Arc::new(prepare(&format!("{participant}/nothing"))?);
@@ -138,8 +147,8 @@ fn prepare(participant: &str) -> anyhow::Result<Call> {
 }
 
 /// Frames over one connection; a fifth of what came back a second.
-async fn tcp_echo(at_once: usize, window: Window, folder: &Path) -> anyhow::Result<f64> {
-    let mut process = start("--frames", folder).await?;
+async fn tcp_echo(at_once: usize, window: Window, place: (&Path, Sizes)) -> anyhow::Result<f64> {
+    let mut process = start("--frames", place).await?;
     let frames = Frames::connect(process.url().trim_start_matches("http://")).await?;
     let turn = move || {
         let frames = frames.clone();
