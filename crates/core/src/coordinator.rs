@@ -291,6 +291,7 @@ impl Coordinator {
             Ok(ended) => ended,
             Err(error) => panic!("a record of our own must fit: {error}"),
         };
+        step.records.reserve_exact(1); // Hardly a step has more.
         step.records.push(record);
         ended
     }

@@ -20,6 +20,8 @@ use crate::view::{Moment, course, reason_detail};
 
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
+/// So often it is looked what has come while it gathers.
+const LOOKS: u32 = 5;
 
 /// A batch of ended transactions to write, and whom to tell when they are durable.
 pub(crate) struct ArchiveRequest {
@@ -100,8 +102,9 @@ impl HistoryWriter {
     }
 }
 
-/// What comes within this time is written together, up to a bound. Nobody listens meanwhile: to
-/// wake this thread for each request would keep a shard that sends one from what it has to do next.
+/// What comes within this time is written together, up to a bound. Nobody listens meanwhile, but
+/// looks now and then: to wake this thread for each request would keep a shard that sends one from
+/// what it has to do next.
 pub(super) fn gather(
     first: ArchiveRequest,
     requests: &mpsc::Receiver<ArchiveRequest>,
@@ -109,13 +112,18 @@ pub(super) fn gather(
 ) -> Vec<ArchiveRequest> {
     let mut count = first.transactions.len();
     let mut batch = vec![first];
-    if count < WRITE_BATCH_MAX {
-        std::thread::sleep(gathering);
-    }
-    while count < WRITE_BATCH_MAX {
-        let Ok(next) = requests.try_recv() else { break };
-        count += next.transactions.len();
-        batch.push(next);
+    for look in 0..=LOOKS {
+        while count < WRITE_BATCH_MAX {
+            let Ok(next) = requests.try_recv() else { break };
+            count += next.transactions.len();
+            batch.push(next);
+        }
+        if count >= WRITE_BATCH_MAX {
+            break;
+        }
+        if look < LOOKS {
+            std::thread::sleep(gathering / LOOKS);
+        }
     }
     batch
 }
