@@ -385,15 +385,20 @@ impl Shard {
         }
     }
 
-    fn carry_out_all(&mut self, effects: Vec<Effect>) {
+    /// Calls first, and who waits is told last: the runtime turns at once to what was woken last,
+    /// and an answer that is ready should not wait until calls are written.
+    fn carry_out_all(&mut self, mut effects: Vec<Effect>) {
         let mut commits = 0;
-        for effect in effects {
-            if is_commit(&effect) {
+        for call in effects.extract_if(.., |effect| matches!(effect, Effect::Call(_))) {
+            if is_commit(&call) {
                 commits += 1;
                 if commits == 2 {
                     crash_point("between_commit_calls");
                 }
             }
+            self.carry_out(call);
+        }
+        for effect in effects {
             self.carry_out(effect);
         }
     }
