@@ -1,12 +1,16 @@
 //! Decides how many transactions run over one stream: each request is begun as soon as it is read,
 //! without a task or a timer for each, and answered when what it waits for has come; answers gather
-//! while the last batch of them is being written. How many may be unanswered at a time is bounded;
-//! at the bound no more are read, and HTTP/2's flow control holds the client back.
+//! while the last batch of them is being written. How many may be unanswered at a time is bounded,
+//! and how many of them may be young: those wait for the coordinator more than for participants,
+//! and the more it has begun the longer each takes, because none of it stays in the processor's
+//! cache. At a bound no more are read, and HTTP/2's flow control holds the client back.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::sync::watch;
@@ -26,6 +30,10 @@ use crate::slots::Slots;
 
 /// The most requests of one stream that may be unanswered before no more are read.
 const UNANSWERED_MAX: usize = 16_384;
+/// The most of them that may be younger than [`YOUNG`].
+const YOUNG_MAX: usize = 4_096;
+/// What takes longer than this waits for somebody else.
+const YOUNG: Duration = Duration::from_millis(100);
 
 /// Serves one stream.
 pub(super) fn start(
@@ -57,9 +65,10 @@ async fn read(
         };
         match batch {
             Ok(Some(batch)) => {
-                outgoing.lock().unanswered += batch.begins.len();
-                begin_all(outgoing, batch);
-                std::future::poll_fn(|context| outgoing.poll_room(context)).await;
+                let now = Instant::now();
+                outgoing.lock().read(batch.begins.len(), now);
+                begin_all(outgoing, batch, now);
+                outgoing.room().await;
             }
             Ok(None) => return,
             Err(status) => {
@@ -80,7 +89,7 @@ impl Drop for Ending {
 }
 
 /// Begins what a batch asks for. Where that is refused anyway, nothing of it is looked at.
-fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch) {
+fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch, now: Instant) {
     for Begin { number, request } in batch.begins {
         let admitted = match outgoing.api.shared.manager.admit() {
             Ok(admitted) => admitted,
@@ -93,7 +102,7 @@ fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch) {
         // A panic is one request's: the others have nothing to do with it.
         let planned = catch_unwind(AssertUnwindSafe(|| planned(&outgoing.api.shared, request)));
         match planned {
-            Ok(Ok(planned)) => begin(outgoing, number, admitted, planned),
+            Ok(Ok(planned)) => begin(outgoing, number, admitted, planned, now),
             Ok(Err(problem)) => outgoing.settle(number, Answer::Refused(problem)),
             Err(_) => outgoing.settle(number, Answer::Nothing),
         }
@@ -101,10 +110,15 @@ fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch) {
 }
 
 /// Begins one transaction, to be answered when what it waits for has come, or after a minute.
-fn begin(outgoing: &Arc<Outgoing>, number: u64, admitted: Admitted, planned: Planned) {
+fn begin(
+    outgoing: &Arc<Outgoing>,
+    number: u64,
+    admitted: Admitted,
+    planned: Planned,
+    now: Instant,
+) {
     let Planned { id, begin, .. } = planned;
-    let deadline = Instant::now() + WAIT_MAX;
-    let slot = outgoing.lock().under_way.put(UnderWay { number, id, deadline });
+    let slot = outgoing.lock().begin(number, id, now);
     admitted.begin_and_tell_to(begin, Arc::clone(outgoing) as Arc<dyn ToldSink>, slot);
 }
 
@@ -142,6 +156,14 @@ struct UnderWay {
     number: u64,
     id: TransactionId,
     deadline: Instant,
+    /// The number of the batch that it came in.
+    batch: u64,
+}
+
+/// What was read together, and is young still.
+struct Batch {
+    read_at: Instant,
+    under_way: usize,
 }
 
 /// What a request is answered with; written as a message when it goes out.
@@ -190,12 +212,74 @@ struct Outgoing {
 struct State {
     /// What is begun and not answered. Who has waited for too long is in it no more.
     under_way: Slots<UnderWay>,
+    young: Young,
     answers: Vec<(u64, Answer)>,
     /// How many were read and have no answer that is written.
     unanswered: usize,
     ended: bool,
     writer: Option<Waker>,
     reader: Option<Waker>,
+}
+
+/// What is under way and young.
+#[derive(Default)]
+struct Young {
+    /// From the oldest to the youngest.
+    batches: VecDeque<Batch>,
+    /// The number of the first of them.
+    first: u64,
+    count: usize,
+}
+
+impl Young {
+    /// One of the youngest batch is under way; gives the batch's number.
+    fn begin(&mut self) -> u64 {
+        self.count += 1;
+        self.batches.back_mut().into_iter().for_each(|batch| batch.under_way += 1);
+        self.first + (self.batches.len() as u64).saturating_sub(1)
+    }
+
+    /// One of a batch is under way no more.
+    fn end(&mut self, batch: u64) {
+        let place = batch.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        if let Some(batch) = place.and_then(|place| self.batches.get_mut(place)) {
+            batch.under_way -= 1;
+            self.count -= 1;
+        }
+    }
+
+    /// Counts no more what is not young any more; says when more of it will be.
+    fn age(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(oldest) = self.batches.front() {
+            let ages_at = oldest.read_at + YOUNG;
+            if ages_at > now {
+                return Some(ages_at);
+            }
+            self.count -= oldest.under_way;
+            self.first += 1;
+            self.batches.pop_front();
+        }
+        None
+    }
+}
+
+impl State {
+    /// So many requests have been read.
+    fn read(&mut self, requests: usize, now: Instant) {
+        self.unanswered += requests;
+        self.young.age(now);
+        self.young.batches.push_back(Batch { read_at: now, under_way: 0 });
+    }
+
+    /// One of them is begun; gives its slot.
+    fn begin(&mut self, number: u64, id: TransactionId, now: Instant) -> u64 {
+        let (deadline, batch) = (now + WAIT_MAX, self.young.begin());
+        self.under_way.put(UnderWay { number, id, deadline, batch })
+    }
+
+    const fn has_room(&self) -> bool {
+        self.unanswered < UNANSWERED_MAX && self.young.count < YOUNG_MAX
+    }
 }
 
 impl Outgoing {
@@ -218,14 +302,32 @@ impl Outgoing {
     /// Answers one that is under way, unless its time was over before.
     fn settle_slot(&self, slot: u64, answer: Answer) {
         self.change(|state| {
-            let one = state.under_way.take(slot);
-            state.answers.extend(one.map(|one| (one.number, answer)));
+            if let Some(one) = state.under_way.take(slot) {
+                state.young.end(one.batch);
+                state.answers.push((one.number, answer));
+            }
         });
+    }
+
+    /// Returns when more may be read.
+    async fn room(&self) {
+        loop {
+            let ages_at = self.lock().young.age(Instant::now());
+            let room = std::future::poll_fn(|context| self.poll_room(context));
+            match ages_at {
+                None => return room.await,
+                Some(at) => {
+                    if tokio::time::timeout_at(at, room).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+        }
     }
 
     fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.unanswered < UNANSWERED_MAX {
+        if state.has_room() {
             return Poll::Ready(());
         }
         state.reader = Some(context.waker().clone());
@@ -275,5 +377,41 @@ impl Stream for Written {
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_batch(context).map(|batch| batch.map(Ok))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_for_others_leaves_its_room_to_the_young() {
+        let (start, id) = (Instant::now(), TransactionId::new("t").unwrap());
+        let mut state = State::default();
+        state.read(YOUNG_MAX, start);
+        let slots: Vec<u64> =
+            (0..YOUNG_MAX as u64).map(|n| state.begin(n, id.clone(), start)).collect();
+        assert!(!state.has_room());
+        // One that is answered leaves its room, and so do all when they have grown old.
+        let first = state.under_way.take(slots[0]).unwrap();
+        state.young.end(first.batch);
+        assert!(state.has_room());
+        let later = start + YOUNG / 2;
+        state.read(2, later);
+        let young = [0, 1].map(|n| state.begin(n, id.clone(), later));
+        assert!(!state.has_room());
+        assert_eq!(state.young.age(start + YOUNG), Some(later + YOUNG));
+        assert_eq!((state.young.count, state.has_room()), (2, true));
+        // Who is answered when old counts for nothing any more.
+        let old = state.under_way.take(slots[1]).unwrap();
+        state.young.end(old.batch);
+        assert_eq!(state.young.count, 2);
+        let last = state.under_way.take(young[1]).unwrap();
+        state.young.end(last.batch);
+        assert_eq!((state.young.count, state.young.age(later + YOUNG)), (1, None));
+        assert_eq!(state.young.count, 0);
+        // However old: there is a bound for all.
+        state.unanswered = UNANSWERED_MAX;
+        assert!(!state.has_room());
     }
 }

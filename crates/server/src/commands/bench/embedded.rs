@@ -113,12 +113,22 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     };
     let internals =
         Internals { open_engine: Some(recorder.engines(&folder)), ..Internals::default() };
-    let manager = TransactionManager::start_with(config, Arc::new(Agreeing), internals)?;
+    // A thread for each shard: who begins transactions has others.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(run.shards.into())
+        .thread_name("shard")
+        .enable_all()
+        .build()?;
+    let manager = {
+        let _within = runtime.enter();
+        TransactionManager::start_with(config, Arc::new(Agreeing), internals)?
+    };
     let measured = put_load_on(run, &manager, &recorder).await?;
     let stopping = Instant::now();
     manager.stop(STOP_TIMEOUT).await;
     let drained = stopping.elapsed();
     drop(manager);
+    runtime.shutdown_background();
     let in_history = unanimity::count_history(&folder)?;
     std::fs::remove_dir_all(&folder)?;
     if measured.failed > 0 || in_history != measured.done_in_all {

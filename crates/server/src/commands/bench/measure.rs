@@ -208,16 +208,27 @@ where
     T: Future<Output = Turn> + Send + 'static,
 {
     let room = Arc::new(tokio::sync::Semaphore::new(in_flight_max));
-    let (mut due, mut state) = (Instant::now(), 1);
+    let mut now = Instant::now();
+    let (mut due, mut state) = (now, 1);
     while due < tally.until {
         state = splitmix64(state);
         // 53 bits: what a float holds exactly. Never 0, of which there is no logarithm.
         let drawn = ((state >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         due += Duration::from_secs_f64(-drawn.ln() / per_second);
-        if due > Instant::now() {
-            tokio::time::sleep_until(due).await;
+        // Time is asked for only where it may not have come.
+        if due > now {
+            now = Instant::now();
+            if due > now {
+                tokio::time::sleep_until(due).await;
+            }
         }
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let permit = match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => match Arc::clone(&room).acquire_owned().await {
+                Ok(permit) => permit,
+                Err(_) => return,
+            },
+        };
         let mut turn = Box::pin(turn());
         // One that is over at once, as a refusal may be, is not worth a task.
         if let Poll::Ready(came_to) = turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
