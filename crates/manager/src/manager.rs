@@ -355,8 +355,9 @@ impl TransactionManager {
         blocking(move || history.get(id.as_str(), with_timeline)).await
     }
 
-    /// Why a shard did not answer, as [`ToldSink::lose`](crate::ToldSink::lose) says. One that ends without being asked to has failed, also in the
-    /// moment before that is known everywhere.
+    /// Why a shard did not answer, where [`ToldSink::lose`](crate::ToldSink::lose) has said that it
+    /// will not. One that ends without being asked to has failed, also in the moment before that
+    /// is known everywhere.
     #[must_use]
     pub fn unavailable(&self) -> Unavailable {
         let failed = self.inner.running.failed.borrow().is_some();
