@@ -101,7 +101,7 @@ fn is_json(text: &str) -> bool {
 }
 
 /// Says yes to all that reaches it.
-struct Willing;
+pub struct Willing;
 
 impl Participant for Willing {
     fn call(&self, _: unanimity_sdk::Request) -> Answering<'_> {

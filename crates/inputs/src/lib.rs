@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, reason = "a target says by a panic what does not hold")]
 
 mod answers;
+mod batches;
 mod bytes;
 mod journal;
 pub mod mutate;
@@ -22,7 +23,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "journal_batch", run: journal::batch },
     Target { name: "journal_record", run: journal::record },
     Target { name: "journal_replay", run: journal::replay },
@@ -35,6 +36,9 @@ pub const TARGETS: [Target; 18] = [
     Target { name: "references", run: answers::references },
     Target { name: "participant_answer", run: answers::participant },
     Target { name: "participant_call", run: answers::call },
+    Target { name: "batch_line", run: batches::line },
+    Target { name: "batch_calls", run: batches::calls },
+    Target { name: "stream_calls", run: batches::message },
     Target { name: "coordinator_answer", run: answers::coordinator },
     Target { name: "configuration", run: words::configuration },
     Target { name: "address", run: words::address },

@@ -9,6 +9,9 @@ use std::task::{Poll, Waker};
 
 use unanimity_core::Event;
 
+/// Room for more answers than this is given back once they are taken.
+const KEPT_MAX: usize = 16_384;
+
 /// Where answers are put. Cheap to clone; clones are one.
 #[derive(Clone)]
 pub struct Answers(Arc<Queue>);
@@ -59,13 +62,19 @@ impl AnswerQueue {
     /// be cancelled at any time: none is lost.
     pub(crate) async fn take_all(&mut self, taken: &mut VecDeque<Event>) {
         poll_fn(|context| {
+            // As tokio's own channels: whoever always finds something lets others run now and then.
+            let turn = std::task::ready!(tokio::task::coop::poll_proceed(context));
             let mut state = self.0.lock();
             if state.waiting.is_empty() && taken.is_empty() {
                 state.reader = Some(context.waker().clone());
                 return Poll::Pending;
             }
+            turn.made_progress();
             if taken.is_empty() {
                 std::mem::swap(taken, &mut state.waiting);
+                if state.waiting.capacity() > KEPT_MAX {
+                    state.waiting = VecDeque::new();
+                }
             } else {
                 taken.append(&mut state.waiting);
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
@@ -132,12 +132,24 @@ impl Admitted {
     }
 
     /// As [`Self::begin_and_tell`], for who begins a great many: returns at once, and `sink` is
-    /// told under `number`, now or later, once. To be called within a tokio runtime.
-    pub fn begin_and_tell_to(self, request: BeginRequest, sink: Arc<dyn ToldSink>, number: u64) {
+    /// told under `number`, now or later, once. An id that was chosen takes a task, as the history
+    /// may have to be asked; after `patience` nothing is told of it any more. To be called within a
+    /// tokio runtime.
+    pub fn begin_and_tell_to(
+        self,
+        request: BeginRequest,
+        (sink, number): (Arc<dyn ToldSink>, u64),
+        patience: Duration,
+    ) {
         let owed = OwedTold::new(sink, number);
         if !request.fresh {
-            // The history may have to be asked.
-            tokio::spawn(async move { owed.settle(self.begin_and_tell(request).await) });
+            tokio::spawn(async move {
+                match tokio::time::timeout(patience, self.begin_and_tell(request)).await {
+                    Ok(told) => owed.settle(told),
+                    // Who asks again and again for what takes long must not wait here ever longer.
+                    Err(_) => owed.forgive(),
+                }
+            });
             return;
         }
         let ready = match self.made_ready(request) {

@@ -78,7 +78,9 @@ impl Told {
 }
 
 /// Takes what became of many transactions without a task or a channel for each: it is told from
-/// within the shard, so it must return at once and wait for nothing.
+/// within the shard, so it must return at once and wait for nothing. A shard holds it for as long
+/// as it owes it something: one that holds a [`TransactionManager`](crate::TransactionManager)
+/// keeps that from ending by itself when its other handles are gone, but not from being stopped.
 pub trait ToldSink: Send + Sync + 'static {
     /// What became of the transaction that was begun under `number`, or why it did not begin.
     fn tell(&self, number: u64, told: Result<Told, BeginError>);
@@ -103,6 +105,11 @@ impl OwedTold {
         if let Some(sink) = self.sink.take() {
             sink.tell(self.number, told);
         }
+    }
+
+    /// Nobody waits for it any more.
+    pub(crate) fn forgive(mut self) {
+        self.sink = None;
     }
 }
 

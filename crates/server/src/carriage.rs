@@ -29,6 +29,7 @@ impl Carriages {
     /// another carriage.
     #[must_use]
     pub fn with(mut self, scheme: &'static str, carriage: Arc<dyn Transport>) -> Self {
+        self.others.retain(|(known, _)| *known != scheme);
         self.others.push((scheme, carriage));
         self
     }

@@ -17,4 +17,5 @@ mod listing;
 mod local;
 mod overload;
 mod recovering;
+mod sinks;
 mod stragglers;

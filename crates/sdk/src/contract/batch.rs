@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use unanimity_core::{Operation, PAYLOAD_BYTES_MAX};
 
 use super::Written;
+use crate::api::Object;
 
 /// In an answer: how many calls the participant takes in one request.
 pub const BATCH_HEADER: HeaderName = HeaderName::from_static("unanimity-batch");
@@ -142,7 +143,7 @@ fn put_text(text: &mut Vec<u8>, value: &str) {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Calls<'a> {
     #[serde(borrow)]
-    pub(crate) calls: Vec<Call<'a>>,
+    pub(crate) calls: Vec<Object<Call<'a>>>,
 }
 
 /// One call, not yet judged.
@@ -195,7 +196,7 @@ impl<'a> Line<'a> {
     /// Reads a line; `None` if it is none.
     #[must_use]
     pub fn read(line: &'a [u8]) -> Option<Self> {
-        let line: Self = serde_json::from_slice(line).ok()?;
+        let Object(line): Object<Self> = serde_json::from_slice(line).ok()?;
         (100..600).contains(&line.status).then_some(line)
     }
 
@@ -241,7 +242,7 @@ mod tests {
             assert_eq!(text.len(), bytes + 2);
             let read: Calls<'_> = serde_json::from_slice(&text).unwrap();
             for (number, transaction) in [(0, "t-1"), (1, "odd \"\u{7f}\n")] {
-                let call = &read.calls[number];
+                let Object(call) = &read.calls[number];
                 assert_eq!((call.number, call.transaction.as_ref()), (number as u64, transaction));
                 assert_eq!((call.operation.as_ref(), call.attempt), ("prepare", 12));
                 assert_eq!(call.payload.map(RawValue::get), payload);

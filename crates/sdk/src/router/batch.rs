@@ -25,7 +25,7 @@ use unanimity_core::guard::Reply;
 use unanimity_core::{Operation, TransactionId, check_id};
 
 use super::{Served, log, readable};
-use crate::api::Problem;
+use crate::api::{Object, Problem};
 use crate::contract::batch::{Call, Calls, NDJSON, write_line};
 use crate::contract::{Written, write_problem, written, written_problem};
 use crate::participant::{AnswerSink, CallError, OwedAnswer, Request};
@@ -69,14 +69,14 @@ fn take(served: &Arc<Served>, body: &[u8]) -> Result<Arc<Gathering>, Box<Problem
     let problem = |status, code, detail: String| {
         Box::new(Problem::new(status, code, "The batch is not taken", detail))
     };
-    let Calls { calls } = serde_json::from_slice(body)
+    let Object(Calls { calls }) = serde_json::from_slice(body)
         .map_err(|error| problem(400, "batch_unreadable", error.to_string()))?;
     if calls.len() > served.batch_calls_max {
         let most = served.batch_calls_max;
         return Err(problem(413, "batch_too_large", format!("it may have {most} calls")));
     }
     let (mut asked, mut requests) = (Vec::with_capacity(calls.len()), Vec::new());
-    for call in calls {
+    for Object(call) in calls {
         let request = request_of(&call);
         let about = request.as_ref().ok().map(|request| About {
             transaction: request.transaction.clone(),

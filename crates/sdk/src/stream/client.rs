@@ -16,8 +16,8 @@ use tonic::Streaming;
 
 use super::connection::Coordinator;
 use super::generated::transactions_client::TransactionsClient;
-use super::generated::{Begin, BeginBatch, BeginRequest, Begun, BegunBatch, Transaction, begun};
-use super::{BATCH_BYTES, BATCH_ENTRIES_MAX, MESSAGE_BYTES_MAX};
+use super::generated::{Begin, BeginRequest, Begun, BegunBatch, Transaction, begun};
+use super::{BATCH_BYTES, BATCH_ENTRIES_MAX, BeginBatch, MESSAGE_BYTES_MAX};
 use crate::client::ClientError;
 use crate::restraint::{Restraint, Set};
 

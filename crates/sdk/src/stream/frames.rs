@@ -12,13 +12,20 @@ use prost::encoding::{
     message, skip_field,
 };
 
-use super::BATCH_ENTRIES_MAX;
+use super::{BATCH_ENTRIES_MAX, Begin};
 
 /// Calls that go together because they were ready together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
     /// The calls; no order is meant among them.
     pub calls: Vec<Call>,
+}
+
+/// Requests that were ready together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BeginBatch {
+    /// The requests; answered as each is there, in any order.
+    pub begins: Vec<Begin>,
 }
 
 /// One operation on one branch.
@@ -44,8 +51,9 @@ pub struct Call {
     pub trace: [u64; 3],
 }
 
-/// The tags of `participant.proto`.
+/// The tags of `participant.proto`, and of a batch in `transactions.proto`.
 mod tag {
+    pub(super) const BEGINS: u32 = 1;
     pub(super) const CALLS: u32 = 1;
     pub(super) const NUMBER: u32 = 1;
     pub(super) const TRANSACTION: u32 = 2;
@@ -85,6 +93,7 @@ impl prost::Message for Calls {
     ) -> Result<(), DecodeError> {
         match tag {
             tag::CALLS => {
+                check_room(self.calls.len())?;
                 let length = length(wire_type, buffer)?;
                 if self.calls.is_empty() {
                     // Those of one batch are much alike.
@@ -105,6 +114,42 @@ impl prost::Message for Calls {
 
     fn clear(&mut self) {
         self.calls.clear();
+    }
+}
+
+/// A batch that is longer than it may be is refused while it is read: two bytes of it may ask for
+/// hundreds.
+fn check_room(entries: usize) -> Result<(), DecodeError> {
+    if entries < BATCH_ENTRIES_MAX { Ok(()) } else { Err(broken("a batch has too many entries")) }
+}
+
+impl prost::Message for BeginBatch {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        message::encode_repeated(tag::BEGINS, &self.begins, buffer);
+    }
+
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        match tag {
+            tag::BEGINS => {
+                check_room(self.begins.len())?;
+                message::merge_repeated(wire_type, &mut self.begins, buffer, context)
+            }
+            _ => skip_field(wire_type, tag, buffer, context),
+        }
+    }
+
+    fn encoded_len(&self) -> usize {
+        message::encoded_len_repeated(tag::BEGINS, &self.begins)
+    }
+
+    fn clear(&mut self) {
+        self.begins.clear();
     }
 }
 
@@ -360,6 +405,17 @@ mod tests {
         assert_eq!(ours.encode_to_vec(), theirs.encode_to_vec());
         assert_eq!(ours.encoded_len(), theirs.encoded_len());
         assert_eq!(Calls::decode(theirs.encode_to_vec().as_slice()), Ok(ours));
+    }
+
+    #[test]
+    fn a_batch_with_too_many_entries_is_none() {
+        let calls = |count| Calls { calls: vec![Call::default(); count] }.encode_to_vec();
+        let begins = |count| BeginBatch { begins: vec![Begin::default(); count] }.encode_to_vec();
+        let (most, more) = (BATCH_ENTRIES_MAX, BATCH_ENTRIES_MAX + 1);
+        assert_eq!(Calls::decode(calls(most).as_slice()).unwrap().calls.len(), most);
+        assert_eq!(BeginBatch::decode(begins(most).as_slice()).unwrap().begins.len(), most);
+        assert!(Calls::decode(calls(more).as_slice()).is_err());
+        assert!(BeginBatch::decode(begins(more).as_slice()).is_err());
     }
 
     #[test]

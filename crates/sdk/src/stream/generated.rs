@@ -896,13 +896,6 @@ pub struct Transaction {
     #[prost(string, tag = "7")]
     pub json: ::prost::alloc::string::String,
 }
-/// Requests that were ready together.
-#[allow(clippy::all)]
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct BeginBatch {
-    #[prost(message, repeated, tag = "1")]
-    pub begins: ::prost::alloc::vec::Vec<Begin>,
-}
 /// One request on a Run stream.
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1281,7 +1274,7 @@ pub mod transactions_client {
         /// come, in any order.
         pub async fn run(
             &mut self,
-            request: impl tonic::IntoStreamingRequest<Message = super::BeginBatch>,
+            request: impl tonic::IntoStreamingRequest<Message = crate::stream::BeginBatch>,
         ) -> std::result::Result<
             tonic::Response<tonic::codec::Streaming<super::BegunBatch>>,
             tonic::Status,
@@ -1358,7 +1351,7 @@ pub mod transactions_server {
         /// come, in any order.
         async fn run(
             &self,
-            request: tonic::Request<tonic::Streaming<super::BeginBatch>>,
+            request: tonic::Request<tonic::Streaming<crate::stream::BeginBatch>>,
         ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
     }
     /// Begins transactions, and asks about them.
@@ -1710,7 +1703,7 @@ pub mod transactions_server {
                     struct RunSvc<T: Transactions>(pub Arc<T>);
                     impl<
                         T: Transactions,
-                    > tonic::server::StreamingService<super::BeginBatch> for RunSvc<T> {
+                    > tonic::server::StreamingService<crate::stream::BeginBatch> for RunSvc<T> {
                         type Response = super::BegunBatch;
                         type ResponseStream = T::RunStream;
                         type Future = BoxFuture<
@@ -1719,7 +1712,7 @@ pub mod transactions_server {
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<tonic::Streaming<super::BeginBatch>>,
+                            request: tonic::Request<tonic::Streaming<crate::stream::BeginBatch>>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {

@@ -24,7 +24,7 @@ pub use answers::{judge, write_answer};
 pub use client::{StreamClient, StreamClientOptions};
 pub use codec::Codec;
 pub use dialing::{DialOptions, Dialed, dial};
-pub use frames::{Call, Calls};
+pub use frames::{BeginBatch, Call, Calls};
 pub use generated::*;
 pub use requests::{FieldError, wait};
 pub use serving::router;

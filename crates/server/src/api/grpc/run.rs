@@ -1,5 +1,5 @@
 //! Decides how many transactions run over one stream: each request is begun as soon as it is read,
-//! without a task or a timer for each, and answered when what it waits for has come; answers gather
+//! without a timer for each (and without a task, unless it chooses its id), and answered when what it waits for has come; answers gather
 //! while the last batch of them is being written. How many may be unanswered at a time is bounded,
 //! and how many of them may be young: those wait for the coordinator more than for participants,
 //! and the more it has begun the longer each takes, because none of it stays in the processor's
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_core::Stream;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 use unanimity::core::TransactionId;
@@ -35,6 +36,9 @@ const YOUNG_MAX: usize = 4_096;
 /// What takes longer than this waits for somebody else.
 const YOUNG: Duration = Duration::from_millis(100);
 
+/// Whose time is over is looked for no more often than this.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// Serves one stream.
 pub(super) fn start(
     api: &Api,
@@ -43,11 +47,11 @@ pub(super) fn start(
 ) -> Written {
     let outgoing = Arc::new(Outgoing { api: api.clone(), state: Mutex::default() });
     tokio::spawn(read(incoming, stopping, Arc::clone(&outgoing)));
-    tokio::spawn(answer_in_time(Arc::downgrade(&outgoing)));
-    Written(outgoing)
+    let in_time = tokio::spawn(answer_in_time(Arc::downgrade(&outgoing))).abort_handle();
+    Written { outgoing, in_time }
 }
 
-/// Begins what is asked for until the client ends or the coordinator stops.
+/// Begins what is asked for until the client ends or goes away, or the coordinator stops.
 async fn read(
     mut incoming: Streaming<BeginBatch>,
     mut stopping: watch::Receiver<bool>,
@@ -67,12 +71,20 @@ async fn read(
             Ok(Some(batch)) => {
                 let now = Instant::now();
                 outgoing.lock().read(batch.begins.len(), now);
-                begin_all(outgoing, batch, now);
-                outgoing.room().await;
+                begin_all(outgoing, batch, now).await;
+                let room = tokio::select! {
+                    biased;
+                    () = &mut stopped => return,
+                    room = outgoing.room() => room,
+                };
+                if room == Room::Gone {
+                    return;
+                }
             }
             Ok(None) => return,
             Err(status) => {
                 tracing::debug!(%status, "an initiator's stream broke off");
+                outgoing.change(|state| state.broken = Some(status));
                 return;
             }
         }
@@ -89,23 +101,24 @@ impl Drop for Ending {
 }
 
 /// Begins what a batch asks for. Where that is refused anyway, nothing of it is looked at.
-fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch, now: Instant) {
+async fn begin_all(outgoing: &Arc<Outgoing>, batch: BeginBatch, now: Instant) {
+    let mut refused = Vec::new();
     for Begin { number, request } in batch.begins {
-        let admitted = match outgoing.api.shared.manager.admit() {
-            Ok(admitted) => admitted,
-            Err(error) => {
-                outgoing.settle(number, Answer::Refused(problem_of_admission(error)));
-                continue;
-            }
-        };
-        let request = request.unwrap_or_default();
         // A panic is one request's: the others have nothing to do with it.
-        let planned = catch_unwind(AssertUnwindSafe(|| planned(&outgoing.api.shared, request)));
-        match planned {
-            Ok(Ok(planned)) => begin(outgoing, number, admitted, planned, now),
-            Ok(Err(problem)) => outgoing.settle(number, Answer::Refused(problem)),
-            Err(_) => outgoing.settle(number, Answer::Nothing),
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            let shared = &outgoing.api.shared;
+            let admitted = shared.manager.admit().map_err(problem_of_admission)?;
+            Ok((admitted, planned(shared, request.unwrap_or_default())?))
+        }));
+        match asked {
+            Ok(Ok((admitted, planned))) => begin(outgoing, number, admitted, planned, now),
+            Ok(Err(problem)) => refused.push((number, Answer::Refused(problem))),
+            Err(_) => refused.push((number, Answer::Nothing)),
         }
+        tokio::task::coop::consume_budget().await;
+    }
+    if !refused.is_empty() {
+        outgoing.change(|state| state.answer(refused));
     }
 }
 
@@ -119,35 +132,49 @@ fn begin(
 ) {
     let Planned { id, begin, .. } = planned;
     let slot = outgoing.lock().begin(number, id, now);
-    admitted.begin_and_tell_to(begin, Arc::clone(outgoing) as Arc<dyn ToldSink>, slot);
+    let to = (Arc::clone(outgoing) as Arc<dyn ToldSink>, slot);
+    // What panics is answered by what it owes.
+    let begun = AssertUnwindSafe(|| admitted.begin_and_tell_to(begin, to, WAIT_MAX));
+    drop(catch_unwind(begun));
 }
 
 /// Answers those whose time is over with how they stand, for as long as the stream is there.
 async fn answer_in_time(stream: Weak<Outgoing>) {
-    let mut earliest = Instant::now() + WAIT_MAX;
+    let mut next = Instant::now() + WAIT_MAX;
     loop {
-        tokio::time::sleep_until(earliest).await;
+        tokio::time::sleep_until(next).await;
         let Some(outgoing) = stream.upgrade() else { return };
         let now = Instant::now();
-        let mut state = outgoing.lock();
-        let late = state.under_way.take_if(|one| one.deadline <= now);
-        let next = state.under_way.iter().map(|one| one.deadline).min();
-        drop(state);
+        let (late, earliest) = outgoing.lock().late(now);
         // Whoever comes from now on has the whole time before them.
-        earliest = next.unwrap_or(now + WAIT_MAX);
+        next = earliest.unwrap_or(now + WAIT_MAX).max(now + LOOK);
         for UnderWay { number, id, .. } in late {
-            tokio::spawn(tell_standing(Arc::clone(&outgoing), number, id));
+            let owed = Owed { outgoing: Arc::clone(&outgoing), number, answer: Answer::Nothing };
+            tokio::spawn(tell_standing(owed, id));
         }
     }
 }
 
 /// Answers with how a transaction stands.
-async fn tell_standing(outgoing: Arc<Outgoing>, number: u64, id: TransactionId) {
-    let answer = match standing(&outgoing.api, &id).await {
+async fn tell_standing(mut owed: Owed, id: TransactionId) {
+    owed.answer = match standing(&owed.outgoing.api, &id).await {
         Ok(transaction) => Answer::Stands(transaction),
         Err(problem) => Answer::Refused(problem),
     };
-    outgoing.settle(number, answer);
+}
+
+/// An answer that is given in any case.
+struct Owed {
+    outgoing: Arc<Outgoing>,
+    number: u64,
+    answer: Answer,
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let answer = std::mem::replace(&mut self.answer, Answer::Nothing);
+        self.outgoing.change(|state| state.answer([(self.number, answer)]));
+    }
 }
 
 /// A request that is not answered yet.
@@ -217,6 +244,10 @@ struct State {
     /// How many were read and have no answer that is written.
     unanswered: usize,
     ended: bool,
+    /// What broke the stream off; told at its end.
+    broken: Option<Status>,
+    /// Nobody takes answers any more.
+    gone: bool,
     writer: Option<Waker>,
     reader: Option<Waker>,
 }
@@ -277,6 +308,19 @@ impl State {
         self.under_way.put(UnderWay { number, id, deadline, batch })
     }
 
+    /// These requests have their answers.
+    fn answer(&mut self, answers: impl IntoIterator<Item = (u64, Answer)>) {
+        if !self.gone {
+            self.answers.extend(answers);
+        }
+    }
+
+    /// Those whose time is over, and when that of the first of the others will be.
+    fn late(&mut self, now: Instant) -> (Vec<UnderWay>, Option<Instant>) {
+        let late = self.under_way.take_if(|one| one.deadline <= now);
+        (late, self.under_way.iter().map(|one| one.deadline).min())
+    }
+
     const fn has_room(&self) -> bool {
         self.unanswered < UNANSWERED_MAX && self.young.count < YOUNG_MAX
     }
@@ -295,50 +339,49 @@ impl Outgoing {
         writer.into_iter().for_each(Waker::wake);
     }
 
-    fn settle(&self, number: u64, answer: Answer) {
-        self.change(|state| state.answers.push((number, answer)));
-    }
-
     /// Answers one that is under way, unless its time was over before.
     fn settle_slot(&self, slot: u64, answer: Answer) {
         self.change(|state| {
             if let Some(one) = state.under_way.take(slot) {
                 state.young.end(one.batch);
-                state.answers.push((one.number, answer));
+                state.answer([(one.number, answer)]);
             }
         });
     }
 
     /// Returns when more may be read.
-    async fn room(&self) {
+    async fn room(&self) -> Room {
         loop {
             let ages_at = self.lock().young.age(Instant::now());
             let room = std::future::poll_fn(|context| self.poll_room(context));
             match ages_at {
                 None => return room.await,
                 Some(at) => {
-                    if tokio::time::timeout_at(at, room).await.is_ok() {
-                        return;
+                    if let Ok(room) = tokio::time::timeout_at(at, room).await {
+                        return room;
                     }
                 }
             }
         }
     }
 
-    fn poll_room(&self, context: &Context<'_>) -> Poll<()> {
+    fn poll_room(&self, context: &Context<'_>) -> Poll<Room> {
         let mut state = self.lock();
+        if state.gone {
+            return Poll::Ready(Room::Gone);
+        }
         if state.has_room() {
-            return Poll::Ready(());
+            return Poll::Ready(Room::ForMore);
         }
         state.reader = Some(context.waker().clone());
         Poll::Pending
     }
 
-    fn poll_batch(&self, context: &Context<'_>) -> Poll<Option<BegunBatch>> {
+    fn poll_batch(&self, context: &Context<'_>) -> Poll<Option<Result<BegunBatch, Status>>> {
         let mut state = self.lock();
         if state.answers.is_empty() {
             if state.ended && state.unanswered == 0 {
-                return Poll::Ready(None);
+                return Poll::Ready(state.broken.take().map(Err));
             }
             state.writer = Some(context.waker().clone());
             return Poll::Pending;
@@ -354,7 +397,7 @@ impl Outgoing {
             let answer = answer.written(&self.api);
             Begun { number, answer }
         });
-        Poll::Ready(Some(BegunBatch { begun: written.collect() }))
+        Poll::Ready(Some(Ok(BegunBatch { begun: written.collect() })))
     }
 }
 
@@ -369,14 +412,39 @@ impl ToldSink for Outgoing {
     }
 }
 
+/// Whether more may be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    ForMore,
+    /// Nobody is there any more who would take answers.
+    Gone,
+}
+
 /// The answers of one stream.
-pub(in crate::api) struct Written(Arc<Outgoing>);
+pub(in crate::api) struct Written {
+    outgoing: Arc<Outgoing>,
+    in_time: AbortHandle,
+}
 
 impl Stream for Written {
     type Item = Result<BegunBatch, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_batch(context).map(|batch| batch.map(Ok))
+        self.outgoing.poll_batch(context)
+    }
+}
+
+/// The client is answered, or gone. What it began goes on, and nobody keeps what came of it.
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.in_time.abort();
+        let mut state = self.outgoing.lock();
+        state.gone = true;
+        let kept = (std::mem::take(&mut state.answers), std::mem::take(&mut state.under_way));
+        let reader = state.reader.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+        drop(kept);
     }
 }
 
@@ -410,6 +478,11 @@ mod tests {
         state.young.end(last.batch);
         assert_eq!((state.young.count, state.young.age(later + YOUNG)), (1, None));
         assert_eq!(state.young.count, 0);
+        // After a minute it is told how they stand: all but the three that were answered.
+        let minute = start + WAIT_MAX;
+        let (late, next) = state.late(minute);
+        assert_eq!((late.len(), next), (YOUNG_MAX - 2, Some(later + WAIT_MAX)));
+        assert_eq!(state.late(later + WAIT_MAX).0.len(), 1);
         // However old: there is a bound for all.
         state.unanswered = UNANSWERED_MAX;
         assert!(!state.has_room());

@@ -101,6 +101,29 @@ pub(super) async fn all(
     Ok(())
 }
 
+/// A runtime beside the one that this runs in.
+struct Apart(Option<tokio::runtime::Runtime>);
+
+impl Apart {
+    fn with_threads(threads: usize) -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .worker_threads(threads)
+            .thread_name("shard")
+            .enable_all()
+            .build()
+            .map(Some)
+            .map(Self)
+    }
+}
+
+/// One must not be waited for within another.
+impl Drop for Apart {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(tokio::runtime::Runtime::shutdown_background);
+    }
+}
+
 /// Runs it in a folder of its own below `folder`, and judges that nothing was lost.
 pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Row> {
     let folder = folder.join("embedded");
@@ -114,13 +137,9 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     let internals =
         Internals { open_engine: Some(recorder.engines(&folder)), ..Internals::default() };
     // A thread for each shard: who begins transactions has others.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(run.shards.into())
-        .thread_name("shard")
-        .enable_all()
-        .build()?;
+    let apart = Apart::with_threads(run.shards.into())?;
     let manager = {
-        let _within = runtime.enter();
+        let _within = apart.0.as_ref().map(tokio::runtime::Runtime::enter);
         TransactionManager::start_with(config, Arc::new(Agreeing), internals)?
     };
     let measured = put_load_on(run, &manager, &recorder).await?;
@@ -128,7 +147,7 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     manager.stop(STOP_TIMEOUT).await;
     let drained = stopping.elapsed();
     drop(manager);
-    runtime.shutdown_background();
+    drop(apart);
     let in_history = unanimity::count_history(&folder)?;
     std::fs::remove_dir_all(&folder)?;
     if measured.failed > 0 || in_history != measured.done_in_all {
