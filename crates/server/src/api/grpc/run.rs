@@ -1,9 +1,10 @@
 //! Decides how many transactions run over one stream: each request is begun as soon as it is read,
-//! without a timer for each (and without a task, unless it chooses its id), and answered when what it waits for has come; answers gather
-//! while the last batch of them is being written. How many may be unanswered at a time is bounded,
-//! and how many of them may be young: those wait for the coordinator more than for participants,
-//! and the more it has begun the longer each takes, because none of it stays in the processor's
-//! cache. At a bound no more are read, and HTTP/2's flow control holds the client back.
+//! without a timer for each (and without a task, unless it chooses its id), and answered when what
+//! it waits for has come; answers gather while the last batch of them is being written. How many
+//! may be unanswered at a time is bounded, and how many of them may be young: those wait for the
+//! coordinator more than for participants, and the more it has begun the longer each takes, because
+//! none of it stays in the processor's cache. At a bound no more are read, and HTTP/2's flow control
+//! holds the client back.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
