@@ -1,7 +1,8 @@
 //! Decides how the published `.proto` files become Rust: which messages are written by hand in the
-//! SDK (the batches of calls and of requests, which are read hundreds of thousands of times a second
-//! and must not be larger than they may), and how the rest is generated. Needs `protoc`. The result
-//! is committed, so that no build needs either; it goes to the folder that the first argument names.
+//! SDK (the batches of calls and of requests, which are read hundreds of thousands of times a
+//! second and must not be larger than they may), and how the rest is generated. Needs `protoc`. The
+//! result is committed, so that no build needs either; it goes to the folder that the first
+//! argument names.
 
 fn main() -> std::io::Result<()> {
     let out = std::env::args()

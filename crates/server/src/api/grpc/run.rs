@@ -3,8 +3,8 @@
 //! it waits for has come; answers gather while the last batch of them is being written. How many
 //! may be unanswered at a time is bounded, and how many of them may be young: those wait for the
 //! coordinator more than for participants, and the more it has begun the longer each takes, because
-//! none of it stays in the processor's cache. At a bound no more are read, and HTTP/2's flow control
-//! holds the client back.
+//! none of it stays in the processor's cache. At a bound no more are read, and HTTP/2's flow
+//! control holds the client back.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
