@@ -176,17 +176,22 @@ async fn put_load_on(
     measure(run.load, run.window, usage, turn).await
 }
 
+/// A turn under way.
+type Turning = Pin<Box<dyn Future<Output = Turn> + Send>>;
+
 /// Begins a transaction, and expects that it commits.
 pub(super) fn commit_in_turn(
     manager: &TransactionManager,
     plan: Plan,
-) -> impl Fn() -> Pin<Box<dyn Future<Output = Turn> + Send>> + Clone + Send + Sync + 'static {
+) -> impl Fn() -> Turning + Clone + Send + Sync + 'static {
     let (plan, manager) = (Arc::new(plan), manager.clone());
     move || {
-        let (plan, manager) = (Arc::clone(&plan), manager.clone());
+        // Before a plan is made up that nobody would carry out.
+        let Ok(admitted) = manager.admit() else {
+            return Box::pin(std::future::ready(Turn::Refused)) as Turning;
+        };
+        let plan = Arc::clone(&plan);
         Box::pin(async move {
-            // Before a plan is made up that nobody would carry out.
-            let Ok(admitted) = manager.admit() else { return Turn::Refused };
             let request = BeginRequest::new((*plan).clone(), Wait::Outcome);
             match admitted.begin_and_tell(request).await {
                 Ok(told) if told.committed() => Turn::Done,

@@ -222,19 +222,16 @@ where
                 tokio::time::sleep_until(due).await;
             }
         }
-        let permit = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => match Arc::clone(&room).acquire_owned().await {
-                Ok(permit) => permit,
-                Err(_) => return,
-            },
-        };
+        if room.available_permits() == 0 {
+            drop(room.acquire().await); // Until one is free; it is taken below, if at all.
+        }
         let mut turn = Box::pin(turn());
-        // One that is over at once, as a refusal may be, is not worth a task.
+        // One that is over at once, as a refusal may be, is worth neither a permit nor a task.
         if let Poll::Ready(came_to) = turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             tally.note_from(came_to, due);
             continue;
         }
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let tally = Arc::clone(tally);
         tokio::spawn(async move {
             tally.note_from(turn.await, due);
