@@ -29,8 +29,12 @@ use crate::demo::settle;
 use crate::inbound::{self, InboundLimits};
 use crate::problem::{Problem, code};
 
-/// The most connections of the load client in an open loop.
+/// The most requests that the load client has under way in an open loop.
 const OPEN_REQUESTS_MAX: usize = 4_000;
+/// A client's pool opens more connections than it has requests, and those of the client before may
+/// not be closed yet. Who has no place at the coordinator is hung up on while it is idle, and then
+/// cannot know whether a request that was on its way was read: so there are places for all.
+const CONNECTIONS_MAX: &str = "12000";
 
 /// A coordinator and participants.
 pub(super) struct Deployment {
@@ -82,7 +86,7 @@ impl Deployment {
         let (shards, threads) = (sizes.shards.to_string(), sizes.worker_threads.to_string());
         let threads = ["--worker-threads", &threads];
         let mut serve = text(&["serve", "--data-folder", &at, "--log-level", "error"]);
-        serve.extend(text(&["--shards", &shards]));
+        serve.extend(text(&["--shards", &shards, "--connections-max", CONNECTIONS_MAX]));
         serve.extend(text(&threads));
         serve.extend(text(flags));
         let mut coordinator = Process::new("coordinator", &program, folder, serve);

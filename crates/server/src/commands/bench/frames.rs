@@ -2,13 +2,13 @@
 //! connection, each a length, a number and its bytes, many in one write where many are waiting, and
 //! nothing else: no HTTP/2, no gRPC, nothing done with them.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+
+use crate::slots::Slots;
 
 /// The bytes of a frame's length and number.
 const HEAD_BYTES: usize = 12;
@@ -56,12 +56,11 @@ fn each(bytes: &[u8], mut take: impl FnMut(u64, &[u8])) -> usize {
     used
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<()>>>>;
+type Waiting = Arc<Mutex<Slots<oneshot::Sender<()>>>>;
 
 /// One connection for everybody.
 #[derive(Clone)]
 pub(super) struct Frames {
-    next: Arc<AtomicU64>,
     waiting: Waiting,
     outgoing: mpsc::UnboundedSender<u64>,
 }
@@ -76,14 +75,13 @@ impl Frames {
         tokio::spawn(async move { drop(write(writer, numbers).await) });
         let found = Arc::clone(&waiting);
         tokio::spawn(async move { drop(read(incoming, &found).await) });
-        Ok(Self { next: Arc::default(), waiting, outgoing })
+        Ok(Self { waiting, outgoing })
     }
 
     /// Sends one frame and waits for it to come back; whether it did.
     pub(super) async fn round_trip(&self) -> bool {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (back, came_back) = oneshot::channel();
-        lock(&self.waiting).insert(number, back);
+        let number = lock(&self.waiting).put(back);
         self.outgoing.send(number).is_ok() && came_back.await.is_ok()
     }
 }
@@ -109,11 +107,14 @@ async fn read(
 ) -> std::io::Result<()> {
     let mut unread = Vec::with_capacity(CHUNK_BYTES);
     while reader.read_buf(&mut unread).await? > 0 {
-        let mut waiting = lock(waiting);
-        let used = each(&unread, |number, _| {
+        let mut came = Vec::new();
+        let mut slots = lock(waiting);
+        let used = each(&unread, |number, _| came.extend(slots.take(number)));
+        drop(slots);
+        for back in came {
             // dropped: a worker that has gone away waits for nothing.
-            let _ = waiting.remove(&number).map(|back| back.send(()));
-        });
+            let _ = back.send(());
+        }
         unread.drain(..used);
     }
     Ok(())
