@@ -101,12 +101,23 @@ fn is_json(text: &str) -> bool {
 }
 
 /// Says yes to all that reaches it.
-pub struct Willing;
+struct Willing;
 
 impl Participant for Willing {
     fn call(&self, _: unanimity_sdk::Request) -> Answering<'_> {
         Box::pin(async { Ok(Reply::Yes(None)) })
     }
+}
+
+/// What a participant's router answers.
+pub fn asked_of_router(request: Request<axum::body::Body>) -> (StatusCode, Vec<u8>) {
+    let answering = async {
+        let response = router(Arc::new(Willing)).oneshot(request).await.expect("never fails");
+        let (head, body) = response.into_parts();
+        (head.status, body.collect().await.expect("a whole body").to_bytes().into())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(answering)
 }
 
 /// A call as a participant's router takes it: an operation, three lines of headers, the body. It
@@ -120,13 +131,7 @@ pub fn call(bytes: &[u8]) -> bool {
         request = request.header(name, value);
     }
     let request = request.body(axum::body::Body::from(parts.0.to_vec())).expect("a request");
-    let answering = async {
-        let response = router(Arc::new(Willing)).oneshot(request).await.expect("never fails");
-        let (head, body) = response.into_parts();
-        (head.status, body.collect().await.expect("a whole body").to_bytes())
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let (status, body) = runtime.block_on(answering);
+    let (status, body) = asked_of_router(request);
     let body: serde_json::Value = serde_json::from_slice(&body).expect("an answer in JSON");
     match status.as_u16() {
         200 => assert_eq!(body["vote"], "yes"),

@@ -1,19 +1,14 @@
 //! Several calls at once, as they are sent and answered: in one request over HTTP, and in one
 //! message of a stream.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use http::Request;
-use http_body_util::BodyExt;
 use prost::Message;
 use serde::Deserialize;
-use tower::ServiceExt;
 use unanimity_sdk::contract::batch::{BATCH_PATH, Line};
-use unanimity_sdk::router;
 use unanimity_sdk::stream::Calls;
 
-use crate::answers::Willing;
+use crate::answers::asked_of_router;
 
 /// A line of a batch's answer: what is one has a status that could have come alone, and a body that
 /// is JSON or nothing.
@@ -41,13 +36,7 @@ struct Numbered {
 pub fn calls(bytes: &[u8]) -> bool {
     let request = Request::post(format!("/{BATCH_PATH}"));
     let request = request.body(Body::from(bytes.to_vec())).expect("a request");
-    let answering = async {
-        let response = router(Arc::new(Willing)).oneshot(request).await.expect("never fails");
-        let (head, body) = response.into_parts();
-        (head.status, body.collect().await.expect("a whole body").to_bytes())
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let (status, body) = runtime.block_on(answering);
+    let (status, body) = asked_of_router(request);
     if status.as_u16() != 200 {
         assert!(matches!(status.as_u16(), 400 | 413), "{status}");
         let body: serde_json::Value = serde_json::from_slice(&body).expect("a problem");

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use prost::DecodeError;
 use prost::encoding::{
-    DecodeContext, WireType, check_wire_type, decode_key, decode_varint, encoded_len_varint,
-    message, skip_field,
+    DecodeContext, WireType, check_wire_type, decode_key, decode_varint, encode_varint,
+    encoded_len_varint, message, skip_field,
 };
 
 use super::{BATCH_ENTRIES_MAX, Begin};
@@ -66,22 +66,16 @@ mod tag {
     pub(super) const TRACE: u32 = 9;
 }
 
-/// As many as a call of short names and a small payload has, so that there is room for all at once.
-const CALL_BYTES: usize = 192;
 /// How many bytes a trace has.
 const TRACE_BYTES: usize = 24;
 
 impl prost::Message for Calls {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        // Into a vector first: to put field after field into a buffer of any kind costs more than
-        // the whole again.
-        let mut bytes = Vec::with_capacity(self.calls.len() * CALL_BYTES);
         for call in &self.calls {
-            bytes.push(key(tag::CALLS, WireType::LengthDelimited));
-            put_varint(&mut bytes, call.encoded_len() as u64);
-            call.write(&mut bytes);
+            buffer.put_u8(key(tag::CALLS, WireType::LengthDelimited));
+            encode_varint(call.encoded_len() as u64, buffer);
+            call.encode_raw(buffer);
         }
-        buffer.put_slice(&bytes);
     }
 
     fn merge_field(
@@ -175,29 +169,21 @@ fn read_call(
     if buffer.remaining() == end { Ok(call) } else { Err(broken("a call is longer than it says")) }
 }
 
-impl Call {
-    fn write(&self, bytes: &mut Vec<u8>) {
-        put_number(tag::NUMBER, self.number, bytes);
-        put_bytes(tag::TRANSACTION, self.transaction.as_bytes(), bytes);
-        put_bytes(tag::BRANCH, self.branch.as_bytes(), bytes);
-        put_number(tag::OPERATION, self.operation.into(), bytes);
-        put_number(tag::ATTEMPT, self.attempt.into(), bytes);
-        put_number(tag::TIMEOUT, self.timeout_ms, bytes);
-        put_bytes(tag::PAYLOAD, &self.payload, bytes);
-        put_number(tag::OUTCOME, self.outcome.into(), bytes);
-        if self.trace != [0; 3] {
-            bytes.push(key(tag::TRACE, WireType::LengthDelimited));
-            put_varint(bytes, TRACE_BYTES as u64);
-            self.trace.iter().for_each(|part| bytes.extend_from_slice(&part.to_be_bytes()));
-        }
-    }
-}
-
 impl prost::Message for Call {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        let mut bytes = Vec::with_capacity(CALL_BYTES);
-        self.write(&mut bytes);
-        buffer.put_slice(&bytes);
+        put_number(tag::NUMBER, self.number, buffer);
+        put_bytes(tag::TRANSACTION, self.transaction.as_bytes(), buffer);
+        put_bytes(tag::BRANCH, self.branch.as_bytes(), buffer);
+        put_number(tag::OPERATION, self.operation.into(), buffer);
+        put_number(tag::ATTEMPT, self.attempt.into(), buffer);
+        put_number(tag::TIMEOUT, self.timeout_ms, buffer);
+        put_bytes(tag::PAYLOAD, &self.payload, buffer);
+        put_number(tag::OUTCOME, self.outcome.into(), buffer);
+        if self.trace != [0; 3] {
+            buffer.put_u8(key(tag::TRACE, WireType::LengthDelimited));
+            encode_varint(TRACE_BYTES as u64, buffer);
+            self.trace.iter().for_each(|part| buffer.put_u64(*part));
+        }
     }
 
     fn merge_field(
@@ -250,27 +236,19 @@ const fn key(tag: u32, wire_type: WireType) -> u8 {
     (tag as u8) << 3 | wire_type as u8
 }
 
-fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        bytes.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    bytes.push(value as u8);
-}
-
 /// As proto3 has it: what is 0 is left out.
-fn put_number(tag: u32, value: u64, bytes: &mut Vec<u8>) {
+fn put_number(tag: u32, value: u64, buffer: &mut impl BufMut) {
     if value != 0 {
-        bytes.push(key(tag, WireType::Varint));
-        put_varint(bytes, value);
+        buffer.put_u8(key(tag, WireType::Varint));
+        encode_varint(value, buffer);
     }
 }
 
-fn put_bytes(tag: u32, content: &[u8], bytes: &mut Vec<u8>) {
+fn put_bytes(tag: u32, content: &[u8], buffer: &mut impl BufMut) {
     if !content.is_empty() {
-        bytes.push(key(tag, WireType::LengthDelimited));
-        put_varint(bytes, content.len() as u64);
-        bytes.extend_from_slice(content);
+        buffer.put_u8(key(tag, WireType::LengthDelimited));
+        encode_varint(content.len() as u64, buffer);
+        buffer.put_slice(content);
     }
 }
 
