@@ -3,6 +3,7 @@
 //! holds (`row`) and how lines are shown. This file decides which scenarios there are, in which
 //! order they run, and where their figures go.
 
+mod bare;
 mod ceilings;
 mod compare;
 mod contention;

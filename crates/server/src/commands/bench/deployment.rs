@@ -20,6 +20,7 @@ use unanimity_sdk::{
     Participant, ServiceResult, Vote,
 };
 
+use super::bare::{self, Bare};
 use super::measure::{Load, Measured, Turn, Window, measure};
 use super::stream::NothingBehind;
 use super::usage::Usage;
@@ -104,6 +105,22 @@ impl Deployment {
         let (token, holds_back, ended) = (None, true, 0);
         let participants = urls;
         Ok(Self { processes, data, url, token, participants, idle_kib, holds_back, ended })
+    }
+
+    /// A process that stands before the first two participants as the coordinator does, with
+    /// nothing behind it.
+    pub(super) async fn bare(&self, folder: &Path, sizes: Sizes) -> anyhow::Result<Process> {
+        let (threads, journal) = (sizes.worker_threads.to_string(), folder.join("bare.db"));
+        let journal = journal.display().to_string();
+        let mut arguments = vec!["bench-participant", "--worker-threads", &threads];
+        arguments.extend(["--journal", &journal]);
+        for participant in self.participants.iter().take(2) {
+            arguments.extend(["--before", participant]);
+        }
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let mut process = Process::new("bare", &std::env::current_exe()?, folder, arguments);
+        process.start().await?;
+        Ok(process)
     }
 
     /// Takes the user's own, of which only what the API tells is known.
@@ -364,6 +381,12 @@ pub(crate) struct ParticipantArguments {
     /// Send frames back, and be no participant at all.
     #[arg(long)]
     frames: bool,
+    /// Be no participant but what stands before these two: with --journal.
+    #[arg(long, value_name = "URL", requires = "journal")]
+    before: Vec<String>,
+    /// Where that has its journal.
+    #[arg(long, value_name = "FILE", requires = "before")]
+    journal: Option<PathBuf>,
 }
 
 /// The participant of the bench, and the echo that the ceiling is measured against.
@@ -374,22 +397,29 @@ pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
         super::frames::echo(listener).await?;
         return Ok(ExitCode::SUCCESS);
     }
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let shutdown = async move { terminate.recv().await.unwrap_or(()) };
+    let router = match &arguments.journal {
+        Some(journal) => bare::router(Bare::open(journal, &arguments.before)?),
+        None => participant_router(arguments.nothing_behind),
+    };
+    inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn participant_router(nothing_behind: bool) -> axum::Router {
     let participant = Arc::new(MemoryParticipant::with_settled_max(Obedient, 10_000));
-    let on_streams: Arc<dyn Participant> = match arguments.nothing_behind {
+    let on_streams: Arc<dyn Participant> = match nothing_behind {
         true => Arc::new(NothingBehind),
         false => Arc::clone(&participant) as _,
     };
-    let router = axum::Router::new()
+    axum::Router::new()
         .route("/echo", post(|body: axum::body::Bytes| async { body }))
         .route("/refusing/v1/transactions", post(refuse))
         .route("/silent/{operation}", post(silent))
         .route("/slow/{milliseconds}/{operation}", post(slow))
         .nest("/transactions", unanimity_sdk::router(participant))
-        .merge(unanimity_sdk::stream::router(on_streams));
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let shutdown = async move { terminate.recv().await.unwrap_or(()) };
-    inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
-    Ok(ExitCode::SUCCESS)
+        .merge(unanimity_sdk::stream::router(on_streams))
 }
 
 /// Refuses to begin a transaction, as a coordinator that has too much to do.

@@ -19,7 +19,7 @@ use super::measure::{Load, Window};
 use super::row::{Beyond, Row};
 
 /// The bytes of a beginning's record, as two branches with a small payload have it.
-const RECORD_BYTES: usize = 300;
+pub(super) const RECORD_BYTES: usize = 300;
 /// How many syncs are timed before and after.
 const SYNCS: u64 = 200;
 
@@ -31,15 +31,25 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
     let half = Window::of(window.counted / 2);
     let url = deployment.participants[0].clone();
     let request = Arc::new(two_branches(&deployment.participants));
-    let before = (round_trips(1, half, &url).await?, sync_ms(&folder)?);
+    let mut bare = deployment.bare(&folder, arguments.sizes()).await?;
+    let bare_url = bare.url();
+    let waited = async || {
+        let bare = round_trips(1, half, &bare_url).await?.latency.p50_ms;
+        Ok::<_, anyhow::Error>([
+            round_trips(1, half, &url).await?.latency.p50_ms,
+            sync_ms(&folder)?,
+            bare,
+        ])
+    };
+    let before = waited().await?;
     let measured = deployment.commit(Load::Closed(1), window, &request, Outcome::Commit).await?;
-    let after = (round_trips(1, half, &url).await?, sync_ms(&folder)?);
+    let after = waited().await?;
+    bare.stop().await?;
     let idle_kib = deployment.idle_kib;
     deployment.finish().await.context("latency")?;
     std::fs::remove_dir_all(&folder)?;
-    let round_trip_ms = (before.0.latency.p50_ms + after.0.latency.p50_ms) / 2.0;
-    let sync_ms = (before.1 + after.1) / 2.0;
-    let beyond = Beyond::new(measured.latency.p50_ms, round_trip_ms, sync_ms);
+    let mean = |which: usize| (before[which] + after[which]) / 2.0;
+    let beyond = Beyond::new(measured.latency.p50_ms, mean(0), mean(1), mean(2));
     let case = "one at a time".to_owned();
     let row = Row::new("latency", Load::Closed(1), &measured);
     Ok(Row { case, idle_kib, beyond: Some(beyond), ..row })

@@ -38,13 +38,17 @@ pub(super) struct Beyond {
     pub(super) sync_ms: f64,
     /// The median time of a transaction over two of each.
     pub(super) ratio: f64,
+    /// The median time of the same requests and syncs through the same libraries with nothing
+    /// behind them; 0 where it was not measured.
+    #[serde(default)]
+    pub(super) bare_ms: f64,
 }
 
 impl Beyond {
-    pub(super) fn new(transaction_ms: f64, round_trip_ms: f64, sync_ms: f64) -> Self {
+    pub(super) fn new(transaction_ms: f64, round_trip_ms: f64, sync_ms: f64, bare_ms: f64) -> Self {
         let waited_ms = 2.0 * (round_trip_ms + sync_ms);
         let ratio = if waited_ms > 0.0 { transaction_ms / waited_ms } else { 0.0 };
-        Self { round_trip_ms, sync_ms, ratio }
+        Self { round_trip_ms, sync_ms, ratio, bare_ms }
     }
 }
 

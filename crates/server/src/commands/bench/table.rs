@@ -65,6 +65,11 @@ pub(super) fn remarks(row: &Row) -> String {
             "{:.2} x (2 round trips of {:.3} ms + 2 syncs of {:.3} ms)",
             beyond.ratio, beyond.round_trip_ms, beyond.sync_ms
         ));
+        if beyond.bare_ms > 0.0 {
+            let (bare_ms, ratio) = (beyond.bare_ms, row.latency.p50_ms / beyond.bare_ms);
+            remarks
+                .push(format!("{ratio:.2} x the same path with nothing behind ({bare_ms:.3} ms)"));
+        }
     }
     if let Some(busy) = row.journal_busy {
         remarks.push(format!("journal busy {:.0} %", busy * 100.0));

@@ -1,0 +1,85 @@
+//! What a transaction alone costs on this machine with nothing behind it: a process that does what
+//! the coordinator must do for one, and knows nothing of transactions. It takes a request, appends
+//! and syncs a record, sends two requests at once to two processes that echo them, appends and
+//! syncs once more, answers, and then sends the two requests that a decision is told by. The same
+//! libraries and the same engine; what the coordinator takes beyond this is its own.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use tokio::sync::oneshot;
+use unanimity_journal::{Engine, SqliteEngine};
+use unanimity_sdk::api::Json;
+use unanimity_sdk::{Client, ClientOptions};
+
+use super::latency::RECORD_BYTES;
+
+/// Who asks for an append, and is told when it is durable.
+type Asked = oneshot::Sender<()>;
+
+/// What the process is.
+pub(super) struct Bare {
+    participants: Vec<Client>,
+    journal: std::sync::mpsc::Sender<Asked>,
+}
+
+impl Bare {
+    /// One with a journal at this path, before two participants.
+    pub(super) fn open(journal: &Path, participants: &[String]) -> anyhow::Result<Arc<Self>> {
+        let client = |url: &String| Client::with_options(url, None, ClientOptions::default());
+        let participants = participants.iter().map(client).collect::<Result<_, _>>()?;
+        let mut engine = SqliteEngine::open(journal)?;
+        engine.harden(0)?;
+        let mut next = engine.bounds(0)?.next;
+        let (sender, asked) = std::sync::mpsc::channel::<Asked>();
+        std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
+            while let Ok(asked) = asked.recv() {
+                // Who gets no answer fails, and says so.
+                if engine.append(0, next, &[&[0xA5; RECORD_BYTES]]).is_ok() {
+                    next += 1;
+                    let _ = asked.send(()); // dropped: whoever asked may have gone away.
+                }
+            }
+        })?;
+        Ok(Arc::new(Self { participants, journal: sender }))
+    }
+
+    async fn append(&self) -> anyhow::Result<()> {
+        let (sender, durable) = oneshot::channel();
+        self.journal.send(sender).map_err(|_| anyhow!("the journal's thread has ended"))?;
+        Ok(durable.await?)
+    }
+
+    async fn call_all(&self, request: &Json) -> anyhow::Result<()> {
+        let [first, second] = &self.participants[..] else { return Err(anyhow!("two, please")) };
+        let (first, second) =
+            (first.post_json("/echo", request), second.post_json("/echo", request));
+        let _told: (Json, Json) = tokio::try_join!(first, second)?;
+        Ok(())
+    }
+
+    async fn run(self: Arc<Self>, request: Json) -> anyhow::Result<Json> {
+        self.append().await?;
+        self.call_all(&request).await?;
+        self.append().await?;
+        let (bare, told) = (Arc::clone(&self), request.clone());
+        tokio::spawn(async move { drop(bare.call_all(&told).await) });
+        Ok(request)
+    }
+}
+
+/// What it answers to.
+pub(super) fn router(bare: Arc<Bare>) -> Router {
+    let run = |State(bare): State<Arc<Bare>>, axum::Json(request): axum::Json<Json>| async {
+        match bare.run(request).await {
+            Ok(told) => Ok(axum::Json(told)),
+            Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        }
+    };
+    Router::new().route("/echo", post(run)).with_state(bare)
+}
