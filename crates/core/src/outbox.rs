@@ -27,6 +27,9 @@ const RECORDS_PER_LIVE: u64 = 4;
 pub struct OutboxBounds {
     /// It is asked when at least this many batches can go.
     pub truncate_batches_min: u64,
+    /// It is asked sooner when what can go is about this many bytes: to forget takes as long as
+    /// what is forgotten is large, and whoever waits for an append waits for it.
+    pub truncate_bytes_min: u64,
     /// A transaction that keeps more batches than this from being forgotten is written anew.
     pub straggler_batches: u64,
 }
@@ -102,6 +105,8 @@ pub struct Outbox<R> {
     homes: Homes,
     /// How many records were read, and handed out since.
     records: u64,
+    /// The bytes of a batch, as the last few had them.
+    batch_bytes: u64,
     bounds: OutboxBounds,
     mutations: Mutations,
 }
@@ -127,6 +132,7 @@ impl<R> Outbox<R> {
             held: VecDeque::new(),
             homes,
             records,
+            batch_bytes: 0,
             bounds,
             mutations,
         }
@@ -208,6 +214,7 @@ impl<R> Outbox<R> {
         let batch = self.gathered.pop_front()?;
         self.append_under_way = true;
         self.is_pressing &= self.gathers();
+        self.batch_bytes = (self.batch_bytes * 7 + batch.records.bytes() as u64) / 8;
         Some(batch)
     }
 
@@ -301,7 +308,9 @@ impl<R> Outbox<R> {
     /// The position before which the journal may forget everything, if it is worth asking.
     pub fn forgettable(&mut self) -> Option<u64> {
         let low_water = self.homes.low_water(self.durable.position() + 1);
-        if low_water < self.first_position + self.bounds.truncate_batches_min {
+        let batches = low_water.saturating_sub(self.first_position);
+        let is_small = batches * self.batch_bytes < self.bounds.truncate_bytes_min;
+        if batches == 0 || (batches < self.bounds.truncate_batches_min && is_small) {
             return None;
         }
         self.first_position = low_water;

@@ -48,6 +48,8 @@ const TURN_MAX: usize = 512;
 pub struct Bounds {
     /// The journal is asked to forget when at least this many batches can go.
     pub truncate_batches_min: u64,
+    /// It is asked sooner when what can go is about this many bytes.
+    pub truncate_bytes_min: u64,
     /// A transaction that keeps more batches than this from being forgotten is written anew.
     pub straggler_batches: u64,
     /// How many ended transactions may wait for the history before beginnings are refused.
@@ -64,6 +66,7 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             truncate_batches_min: 256,
+            truncate_bytes_min: 512 << 10,
             straggler_batches: 2_048,
             ending_max: 200_000,
             linger: Duration::from_millis(2),
@@ -197,6 +200,7 @@ impl Shard {
         let Replayed { coordinator, homes, records, ended, unread, .. } = replayed;
         let bounds = OutboxBounds {
             truncate_batches_min: parts.bounds.truncate_batches_min,
+            truncate_bytes_min: parts.bounds.truncate_bytes_min,
             straggler_batches: parts.bounds.straggler_batches,
         };
         let positions = (first_position, next_position);

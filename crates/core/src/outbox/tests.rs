@@ -16,6 +16,9 @@ fn begin(id: &str, branches: &[&str]) -> Event {
     }
 }
 
+const BOUNDS: OutboxBounds =
+    OutboxBounds { truncate_batches_min: 1, truncate_bytes_min: u64::MAX, straggler_batches: 4 };
+
 fn outbox(bounds: OutboxBounds) -> Outbox<()> {
     Outbox::new((1, 1), (Homes::default(), 0), bounds, Mutations::default())
 }
@@ -25,7 +28,7 @@ fn outbox(bounds: OutboxBounds) -> Outbox<()> {
 #[test]
 fn an_end_alone_does_not_press() {
     let mut coordinator = Coordinator::new(CoordinatorConfig::default());
-    let mut outbox = outbox(OutboxBounds { truncate_batches_min: 1, straggler_batches: 4 });
+    let mut outbox = outbox(BOUNDS);
     let answer = |branch, operation, answer| {
         let transaction = TransactionId::new("t").unwrap();
         Event::Answer { transaction, branch, operation, attempt: 1, answer }
@@ -78,8 +81,7 @@ fn an_end_alone_does_not_press() {
 #[test]
 fn many_that_stay_are_written_anew_a_few_times_and_not_for_ever() {
     let mut coordinator = Coordinator::new(CoordinatorConfig::default());
-    let bounds = OutboxBounds { truncate_batches_min: 1, straggler_batches: 4 };
-    let mut outbox = outbox(bounds);
+    let mut outbox = outbox(BOUNDS);
     for number in 0..20 {
         outbox.take(coordinator.handle(1, begin(&format!("t{number}"), &["a", "b"])));
         let batch = outbox.next_append().unwrap();
@@ -109,4 +111,32 @@ fn many_that_stay_are_written_anew_a_few_times_and_not_for_ever() {
     coordinator.set_aside(&TransactionId::new("t19").unwrap(), 0, why);
     fill(&mut outbox, &mut coordinator);
     assert_eq!(outbox.stragglers(&coordinator), [], "nothing could be forgotten by it");
+}
+
+/// What can be forgotten is asked for when it is many batches, or few that are large.
+#[test]
+fn large_batches_are_forgotten_sooner() {
+    let forgotten = |batches_min, bytes_min| {
+        let mut coordinator = Coordinator::new(CoordinatorConfig::default());
+        let bounds = OutboxBounds {
+            truncate_batches_min: batches_min,
+            truncate_bytes_min: bytes_min,
+            ..BOUNDS
+        };
+        let mut outbox = outbox(bounds);
+        let mut asked = Vec::new();
+        for number in 0..64 {
+            let id = format!("t{number}");
+            outbox.take(coordinator.handle(1, begin(&id, &["a", "b"])));
+            let batch = outbox.next_append().unwrap();
+            outbox.receipt(Durable::up_to(batch.position));
+            outbox.archived(&TransactionId::new(&id).unwrap());
+            asked.extend(outbox.forgettable().map(|before| before - 1));
+        }
+        asked
+    };
+    assert_eq!(forgotten(u64::MAX, u64::MAX), []);
+    assert_eq!(forgotten(32, u64::MAX), [32, 64]);
+    let asked = forgotten(32, 1_000);
+    assert!(asked.len() > 3, "a thousand bytes are a dozen batches: {asked:?}");
 }

@@ -182,10 +182,30 @@ fn the_write_ahead_log_is_emptied_at_its_limit_and_keeps_its_length() {
         }
         let emptied = pages.windows(2).filter(|pair| pair[1] < pair[0]).count();
         assert_eq!(emptied, 2, "{pages:?}");
-        assert!(pages.iter().all(|pages| *pages < WAL_PAGES_MAX + 1000), "{pages:?}");
+        assert!(pages.iter().all(|pages| *pages < WAL_PAGES + 1000), "{pages:?}");
         let bytes = std::fs::metadata(wal::wal_path(&engine.path)).unwrap().len();
         assert!(bytes < 5200 * 4120, "the log must be reused: {bytes}");
         engine.read(0, 1, &mut |_| Ok(())).unwrap();
+    });
+}
+
+#[test]
+fn the_log_of_a_small_file_is_emptied_later() {
+    with_engine("small", |engine| {
+        let page: [&[u8]; 1] = [&vec![0; 4000 * 128]];
+        let mut pages = Vec::new();
+        for position in 1..=300 {
+            engine.append(0, position, &page).unwrap();
+            engine.truncate(0, position).unwrap();
+            pages.push(pending(engine));
+        }
+        let most = pages.iter().copied().max().unwrap();
+        assert!((WAL_PAGES_MAX - 200..WAL_PAGES_MAX + 200).contains(&most), "{pages:?}");
+        let emptied = pages.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        assert_eq!(emptied, 2, "{pages:?}");
+        let file = std::fs::metadata(&engine.path).unwrap().len();
+        assert!(file < SMALL_FILE_PAGES * 4096, "{file}");
+        engine.read(0, 300, &mut |_| Ok(())).unwrap();
     });
 }
 

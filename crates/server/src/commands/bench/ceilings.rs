@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use unanimity::OpenEngine;
 use unanimity::core::{
     Answer, Call, Coordinator, CoordinatorConfig, Durable, Effect, Event, Mutations, Operation,
     Out, Outbox, OutboxBounds, Step, TransactionId,
 };
+use unanimity::{Bounds as ManagerBounds, OpenEngine};
 use unanimity_journal::{Batch, Bounds, Engine, JournalError, Receipt, ShardId, SqliteEngine};
 
 use super::embedded::transfer;
@@ -205,7 +205,9 @@ impl Alone {
     fn new(shard: usize, concurrency: usize) -> Self {
         let config =
             CoordinatorConfig { live_transactions_max: usize::MAX, ..CoordinatorConfig::default() };
-        let bounds = OutboxBounds { truncate_batches_min: 256, straggler_batches: 2_048 };
+        let ManagerBounds { truncate_batches_min, truncate_bytes_min, straggler_batches, .. } =
+            ManagerBounds::default();
+        let bounds = OutboxBounds { truncate_batches_min, truncate_bytes_min, straggler_batches };
         Self {
             coordinator: Coordinator::new(config),
             outbox: Outbox::new((1, 1), Default::default(), bounds, Mutations::default()),
