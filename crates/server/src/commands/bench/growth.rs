@@ -25,13 +25,17 @@ const ROOM: u64 = 100_000;
 /// So long nobody tries to reach the participant that is down: longer than the bench runs.
 const RETRY_DELAY_MS: u64 = 24 * 3_600 * 1_000;
 
-/// One case, which the bench gives a process of its own: memory is compared only in a fresh one.
+/// One case, which the bench gives a process of its own: memory is compared only in a fresh one,
+/// and what starts anew is one.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[group(multiple = false)]
 pub(super) struct Case {
     /// Measure beside so many live transactions, in this process.
     #[arg(long, hide = true)]
     live: Option<u64>,
+    /// Measure how so many are recovered that the case before has left, in this process.
+    #[arg(long, hide = true)]
+    recover: Option<u64>,
     /// Measure with so many in the history, in this process.
     #[arg(long, hide = true)]
     history: Option<u64>,
@@ -43,19 +47,20 @@ pub(super) async fn growth(
     folder: &Path,
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
+    // What one process leaves to the next lies where both look.
+    let left = arguments.folder.as_deref().unwrap_or(folder).join("left");
     let folder = folder.join("growth");
     match arguments.case {
         Case { live: Some(live), .. } => {
-            beside_live(arguments, live, &folder)
-                .await
-                .context("growth")?
-                .into_iter()
-                .for_each(show);
+            show(beside_live(arguments, live, &folder, &left).await.context("growth")?);
+        }
+        Case { recover: Some(live), .. } => {
+            show(recovered(arguments, live, &left).await.context("growth")?);
         }
         Case { history: Some(rows), .. } => {
             show(beside_history(arguments, rows, &folder).await.context("growth")?);
         }
-        Case { live: None, history: None } => {
+        Case { live: None, recover: None, history: None } => {
             for (flag, count) in cases(arguments) {
                 in_a_process(arguments, flag, count, &folder)
                     .await?
@@ -69,9 +74,10 @@ pub(super) async fn growth(
 
 fn cases(arguments: &BenchArguments) -> Vec<(&'static str, u64)> {
     if arguments.short {
-        return vec![("--live", 500), ("--history", 1_000)];
+        return vec![("--live", 500), ("--recover", 500), ("--history", 1_000)];
     }
-    let mut cases: Vec<(&str, u64)> = [10_000, 100_000, 1_000_000].map(|n| ("--live", n)).to_vec();
+    let live = [10_000, 100_000, 1_000_000].map(|live| [("--live", live), ("--recover", live)]);
+    let mut cases = live.concat();
     cases.push(("--history", 1_000_000));
     cases.extend(arguments.long.then_some(("--history", 10_000_000)));
     cases
@@ -117,7 +123,8 @@ async fn beside_live(
     arguments: &BenchArguments,
     live: u64,
     folder: &Path,
-) -> anyhow::Result<Vec<Row>> {
+    left: &Path,
+) -> anyhow::Result<Row> {
     std::fs::create_dir_all(folder)?;
     let manager = start(arguments, live, folder)?;
     let before_kib = Usage::own().resident_kib;
@@ -131,21 +138,19 @@ async fn beside_live(
     manager.stop(Duration::ZERO).await;
     drop(manager);
     std::fs::remove_dir_all(folder)?;
-    Ok(vec![row, recovery_of(arguments, live, folder).await?])
+    leave(arguments, live, left).await?;
+    Ok(row)
 }
 
-/// A folder in which so many are live and nothing else is, read back. (What ended beside those
-/// above is in that journal too, three records each, and was read with them.)
-async fn recovery_of(arguments: &BenchArguments, live: u64, folder: &Path) -> anyhow::Result<Row> {
+/// A folder in which so many are live and nothing else is. (What ended beside those above is in
+/// that journal too, three records each, and would be read with them.)
+async fn leave(arguments: &BenchArguments, live: u64, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)?;
     let manager = start(arguments, live, folder)?;
     fill(&manager, in_doubt(), live).await?;
     // As a crash does, but for what was on its way to the disk: what is live stays so.
     manager.stop(Duration::ZERO).await;
-    drop(manager);
-    let recovery = recovered(arguments, live, folder).await?;
-    std::fs::remove_dir_all(folder)?;
-    Ok(recovery)
+    Ok(())
 }
 
 /// The time from opening the files until the first new transaction has its outcome.
@@ -155,7 +160,13 @@ async fn recovered(arguments: &BenchArguments, live: u64, folder: &Path) -> anyh
     let read = started.elapsed();
     manager.begin(BeginRequest::new(transfer(), Wait::Outcome)).await?;
     let ready = started.elapsed();
+    let recovered = manager.has_live().await?;
     manager.stop(Duration::ZERO).await;
+    drop(manager);
+    std::fs::remove_dir_all(folder)?;
+    if !recovered {
+        bail!("nothing was live, of {live}");
+    }
     let row = Row {
         scenario: "growth".to_owned(),
         case: format!("recovery of {live}"),

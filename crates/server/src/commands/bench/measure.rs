@@ -107,9 +107,8 @@ impl Tally {
         now >= self.from && now < self.until
     }
 
-    /// Notes a turn; gives its latency if it counts.
-    fn note(&self, turn: Turn, since: Instant) -> Option<u32> {
-        let now = Instant::now();
+    /// Notes a turn that has ended now; gives its latency if it counts.
+    fn note(&self, turn: Turn, since: Instant, now: Instant) -> Option<u32> {
         let counts = self.counts(now);
         match turn {
             Turn::Done => {
@@ -125,8 +124,8 @@ impl Tally {
     }
 
     /// The same of a turn that was due then, with its latency.
-    fn note_from(&self, turn: Turn, due: Instant) {
-        if let Some(latency_us) = self.note(turn, due) {
+    fn note_from(&self, turn: Turn, due: Instant, now: Instant) {
+        if let Some(latency_us) = self.note(turn, due, now) {
             self.add(&[latency_us]);
         }
     }
@@ -186,7 +185,7 @@ where
             let mut since = Instant::now();
             while Instant::now() < tally.until {
                 let came_to = turn().await;
-                latencies_us.extend(tally.note(came_to, since));
+                latencies_us.extend(tally.note(came_to, since, Instant::now()));
                 if came_to == Turn::Refused {
                     // Its latency goes on counting from the first try.
                     tokio::time::sleep(REFUSED_PAUSE).await;
@@ -226,15 +225,17 @@ where
             drop(room.acquire().await); // Until one is free; it is taken below, if at all.
         }
         let mut turn = Box::pin(turn());
-        // One that is over at once, as a refusal may be, is worth neither a permit nor a task.
+        // One that is over at once, as a refusal may be, is worth neither a permit nor a task, nor
+        // a look at the clock.
         if let Poll::Ready(came_to) = turn.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            tally.note_from(came_to, due);
+            tally.note_from(came_to, due, now);
             continue;
         }
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         let tally = Arc::clone(tally);
         tokio::spawn(async move {
-            tally.note_from(turn.await, due);
+            let came_to = turn.await;
+            tally.note_from(came_to, due, Instant::now());
             drop(permit);
         });
     }
