@@ -14,8 +14,8 @@
 //! The write-ahead log, as a story:
 //! 1. SQLite's own automatic checkpoint is off: it would run inside a commit, and it swallows a
 //!    failing sync.
-//! 2. Instead an append that finds [`WAL_PAGES`] pages or more not yet checkpointed does that first
-//!    ([`WAL_PAGES_MAX`] where the file is small). If it fails, the append fails, nothing of it is
+//! 2. Instead an append that finds many pages not yet checkpointed does that first (`frames` says
+//!    how many are). If it fails, the append fails, nothing of it is
 //!    written, and the engine is poisoned.
 //! 3. A write-ahead log inherited from an earlier process is never appended to: it is emptied into
 //!    the file ([`Engine::harden`]) before the first write. So its end can be judged at the next
@@ -48,18 +48,6 @@ use tail::{POSITION_MAX, key, load_checksums, load_tail, position, save_first};
 
 pub use wal::scan_write_ahead_log;
 
-/// Pages (of 4 kB) in the write-ahead log from which on an append empties it first: 16 MB. Measured
-/// under batches of 50 kB that are never truncated: the one append that empties it takes 11 ms at
-/// 1024 pages, 32 ms at 4096, 107 ms at 16384, and the mean falls by 6 % at each step.
-const WAL_PAGES: u64 = 4096;
-/// The same, 64 MB, while the file has no more than [`SMALL_FILE_PAGES`]: a page is written once,
-/// however often the log has it, so that one append takes 6 to 11 ms, and fewer do.
-const WAL_PAGES_MAX: u64 = 16384;
-/// Pages of a file that is small.
-const SMALL_FILE_PAGES: u64 = 2048;
-/// So many pages of the log come between two looks at how large the file is.
-const PAGES_BETWEEN_LOOKS: u64 = 256;
-
 /// A journal in one SQLite file, held exclusively from [`SqliteEngine::open`] until it is dropped.
 ///
 /// One file may carry several shards, but they then share one sync after another: give each its
@@ -72,8 +60,6 @@ pub struct SqliteEngine {
     tails: BTreeMap<ShardId, Tail>,
     /// The write-ahead log may hold pages that this process has not synced.
     inherited: bool,
-    /// From how many pages of the log on it is looked how large the file is.
-    look_at_file: u64,
     frames: Frames,
     room: Room,
     poison: Option<String>,
@@ -91,8 +77,7 @@ impl SqliteEngine {
         let (connection, path) = open::open(path)?;
         let frames = Frames::of(&connection);
         let (tails, room) = (BTreeMap::new(), Room::default());
-        let (inherited, look_at_file) = (true, 0);
-        Ok(Self { connection, path, tails, inherited, look_at_file, frames, room, poison: None })
+        Ok(Self { connection, path, tails, inherited: true, frames, room, poison: None })
     }
 
     fn check_poison(&self) -> Result<(), JournalError> {
@@ -179,25 +164,12 @@ impl SqliteEngine {
         if self.inherited {
             self.checkpoint("TRUNCATE")?;
         }
-        if self.is_wal_full()? {
+        let full = self.frames.are_full(&self.connection);
+        if full.map_err(|error| failure(&self.path, error))? {
             // PASSIVE keeps the file's length: overwriting blocks that exist syncs faster.
             self.checkpoint("PASSIVE")?;
         }
         self.room.make(&self.path, self.frames.pending(), batch_bytes as u64)
-    }
-
-    fn is_wal_full(&mut self) -> Result<bool, JournalError> {
-        let pending = self.frames.pending();
-        if pending < self.look_at_file.max(WAL_PAGES) || pending >= WAL_PAGES_MAX {
-            return Ok(pending >= WAL_PAGES_MAX);
-        }
-        self.look_at_file = pending + PAGES_BETWEEN_LOOKS;
-        let pages: i64 = self
-            .connection
-            .prepare_cached("PRAGMA page_count")
-            .and_then(|mut pragma| pragma.query_row([], |row| row.get(0)))
-            .map_err(|error| failure(&self.path, error))?;
-        Ok(pages.cast_unsigned() > SMALL_FILE_PAGES)
     }
 
     /// Writes all pages of the write-ahead log into the file and syncs it.
@@ -219,8 +191,8 @@ impl SqliteEngine {
             return Err(JournalError::Io { path: self.path.clone(), message });
         }
         self.inherited = false;
-        self.look_at_file = 0;
-        self.frames.checkpointed();
+        let counted = self.frames.checkpointed(&self.connection);
+        counted.map_err(|error| failure(&self.path, error))?;
         if mode == "TRUNCATE" {
             self.room.forget();
         }
