@@ -1,6 +1,6 @@
-//! Counts how many pages the write-ahead log holds that are not in the file yet, and reckons how
-//! whether they are different ones: of each page, a checkpoint writes the last alone. SQLite says the first
-//! with each commit; to ask for it would be one more statement for each append.
+//! Counts how many pages the write-ahead log holds that are not in the file yet, and reckons
+//! whether they are different ones: of each page, a checkpoint writes the last alone. SQLite says
+//! the first with each commit; to ask for it would be one more statement for each append.
 
 use std::cell::Cell;
 
@@ -13,8 +13,8 @@ thread_local! {
 }
 
 /// How many frames (of 4 kB) are enough for a checkpoint: 16 MB. Measured under batches of 50 kB
-/// that are never truncated: the one append that makes it takes 11 ms at 1024 frames, 32 ms at 4096,
-/// 107 ms at 16384, and the mean falls by 6 % at each step.
+/// that are never truncated: the one append that makes it takes 11 ms at 1024 frames, 32 ms at
+/// 4096, 107 ms at 16384, and the mean falls by 6 % at each step.
 pub(super) const FRAMES: u64 = 4096;
 /// The same, 64 MB, where what is appended is truncated soon, and the same few pages are written
 /// again and again: that one append takes 6 to 11 ms, and is seldom.
