@@ -214,7 +214,7 @@ impl<R> Outbox<R> {
         let batch = self.gathered.pop_front()?;
         self.append_under_way = true;
         self.is_pressing &= self.gathers();
-        self.batch_bytes = (self.batch_bytes * 7 + batch.records.bytes() as u64) / 8;
+        self.batch_bytes = (self.batch_bytes.saturating_mul(7) + batch.records.bytes() as u64) / 8;
         Some(batch)
     }
 
@@ -309,7 +309,7 @@ impl<R> Outbox<R> {
     pub fn forgettable(&mut self) -> Option<u64> {
         let low_water = self.homes.low_water(self.durable.position() + 1);
         let batches = low_water.saturating_sub(self.first_position);
-        let is_small = batches * self.batch_bytes < self.bounds.truncate_bytes_min;
+        let is_small = batches.saturating_mul(self.batch_bytes) < self.bounds.truncate_bytes_min;
         if batches == 0 || (batches < self.bounds.truncate_batches_min && is_small) {
             return None;
         }

@@ -58,6 +58,8 @@ pub struct SqliteEngine {
     path: PathBuf,
     /// What the storage is known to hold; checked against it within each append's transaction.
     tails: BTreeMap<ShardId, Tail>,
+    /// The next position of each shard whose end was known at the last checkpoint.
+    marks: BTreeMap<ShardId, u64>,
     /// The write-ahead log may hold pages that this process has not synced.
     inherited: bool,
     frames: Frames,
@@ -77,7 +79,8 @@ impl SqliteEngine {
         let (connection, path) = open::open(path)?;
         let frames = Frames::of(&connection);
         let (tails, room) = (BTreeMap::new(), Room::default());
-        Ok(Self { connection, path, tails, inherited: true, frames, room, poison: None })
+        let (marks, poison) = (BTreeMap::new(), None);
+        Ok(Self { connection, path, tails, marks, inherited: true, frames, room, poison })
     }
 
     fn check_poison(&self) -> Result<(), JournalError> {
@@ -164,12 +167,21 @@ impl SqliteEngine {
         if self.inherited {
             self.checkpoint("TRUNCATE")?;
         }
-        let full = self.frames.are_full(&self.connection);
-        if full.map_err(|error| failure(&self.path, error))? {
+        if self.is_log_full() {
             // PASSIVE keeps the file's length: overwriting blocks that exist syncs faster.
             self.checkpoint("PASSIVE")?;
         }
         self.room.make(&self.path, self.frames.pending(), batch_bytes as u64)
+    }
+
+    fn is_log_full(&self) -> bool {
+        let (mut appended, mut kept) = (0, 0);
+        for (shard, tail) in &self.tails {
+            let mark = self.marks.get(shard).copied().unwrap_or(tail.first);
+            appended += tail.next - mark;
+            kept += tail.next - mark.max(tail.first);
+        }
+        self.frames.are_full(appended, kept)
     }
 
     /// Writes all pages of the write-ahead log into the file and syncs it.
@@ -191,8 +203,8 @@ impl SqliteEngine {
             return Err(JournalError::Io { path: self.path.clone(), message });
         }
         self.inherited = false;
-        let counted = self.frames.checkpointed(&self.connection);
-        counted.map_err(|error| failure(&self.path, error))?;
+        self.frames.checkpointed();
+        self.marks = self.tails.iter().map(|(shard, tail)| (*shard, tail.next)).collect();
         if mode == "TRUNCATE" {
             self.room.forget();
         }

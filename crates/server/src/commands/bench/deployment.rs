@@ -392,8 +392,9 @@ pub(crate) struct ParticipantArguments {
 /// The participant of the bench, and the echo that the ceiling is measured against.
 pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
     let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
-    anstream::println!("listening on http://{}", listener.local_addr()?);
+    let says = format!("listening on http://{}", listener.local_addr()?);
     if arguments.frames {
+        anstream::println!("{says}");
         super::frames::echo(listener).await?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -403,6 +404,7 @@ pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
         Some(journal) => bare::router(Bare::open(journal, &arguments.before)?),
         None => participant_router(arguments.nothing_behind),
     };
+    anstream::println!("{says}");
     inbound::serve(listener, router, InboundLimits::default(), shutdown).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use unanimity_sdk::api::{BranchRequest, Json, Kind, Outcome, TransactionRequest};
 use unanimity_sdk::{Client, ClientOptions};
@@ -242,7 +242,11 @@ pub(super) async fn round_trips(
             if answer.is_ok() { Turn::Done } else { Turn::Failed }
         }
     };
-    measure(Load::Closed(at_once), window, async || Usage::own(), turn).await
+    let measured = measure(Load::Closed(at_once), window, async || Usage::own(), turn).await?;
+    if measured.failed > 0 || measured.done == 0 {
+        bail!("of the bare round trips to {url} {} failed", measured.failed);
+    }
+    Ok(measured)
 }
 
 /// The transaction that most scenarios begin: two two-phase branches at two participants.
@@ -251,7 +255,7 @@ pub(super) fn two_branches(urls: &[String]) -> TransactionRequest {
     all_of(Kind::TwoPhase, &at, &payload("pay"))
 }
 
-fn payload(purpose: &str) -> Json {
+pub(super) fn payload(purpose: &str) -> Json {
     let value = json!({ "account": "A-17", "amount": 500, "purpose": purpose });
     Json::from_value(&value).unwrap_or_default()
 }

@@ -223,6 +223,7 @@ where
         }
         if room.available_permits() == 0 {
             drop(room.acquire().await); // Until one is free; it is taken below, if at all.
+            now = Instant::now();
         }
         let mut turn = Box::pin(turn());
         // One that is over at once, as a refusal may be, is worth neither a permit nor a task, nor

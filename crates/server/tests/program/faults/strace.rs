@@ -49,8 +49,8 @@ impl Strace {
 /// What was written to a trace, once it has a line with this in it: see [`whole_calls`].
 pub async fn trace_with(path: &Path, part: &str) -> String {
     until("a line in the trace", async || {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().any(|line| line.contains(part)).then(|| whole_calls(&text))
+        let text = whole_calls(&std::fs::read_to_string(path).unwrap_or_default());
+        text.lines().any(|line| line.contains(part)).then_some(text)
     })
     .await
 }
