@@ -20,6 +20,8 @@ use crate::view::{Moment, course, reason_detail};
 
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
+/// What was written last is let go of after so long, if nothing else is written before.
+const KEPT_FOR: Duration = Duration::from_millis(50);
 /// So often it is looked what has come while it gathers.
 const LOOKS: u32 = 5;
 
@@ -78,14 +80,17 @@ impl HistoryWriter {
     /// Writes until every sender is gone. Requests that wait together share one storage
     /// transaction.
     pub(crate) fn run(mut self, requests: &mpsc::Receiver<ArchiveRequest>, gathering: Duration) {
-        while let Ok(first) = requests.recv() {
+        let mut kept = Kept::new();
+        while let Some(first) = next(requests, &mut kept) {
             let batch = gather(first, requests, gathering);
             crash_point("before_history_write");
             let written = self.write_batch(&batch);
             crash_point("after_history_write");
+            kept.clear();
             for mut request in batch {
                 let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
                 request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
+                kept.push(request.transactions);
             }
             if let Err(error) = written {
                 tracing::error!(%error, "the history cannot be written; the coordinator stops");
@@ -100,6 +105,22 @@ impl HistoryWriter {
         self.rows.write(&storage, batch)?;
         storage.commit()
     }
+}
+
+/// What was written last. It is kept until the shards have let go of it too, so that it is freed on
+/// the history's thread: a shard has more to do.
+type Kept = Vec<Vec<Arc<Transaction>>>;
+
+/// The next request; `None`: there will be none.
+fn next(requests: &mpsc::Receiver<ArchiveRequest>, kept: &mut Kept) -> Option<ArchiveRequest> {
+    if !kept.is_empty() {
+        match requests.recv_timeout(KEPT_FOR) {
+            Ok(request) => return Some(request),
+            Err(mpsc::RecvTimeoutError::Timeout) => kept.clear(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+    requests.recv().ok()
 }
 
 /// What comes within this time is written together, up to a bound. Nobody listens meanwhile, but
