@@ -15,8 +15,8 @@
 //! 1. SQLite's own automatic checkpoint is off: it would run inside a commit, and it swallows a
 //!    failing sync.
 //! 2. Instead an append that finds many pages not yet checkpointed does that first (`frames` says
-//!    how many are). If it fails, the append fails, nothing of it is
-//!    written, and the engine is poisoned.
+//!    how many are). If it fails, the append fails, nothing of it is written, and the engine is
+//!    poisoned.
 //! 3. A write-ahead log inherited from an earlier process is never appended to: it is emptied into
 //!    the file ([`Engine::harden`]) before the first write. So its end can be judged at the next
 //!    open.

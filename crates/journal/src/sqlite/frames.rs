@@ -59,8 +59,8 @@ impl Frames {
     /// Whether it is time for a checkpoint, where of so many batches that were appended since the
     /// last one so many were not truncated: their pages are all different ones, and what was
     /// truncated has given its pages to what came next.
-    pub(super) const fn are_full(&self, appended: u64, kept: u64) -> bool {
-        let different = self.pending.saturating_mul(kept) / if appended > 0 { appended } else { 1 };
+    pub(super) fn are_full(&self, appended: u64, kept: u64) -> bool {
+        let different = self.pending.saturating_mul(kept) / appended.max(1);
         self.pending >= FRAMES_MAX || (self.pending >= FRAMES && different > FEW)
     }
 }
