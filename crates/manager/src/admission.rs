@@ -9,7 +9,8 @@
 //! interval, only adds delay (Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 10(5),
 //! 2012). Then those are refused who have waited for twice the target (Maurer, "Fail at Scale", ACM
 //! Queue 13(8), 2015), and at the door a share of those who come, so that the rest would wait for
-//! one and a half times the target: to refuse somebody there costs far less than to let them in.
+//! one and a half times the target, or for a part of it: to refuse somebody there costs far less
+//! than to let them in.
 //!
 //! A share, and not everybody until the queue is short: between the door and the queue something
 //! may lie, such as the writing of a record, so that the queue tells of the past. Who then lets all
@@ -31,8 +32,12 @@ const WAITING_MIN: usize = 128;
 const INTERVAL_TARGETS: u64 = 4;
 /// Who would wait for so many times the target is refused even in a burst.
 const BURST_TARGETS: f64 = 10.0;
-/// The delay that the controller aims at, in targets.
+/// The delay that the controller aims at, in targets, where something lies between the door and the
+/// queue.
 const AIM_TARGETS: f64 = 1.5;
+/// And where nothing does: then a short queue does not run empty, and those who wait in it find
+/// more of what they brought in the processor's cache.
+const AT_THE_DOOR_AIM_TARGETS: f64 = 0.25;
 /// By how much the logarithm of the share let in falls for each target of delay beyond.
 const PROPORTIONAL: f64 = 0.5;
 /// And by how much for each target of delay beyond and each target of time for which it lasts.
@@ -51,6 +56,8 @@ pub struct QueueDelay {
     started: Instant,
     /// 0: it is never too long.
     target_us: u64,
+    /// The delay that is aimed at where too many come, in targets.
+    aim: f64,
     /// When somebody last had not waited for too long, in microseconds since the start.
     calm_us: AtomicU64,
     /// When somebody last left.
@@ -76,6 +83,7 @@ impl QueueDelay {
         Self {
             started: Instant::now(),
             target_us: whole_us(target),
+            aim: AIM_TARGETS,
             calm_us: AtomicU64::new(0),
             noted_us: AtomicU64::new(0),
             counted_from_us: AtomicU64::new(0),
@@ -160,7 +168,7 @@ impl QueueDelay {
         if waiting < WAITING_MIN {
             return false;
         }
-        let refused = PROPORTIONAL * (delay - AIM_TARGETS) + integral;
+        let refused = PROPORTIONAL * self.beyond(delay) + integral;
         delay > BURST_TARGETS || (integral > 0.0 && self.draw() > (-refused).exp())
     }
 
@@ -179,7 +187,7 @@ impl QueueDelay {
         {
             return integral;
         }
-        let beyond = (delay - AIM_TARGETS).min(INTEGRAL_TARGETS_MAX);
+        let beyond = self.beyond(delay).min(INTEGRAL_TARGETS_MAX);
         let passed = passed_us.min(self.interval_us()) as f64 / self.target_us as f64;
         let moves = Self::since(&self.noted_us, now_us) <= self.interval_us();
         let next = if moves && (integral > 0.0 || self.is_congested(now)) {
@@ -189,6 +197,13 @@ impl QueueDelay {
         };
         self.integral.store(next.to_bits(), relaxed);
         next
+    }
+
+    /// How far the delay is beyond what is aimed at, in targets. An empty queue counts as a whole
+    /// target below it, however near it is: an overload that is over is to be forgotten soon.
+    fn beyond(&self, delay: f64) -> f64 {
+        let beyond = delay - self.aim;
+        if beyond < 0.0 { beyond / self.aim.min(1.0) } else { beyond }
     }
 
     /// From 0 to 1, as if at random.
@@ -228,7 +243,8 @@ pub(crate) struct Door {
 impl Door {
     /// To a queue in which waiting for `target` is acceptable.
     pub(crate) fn new(target: Duration) -> Arc<Self> {
-        Arc::new(Self { delay: QueueDelay::new(target), waiting: AtomicUsize::new(0) })
+        let delay = QueueDelay { aim: AT_THE_DOOR_AIM_TARGETS, ..QueueDelay::new(target) };
+        Arc::new(Self { delay, waiting: AtomicUsize::new(0) })
     }
 
     /// Whether somebody who comes now is to be refused.
@@ -380,9 +396,9 @@ mod tests {
 
     /// So many times as many come as can be served, ten each millisecond; whoever is let in comes
     /// to the queue only after a lag.
-    fn overload(times: u64, lag_ms: u64) -> Course {
+    fn overload(times: u64, lag_ms: u64, aim: f64) -> Course {
         const STEPS: u64 = 100_000;
-        let queue = QueueDelay::new(Duration::from_millis(10 * TARGET_MS));
+        let queue = QueueDelay { aim, ..QueueDelay::new(Duration::from_millis(10 * TARGET_MS)) };
         let (mut on_the_way, mut waiting) = (VecDeque::new(), VecDeque::new());
         let (mut idle, mut least, mut most) = (0, u64::MAX, 0);
         for step in 0..STEPS {
@@ -414,11 +430,21 @@ mod tests {
     fn in_overload_the_delay_stays_by_the_target_and_nobody_is_idle() {
         for times in [2, 3, 10] {
             for lag_ms in [0, 100, 200] {
-                let course = overload(times, lag_ms);
+                let course = overload(times, lag_ms, AIM_TARGETS);
                 let Course { idle, delay_ms: [least, most] } = course;
                 let near = idle == 0 && least >= 100 && most <= 210;
                 assert!(near, "{times} x, {lag_ms} ms late, a target of 100 ms: {course:?}");
             }
+        }
+    }
+
+    /// Nothing lies between, so the queue may be short, and still nobody is idle.
+    #[test]
+    fn at_the_door_the_delay_is_a_part_of_the_target_in_overload_and_nobody_is_idle() {
+        for times in [2, 3, 10] {
+            let course = overload(times, 0, AT_THE_DOOR_AIM_TARGETS);
+            let Course { idle, delay_ms: [least, most] } = course;
+            assert!(idle == 0 && least >= 12 && most <= 50, "{times} x: {course:?}");
         }
     }
 

@@ -53,10 +53,10 @@ pub struct ManagerConfig {
     /// How many events one transaction's timeline holds.
     pub timeline_events_max: usize,
     /// A beginning may wait for its turn for so long, in milliseconds; when all have waited longer
-    /// for four times that, so many are refused that the others wait for about one and a half
-    /// times as long. 0: none is. By default 50, half of what the program has: what begins in
-    /// the same process comes so fast that who waits in a longer queue is in no cache any more when
-    /// its turn comes, and costs the more.
+    /// for four times that, so many are refused that the others wait for about a quarter of it. 0:
+    /// none is. By default 50, half of what the program has: what begins in the same process comes
+    /// so fast that who waits in a longer queue is in no cache any more when its turn comes, and
+    /// costs the more.
     pub queue_delay_target_ms: u64,
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.

@@ -216,9 +216,10 @@ codes! {
         "More is begun than this machine carries out: for four times \
         limits.queue_delay_target_ms every beginning has waited for its turn for longer than \
         that. So many are refused, before anything is done for them, that those that are let in \
-        wait for about one and a half times as long. Of many that come at once those are \
-        refused too that would wait for ten times as long. The SDK's clients refuse by \
-        themselves, unsent, what they know would be refused."
+        wait for about a quarter of that. Of many that come at once those are refused too that \
+        would wait for ten times as long. The SDK's clients refuse by themselves, unsent, what \
+        they know would be refused, and what would wait in the client for longer than its \
+        begin_wait_max_ms."
         "Try again after the seconds that Retry-After names, and later each time; if it lasts, \
         begin less, or give the coordinator more cores or a faster disk. That a repeated \
         request is refused says nothing of the one before: ask for the transaction by its id."

@@ -148,7 +148,8 @@ pub const KEYS: &[Key] = &[
     time("limits", "queue_delay_target_ms", 0, |c| &mut c.limits.queue_delay_target_ms,
         "So long a beginning may wait for its turn, and a call for a connection, or for room among \
         the calls under way. When all have waited longer for four times that, so many are refused \
-        with 429 that the others wait for about one and a half times as long. 0: none is."),
+        with 429 that the other beginnings wait for about a quarter of that, and the other calls \
+        for one and a half times as long. 0: none is."),
     count("limits", "panics_per_transaction_max", (1, 1_000),
         |c| &mut c.limits.panics_per_transaction_max,
         "A transaction that the program itself broke on so often, over restarts, is set aside \
