@@ -19,6 +19,7 @@ use crate::api::{
     DecisionAnswer, Problem, Timeline, TransactionList, TransactionRequest, TransactionStatus,
 };
 use crate::contract::JSON;
+use crate::pace::{Line, Place};
 use crate::restraint::{Restraint, Set};
 
 /// Why the coordinator gave no answer that can be used.
@@ -89,7 +90,14 @@ pub struct ClientOptions {
     /// would refuse a good part: where it refuses many as `overloaded` or `participant_busy`,
     /// little more is sent than it accepts.
     pub holds_back: bool,
+    /// How long a beginning may wait here for its turn among `requests_max`, in milliseconds. One
+    /// that would wait for longer, by how fast others are sent, is refused at once, unsent, as
+    /// `overloaded`. 0: as long as it takes.
+    pub begin_wait_max_ms: u64,
 }
+
+/// See [`ClientOptions::begin_wait_max_ms`].
+pub(crate) const BEGIN_WAIT_MAX_MS: u64 = 1_000;
 
 impl Default for ClientOptions {
     fn default() -> Self {
@@ -100,6 +108,7 @@ impl Default for ClientOptions {
             answer_bytes_max: 32 * 1024 * 1024,
             patience_ms: AskPolicy::default().patience_ms,
             holds_back: true,
+            begin_wait_max_ms: BEGIN_WAIT_MAX_MS,
         }
     }
 }
@@ -111,6 +120,8 @@ pub struct Client {
     base_url: Arc<str>,
     authorization: Option<HeaderValue>,
     permits: Arc<Semaphore>,
+    /// Beginnings that wait for one of them.
+    line: Arc<Line>,
     /// None: everything is sent.
     restraint: Option<Arc<Restraint>>,
     options: ClientOptions,
@@ -147,12 +158,13 @@ impl Client {
             .build(connector);
         let permits = Arc::new(Semaphore::new(options.requests_max));
         let restraint = options.holds_back.then(Arc::default);
-        Ok(Self { connections, base_url, authorization, permits, restraint, options })
+        let line = Arc::new(Line::new(options.begin_wait_max_ms));
+        Ok(Self { connections, base_url, authorization, permits, line, restraint, options })
     }
 
     /// Begins a transaction, and waits for what the request's `wait` says. Sending the same request
     /// with the same id again is safe. While the coordinator is overloaded it may be refused here,
-    /// unsent: see [`ClientOptions::holds_back`].
+    /// unsent: see [`ClientOptions::holds_back`] and [`ClientOptions::begin_wait_max_ms`].
     ///
     /// # Errors
     /// [`ClientError`].
@@ -164,10 +176,11 @@ impl Client {
         if let Some(restraint) = &self.restraint {
             restraint.pass(set, Instant::now())?;
         }
+        let place = self.line.enter()?;
         let body = serde_json::to_vec(request)
             .map_err(|error| ClientError::Unusable(error.to_string()))?;
-        let path = "/v1/transactions";
-        let begun = self.ask(Method::POST, path, Some(body.into()), Duration::ZERO).await;
+        let request = self.request(Method::POST, "/v1/transactions", Some(body.into()))?;
+        let begun = self.answer(request, self.request_timeout(), Some(place)).await;
         if let Some(restraint) = &self.restraint {
             restraint.hear(set, &begun, Instant::now());
         }
@@ -230,13 +243,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn get_text(&self, path: &str) -> Result<String, ClientError> {
         let request = self.request(Method::GET, path, None)?;
-        let limit = Duration::from_millis(self.options.request_timeout_ms);
-        let (status, body) = tokio::time::timeout(limit, self.send(request))
-            .await
-            .map_err(|_| ClientError::NoAnswer(format!("not within {} ms", limit.as_millis())))??;
-        if !status.is_success() {
-            return Err(refused(status, &body));
-        }
+        let body = self.send(request, self.request_timeout(), None).await?;
         String::from_utf8(body.to_vec()).map_err(|error| ClientError::Unreadable(error.to_string()))
     }
 
@@ -262,13 +269,17 @@ impl Client {
         poll: Duration,
     ) -> Result<T, ClientError> {
         let request = self.request(method, path, body)?;
-        let limit = poll.saturating_add(Duration::from_millis(self.options.request_timeout_ms));
-        let (status, body) = tokio::time::timeout(limit, self.send(request))
-            .await
-            .map_err(|_| ClientError::NoAnswer(format!("not within {} ms", limit.as_millis())))??;
-        if !status.is_success() {
-            return Err(refused(status, &body));
-        }
+        self.answer(request, poll.saturating_add(self.request_timeout()), None).await
+    }
+
+    /// Sends a request, and reads its answer as JSON.
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        request: Request<Full<Bytes>>,
+        limit: Duration,
+        place: Option<Place<'_>>,
+    ) -> Result<T, ClientError> {
+        let body = self.send(request, limit, place).await?;
         serde_json::from_slice(&body).map_err(|error| ClientError::Unreadable(error.to_string()))
     }
 
@@ -317,12 +328,21 @@ impl Client {
             .map_err(|error| ClientError::Unusable(error.to_string()))
     }
 
+    /// Sends a request, and gives back what it was answered with if that is no refusal.
     async fn send(
         &self,
         request: Request<Full<Bytes>>,
-    ) -> Result<(StatusCode, Bytes), ClientError> {
-        let (head, body) = self.exchange(request, self.options.answer_bytes_max).await?;
-        Ok((head.status, body))
+        limit: Duration,
+        place: Option<Place<'_>>,
+    ) -> Result<Bytes, ClientError> {
+        let exchange = self.exchange(request, self.options.answer_bytes_max, place);
+        let (head, body) = tokio::time::timeout(limit, exchange)
+            .await
+            .map_err(|_| ClientError::NoAnswer(format!("not within {} ms", limit.as_millis())))??;
+        if !head.status.is_success() {
+            return Err(refused(head.status, &body));
+        }
+        Ok(body)
     }
 
     /// Sends a request to whomever it names, and reads the answer, of at most so many bytes.
@@ -330,8 +350,10 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
         answer_bytes_max: usize,
+        place: Option<Place<'_>>,
     ) -> Result<(response::Parts, Bytes), ClientError> {
         let _permit = self.permits.acquire().await;
+        place.into_iter().for_each(Place::leave);
         let response =
             self.connections.request(request).await.map_err(|error| no_answer(&error))?;
         let (head, body) = response.into_parts();

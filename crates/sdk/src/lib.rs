@@ -39,6 +39,7 @@ mod local_work;
 pub mod mariadb;
 mod memory;
 mod moment;
+mod pace;
 mod participant;
 mod phase_one;
 #[cfg(feature = "postgres")]

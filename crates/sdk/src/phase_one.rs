@@ -130,7 +130,7 @@ impl OpenTransaction {
             .header(header::ACCEPT_ENCODING, "identity")
             .body(Full::new(payload))
             .map_err(|error| ClientError::Unusable(error.to_string()))?;
-        let (head, body) = self.client.exchange(request, ANSWER_BYTES_MAX).await?;
+        let (head, body) = self.client.exchange(request, ANSWER_BYTES_MAX, None).await?;
         Ok(judge(operation, Response::new(head.status, &head.headers, &body)))
     }
 }

@@ -34,6 +34,12 @@ const MEMORY: Duration = Duration::from_millis(500);
 /// Where there are more sets of participants than these, all is forgotten.
 const SETS_MAX: usize = 1_024;
 
+/// A refusal of this client's own, of what was not sent.
+pub(crate) fn overloaded(detail: &str) -> ClientError {
+    let (code, detail) = (OVERLOADED.to_owned(), detail.to_owned());
+    ClientError::Refused { status: 429, code, detail, field: None }
+}
+
 /// A set of participants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Set(u64);
@@ -72,15 +78,10 @@ impl Restraint {
             return Ok(());
         }
         drop(all);
-        Err(ClientError::Refused {
-            status: 429,
-            code: OVERLOADED.to_owned(),
-            detail:
-                "not sent, because the coordinator refuses a good part of what it is asked; try \
-                     again later"
-                    .to_owned(),
-            field: None,
-        })
+        Err(overloaded(
+            "not sent, because the coordinator refuses a good part of what it is asked; try again \
+             later",
+        ))
     }
 
     /// Takes in how a beginning that was let through was answered, if it was.

@@ -18,7 +18,8 @@ use super::connection::Coordinator;
 use super::generated::transactions_client::TransactionsClient;
 use super::generated::{Begin, BeginRequest, Begun, BegunBatch, Transaction, begun};
 use super::{BATCH_BYTES, BATCH_ENTRIES_MAX, BeginBatch, MESSAGE_BYTES_MAX};
-use crate::client::ClientError;
+use crate::client::{BEGIN_WAIT_MAX_MS, ClientError};
+use crate::pace::Pace;
 use crate::restraint::{Restraint, Set};
 
 /// A client's limits.
@@ -30,11 +31,19 @@ pub struct StreamClientOptions {
     pub requests_max: usize,
     /// As [`ClientOptions::holds_back`](crate::ClientOptions::holds_back).
     pub holds_back: bool,
+    /// As [`ClientOptions::begin_wait_max_ms`](crate::ClientOptions::begin_wait_max_ms), for its
+    /// turn to be written: a coordinator that has enough to do reads no further for a while.
+    pub begin_wait_max_ms: u64,
 }
 
 impl Default for StreamClientOptions {
     fn default() -> Self {
-        Self { connect_timeout_ms: 2_000, requests_max: 65_536, holds_back: true }
+        Self {
+            connect_timeout_ms: 2_000,
+            requests_max: 65_536,
+            holds_back: true,
+            begin_wait_max_ms: BEGIN_WAIT_MAX_MS,
+        }
     }
 }
 
@@ -68,10 +77,10 @@ struct Inner {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     next_number: u64,
     waiting: VecDeque<(BeginRequest, Reply)>,
+    pace: Pace,
     sent: HashMap<u64, Reply>,
     writer: Option<Waker>,
     /// The stream that stands or is being opened, by a number of its own; 0: none.
@@ -104,7 +113,8 @@ impl StreamClient {
     ) -> Result<Self, ClientError> {
         let coordinator = Coordinator::new(base_url, token, options.connect_timeout_ms)?;
         let restraint = options.holds_back.then(Restraint::default);
-        let inner = Arc::new(Inner { coordinator, options, restraint, state: Mutex::default() });
+        let state = Mutex::new(State::new(Pace::new(options.begin_wait_max_ms, Instant::now())));
+        let inner = Arc::new(Inner { coordinator, options, restraint, state });
         Ok(Self { _hang_up: Arc::new(HangUp(Arc::clone(&inner))), inner })
     }
 
@@ -140,6 +150,8 @@ impl StreamClient {
             let text = format!("{most} requests are under way already");
             return Err(ClientError::Unusable(text));
         }
+        let waiting = state.waiting.len();
+        state.pace.enter(waiting, Instant::now())?;
         state.waiting.push_back((request, reply));
         if state.stream == 0 {
             state.open(&self.inner);
@@ -165,6 +177,19 @@ impl Inner {
 }
 
 impl State {
+    fn new(pace: Pace) -> Self {
+        Self {
+            next_number: 0,
+            waiting: VecDeque::new(),
+            pace,
+            sent: HashMap::default(),
+            writer: None,
+            stream: 0,
+            streams: 0,
+            done: false,
+        }
+    }
+
     fn open(&mut self, inner: &Arc<Inner>) {
         self.streams += 1;
         self.stream = self.streams;
@@ -182,6 +207,9 @@ impl State {
             let number = self.next_number;
             self.sent.insert(number, reply);
             begins.push(Begin { number, request: Some(request) });
+        }
+        if !begins.is_empty() {
+            self.pace.leave(begins.len(), Instant::now());
         }
         begins
     }

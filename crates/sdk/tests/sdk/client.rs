@@ -207,3 +207,29 @@ async fn what_would_be_refused_is_not_even_sent_unless_that_is_asked_for() {
     assert!(arrived < asked);
     assert_eq!(ask_too_much(false, 1_000).await, (1_000, 1_000));
 }
+
+/// One request is under way and never answered: the others wait, and soon for too long.
+#[tokio::test]
+async fn a_beginning_that_would_wait_too_long_for_its_turn_is_refused_unsent() {
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&arrived);
+    let app = Router::new().fallback(async move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        std::future::pending::<()>().await;
+    });
+    let options =
+        ClientOptions { requests_max: 1, begin_wait_max_ms: 1, ..ClientOptions::default() };
+    let client = Client::with_options(&serve(app).await, None, options).unwrap();
+    let mut waiting = tokio::task::JoinSet::new();
+    let refused = loop {
+        let client = client.clone();
+        waiting.spawn(async move { client.begin(&TransactionRequest::default()).await });
+        tokio::task::yield_now().await;
+        if let Some(ended) = waiting.try_join_next() {
+            break ended.unwrap().unwrap_err();
+        }
+    };
+    assert!(refused.to_string().contains("begin_wait_max_ms"), "{refused}");
+    assert_eq!(refused.code(), Some("overloaded"));
+    assert!(waiting.len() >= 128 && arrived.load(Ordering::Relaxed) <= 1);
+}

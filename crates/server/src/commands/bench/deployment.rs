@@ -32,6 +32,8 @@ use crate::problem::{Problem, code};
 
 /// The most requests that the load client has under way in an open loop.
 const OPEN_REQUESTS_MAX: usize = 4_000;
+/// How long the load client lets a beginning wait for its turn to be sent, unless it insists.
+const BEGIN_WAIT_MAX_MS: u64 = 200;
 /// A client's pool opens more connections than it has requests, and those of the client before may
 /// not be closed yet. Who has no place at the coordinator is hung up on while it is idle, and then
 /// cannot know whether a request that was on its way was read: so there are places for all.
@@ -138,9 +140,14 @@ impl Deployment {
 
     /// A client with room for so many requests at once.
     pub(super) fn client(&self, requests_max: usize) -> anyhow::Result<Client> {
-        let holds_back = self.holds_back;
-        let options = ClientOptions { requests_max, holds_back, ..ClientOptions::default() };
+        let (holds_back, begin_wait_max_ms) = (self.holds_back, self.begin_wait_max_ms());
+        let limits = ClientOptions::default();
+        let options = ClientOptions { requests_max, holds_back, begin_wait_max_ms, ..limits };
         Ok(Client::with_options(&self.url, self.token.as_deref(), options)?)
+    }
+
+    const fn begin_wait_max_ms(&self) -> u64 {
+        if self.holds_back { BEGIN_WAIT_MAX_MS } else { 0 }
     }
 
     /// Begins this transaction again and again, and expects this outcome each time.
@@ -187,8 +194,12 @@ impl Deployment {
         request: &TransactionRequest,
     ) -> anyhow::Result<Measured> {
         let client = self.client(1)?;
-        let (requests_max, holds_back) = (usize::MAX, self.holds_back);
-        let options = StreamClientOptions { requests_max, holds_back, ..Default::default() };
+        let options = StreamClientOptions {
+            requests_max: usize::MAX,
+            holds_back: self.holds_back,
+            begin_wait_max_ms: self.begin_wait_max_ms(),
+            ..Default::default()
+        };
         let on_stream = StreamClient::with_options(&self.url, self.token.as_deref(), options)?;
         let request = Arc::new(BeginRequest::from(request));
         let turn = move || {
@@ -216,6 +227,7 @@ impl Deployment {
         let options = ClientOptions {
             requests_max: initiators,
             holds_back: false,
+            begin_wait_max_ms: 0,
             ..ClientOptions::default()
         };
         let begin = turn(&Client::with_options(&url, None, options)?, request, None);

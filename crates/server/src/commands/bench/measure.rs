@@ -77,6 +77,9 @@ pub(super) struct Measured {
     pub(super) failed: u64,
     /// Of those done within the window.
     pub(super) latency: Latency,
+    /// How late a turn of an open loop was begun at most, within the window: the load client itself
+    /// may not keep up.
+    pub(super) late_ms: f64,
     /// What was used within the window.
     pub(super) usage: Usage,
 }
@@ -92,15 +95,16 @@ struct Tally {
     done_in_all: AtomicU64,
     refused: AtomicU64,
     failed: AtomicU64,
+    late_us: AtomicU64,
 }
 
 impl Tally {
     fn new(window: Window) -> Self {
         let from = Instant::now() + window.warm_up;
         let zero = || AtomicU64::new(0);
-        let (done_in_all, refused, failed) = (zero(), zero(), zero());
-        let latencies_us = Mutex::new(Vec::new());
-        Self { from, until: from + window.counted, latencies_us, done_in_all, refused, failed }
+        let (done_in_all, refused, failed, late_us) = (zero(), zero(), zero(), zero());
+        let (until, latencies_us) = (from + window.counted, Mutex::new(Vec::new()));
+        Self { from, until, latencies_us, done_in_all, refused, failed, late_us }
     }
 
     fn counts(&self, now: Instant) -> bool {
@@ -127,6 +131,14 @@ impl Tally {
     fn note_from(&self, turn: Turn, due: Instant, now: Instant) {
         if let Some(latency_us) = self.note(turn, due, now) {
             self.add(&[latency_us]);
+        }
+    }
+
+    /// Notes that what was due then is begun only now.
+    fn note_late(&self, due: Instant, now: Instant) {
+        if self.counts(now) {
+            let late = now.saturating_duration_since(due).as_micros();
+            self.late_us.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 
@@ -219,11 +231,14 @@ where
             now = Instant::now();
             if due > now {
                 tokio::time::sleep_until(due).await;
+                now = Instant::now();
             }
+            tally.note_late(due, now);
         }
         if room.available_permits() == 0 {
             drop(room.acquire().await); // Until one is free; it is taken below, if at all.
             now = Instant::now();
+            tally.note_late(due, now);
         }
         let mut turn = Box::pin(turn());
         // One that is over at once, as a refusal may be, is worth neither a permit nor a task, nor
@@ -255,6 +270,7 @@ fn result(tally: &Tally, window: Window, usage: Usage) -> Measured {
         refused: tally.refused.load(Ordering::Relaxed),
         failed: tally.failed.load(Ordering::Relaxed),
         latency: Latency::of(&latencies_us),
+        late_ms: tally.late_us.load(Ordering::Relaxed) as f64 / 1_000.0,
         usage,
     }
 }
@@ -320,6 +336,11 @@ mod tests {
         let open = stalled(Load::Open { per_second: 500.0, in_flight_max: 1_000 }).await.latency;
         // Twenty were due while it stood still: they waited for up to 40 ms.
         assert!(open.max_ms >= 39.0 && open.p99_ms >= 35.0 && open.p50_ms >= 2.0, "{open:?}");
+        // A load client that has no room for more begins them late, and says by how much.
+        let full = stalled(Load::Open { per_second: 500.0, in_flight_max: 1 }).await;
+        assert!(full.late_ms >= 35.0 && full.latency.max_ms >= 39.0, "{full:?}");
+        let wide = stalled(Load::Open { per_second: 500.0, in_flight_max: 1_000 }).await;
+        assert!(wide.late_ms <= 1.0, "{wide:?}");
         // To one initiator it is one latency among many.
         let closed = stalled(Load::Closed(1)).await.latency;
         assert!(closed.max_ms >= 39.0 && closed.p50_ms <= 2.0, "{closed:?}");

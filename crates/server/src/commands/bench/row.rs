@@ -73,6 +73,10 @@ pub(super) struct Row {
     /// How many beginnings were refused with a request to come later.
     #[serde(default)]
     pub(super) refused: u64,
+    /// How late the load client began one at most, in an open loop: what it could not keep up with
+    /// did not arrive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) late_ms: Option<f64>,
     /// Processor time of all processes, for each transaction.
     #[serde(default)]
     pub(super) cpu_us: f64,
@@ -129,6 +133,7 @@ impl Row {
             per_second: measured.per_second,
             latency: measured.latency,
             refused: measured.refused,
+            late_ms: arrivals_per_second.map(|_| measured.late_ms),
             cpu_us: each(measured.usage.cpu_us),
             written_bytes: each(measured.usage.written_bytes),
             syncs: each(measured.usage.appends),

@@ -3,6 +3,9 @@
 use super::row::{PEAK, Report, Row};
 use crate::draw::{FAINT, HEADING, paint};
 
+/// A load client that is later than this is part of what is measured, and says so.
+const LATE_MS_MIN: f64 = 20.0;
+
 /// Above the lines.
 pub(super) fn heading() -> String {
     let text = format!(
@@ -82,6 +85,9 @@ pub(super) fn remarks(row: &Row) -> String {
     }
     if let Some((read_ms, ready_ms)) = row.recovery_ms {
         remarks.push(format!("read in {read_ms:.0} ms, ready in {ready_ms:.0} ms"));
+    }
+    if let Some(late_ms) = row.late_ms.filter(|late_ms| *late_ms >= LATE_MS_MIN) {
+        remarks.push(format!("begun up to {late_ms:.0} ms late"));
     }
     if row.refused > 0 {
         remarks.push(format!("{} refused", row.refused));
