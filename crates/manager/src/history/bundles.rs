@@ -126,6 +126,7 @@ impl Bundles {
             }
             self.members.push(']');
             insert(storage, bundle, &self.members)?;
+            std::thread::yield_now(); // As in `writing`, after each few.
         }
         self.pieces.clear();
         self.text.clear();

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
@@ -18,6 +19,10 @@ use crate::blame::Blame;
 use crate::crash_point::{crash_point, panic_point};
 use crate::view::{Moment, course, reason_detail};
 
+/// After so many transactions the history's thread lets others run. What it writes together keeps a
+/// core for milliseconds, and nobody waits for it; but the journal's thread, that has a sync to see
+/// to, or who begins transactions would wait for that core.
+const YIELDS_AFTER: usize = 64;
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
 /// What was written last is let go of after so long, if nothing else is written before.
@@ -86,7 +91,10 @@ impl HistoryWriter {
             crash_point("before_history_write");
             let written = self.write_batch(&batch);
             crash_point("after_history_write");
-            kept.clear();
+            for written in kept.drain(..) {
+                drop(written);
+                thread::yield_now(); // As after each few that are written.
+            }
             for mut request in batch {
                 let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
                 request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
@@ -143,7 +151,7 @@ pub(super) fn gather(
             break;
         }
         if look < LOOKS {
-            std::thread::sleep(gathering / LOOKS);
+            thread::sleep(gathering / LOOKS);
         }
     }
     batch
@@ -165,7 +173,11 @@ impl Rows {
         let mut number = first;
         let mut participants: BTreeSet<&str> = BTreeSet::new();
         let blame = self.blame.clone();
-        for ended in batch.iter().flat_map(|request| &request.transactions) {
+        let all = batch.iter().flat_map(|request| &request.transactions);
+        for (place, ended) in all.enumerate() {
+            if place % YIELDS_AFTER == YIELDS_AFTER - 1 {
+                thread::yield_now();
+            }
             let has_row = blame.on(&ended.id, Doing::Archiving, || {
                 panic_point(Doing::Archiving.as_str(), &ended.id);
                 self.write_one(storage, number, ended)
