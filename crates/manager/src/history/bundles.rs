@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use unanimity_core::{Outcome, Transaction};
 
 use super::document::{self, Columns};
+use super::writing::Courtesy;
 use super::{Ended, HistoryError, clamp};
 use crate::filter::{Cursor, Filter};
 use crate::view::Moment;
@@ -113,7 +114,11 @@ impl Bundles {
     }
 
     /// Writes what was taken.
-    pub(super) fn write(&mut self, storage: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn write(
+        &mut self,
+        storage: &Connection,
+        courtesy: &mut Courtesy,
+    ) -> rusqlite::Result<()> {
         self.pieces.sort_unstable_by(|a, b| (a.course, &a.id).cmp(&(b.course, &b.id)));
         let mut left = &self.pieces[..];
         while !left.is_empty() {
@@ -126,7 +131,7 @@ impl Bundles {
             }
             self.members.push(']');
             insert(storage, bundle, &self.members)?;
-            std::thread::yield_now(); // As in `writing`, after each few.
+            courtesy.after(bundle.len());
         }
         self.pieces.clear();
         self.text.clear();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::mpsc::UnboundedSender;
@@ -19,10 +19,10 @@ use crate::blame::Blame;
 use crate::crash_point::{crash_point, panic_point};
 use crate::view::{Moment, course, reason_detail};
 
-/// After so many transactions the history's thread lets others run. What it writes together keeps a
-/// core for milliseconds, and nobody waits for it; but the journal's thread, that has a sync to see
-/// to, or who begins transactions would wait for that core.
-const YIELDS_AFTER: usize = 64;
+/// After so many transactions the history's thread lets others run.
+const COURTESY_AFTER: usize = 64;
+/// And loses no more than this by it in one batch.
+const COURTESY_MAX: Duration = Duration::from_millis(8);
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
 /// What was written last is let go of after so long, if nothing else is written before.
@@ -79,7 +79,8 @@ impl HistoryWriter {
     /// A writer of a coordinator that starts now, by its shards' clock.
     pub(crate) fn new(connection: Connection, started_at_ms: Millis, blame: Blame) -> Self {
         let (courses, bundles) = (Courses::default(), Bundles::default());
-        Self { connection, rows: Rows { started_at_ms, blame, courses, bundles } }
+        let courtesy = Courtesy::default();
+        Self { connection, rows: Rows { started_at_ms, blame, courses, bundles, courtesy } }
     }
 
     /// Writes until every sender is gone. Requests that wait together share one storage
@@ -92,8 +93,9 @@ impl HistoryWriter {
             let written = self.write_batch(&batch);
             crash_point("after_history_write");
             for written in kept.drain(..) {
+                let count = written.len();
                 drop(written);
-                thread::yield_now(); // As after each few that are written.
+                self.rows.courtesy.after(count);
             }
             for mut request in batch {
                 let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
@@ -157,6 +159,37 @@ pub(super) fn gather(
     batch
 }
 
+/// Lets others run while many transactions are written together. That keeps a core for
+/// milliseconds, and nobody waits for it; but the journal's thread, with a sync to see to, or who
+/// begins transactions would wait for that core.
+#[derive(Debug)]
+pub(super) struct Courtesy {
+    done: usize,
+    /// So much time this batch may still lose by it: where all cores are full, each time costs as
+    /// long as the others like, and what ends must not wait for the history without end.
+    left: Duration,
+}
+
+impl Default for Courtesy {
+    fn default() -> Self {
+        Self { done: 0, left: COURTESY_MAX }
+    }
+}
+
+impl Courtesy {
+    /// So many more were done.
+    pub(super) fn after(&mut self, transactions: usize) {
+        self.done += transactions;
+        if self.done < COURTESY_AFTER || self.left.is_zero() {
+            return;
+        }
+        self.done = 0;
+        let start = Instant::now();
+        thread::yield_now();
+        self.left = self.left.saturating_sub(start.elapsed());
+    }
+}
+
 /// What becomes of a transaction that has ended: a place in a bundle, or a row.
 struct Rows {
     /// What ended no later may have been written before, by a coordinator that is gone.
@@ -164,20 +197,20 @@ struct Rows {
     blame: Blame,
     courses: Courses,
     bundles: Bundles,
+    courtesy: Courtesy,
 }
 
 impl Rows {
     fn write(&mut self, storage: &Connection, batch: &[ArchiveRequest]) -> rusqlite::Result<()> {
+        self.courtesy = Courtesy::default();
         let next = "SELECT coalesce(max(number), 0) + 1 FROM transactions";
         let first: i64 = storage.prepare_cached(next)?.query_row([], |row| row.get(0))?;
         let mut number = first;
         let mut participants: BTreeSet<&str> = BTreeSet::new();
         let blame = self.blame.clone();
         let all = batch.iter().flat_map(|request| &request.transactions);
-        for (place, ended) in all.enumerate() {
-            if place % YIELDS_AFTER == YIELDS_AFTER - 1 {
-                thread::yield_now();
-            }
+        for ended in all {
+            self.courtesy.after(1);
             let has_row = blame.on(&ended.id, Doing::Archiving, || {
                 panic_point(Doing::Archiving.as_str(), &ended.id);
                 self.write_one(storage, number, ended)
@@ -187,7 +220,7 @@ impl Rows {
                 participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
             }
         }
-        self.bundles.write(storage)?;
+        self.bundles.write(storage, &mut self.courtesy)?;
         let mut insert = storage.prepare_cached(
             "INSERT OR REPLACE INTO participants (participant, first_number, last_number) \
              VALUES (?1, ?2, ?3)",
