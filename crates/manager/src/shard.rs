@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Doing, Durable, Effect, Event, Millis, Mutations, Operation, Out, Outbox,
-    OutboxBounds, Plan, Refusal, Replayed, Step, TransactionId,
+    Coordinator, Doing, Effect, Event, Millis, Mutations, Operation, Out, Outbox, OutboxBounds,
+    Plan, Refusal, Replayed, Step, TransactionId,
 };
-use unanimity_journal::JournalError;
 
 use crate::admission::Waiting;
 use crate::answers::{AnswerQueue, Answers, answers};
@@ -22,7 +21,7 @@ use crate::error::{BeginError, Unavailable};
 use crate::filter::Filter;
 use crate::generate::Spread;
 use crate::history::ArchiveRequest;
-use crate::journal_thread::JournalCommand;
+use crate::journal_thread::{JOURNAL_GONE, Receipt, ShardJournal};
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
@@ -38,8 +37,6 @@ mod requests;
 mod waking;
 mod writing;
 
-/// Said where the journal's thread has ended, by a panic, without saying why.
-const JOURNAL_GONE: &str = "the journal's thread has ended";
 /// How many commands or answers are taken up between two looks at everything else.
 const TURN_MAX: usize = 512;
 
@@ -142,8 +139,8 @@ pub(crate) struct ShardParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) journal: std_mpsc::Sender<JournalCommand>,
-    pub(crate) receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
+    pub(crate) journal: ShardJournal,
+    pub(crate) receipts: mpsc::UnboundedReceiver<Receipt>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
     pub(crate) bounds: Bounds,
 }
@@ -168,8 +165,8 @@ pub(crate) struct Shard {
     answers_sender: Answers,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
     looked_up_sender: mpsc::UnboundedSender<LookedUp>,
-    journal: std_mpsc::Sender<JournalCommand>,
-    receipts: mpsc::UnboundedReceiver<Result<Durable, JournalError>>,
+    journal: ShardJournal,
+    receipts: mpsc::UnboundedReceiver<Receipt>,
     history: std_mpsc::Sender<ArchiveRequest>,
     archived: mpsc::UnboundedReceiver<Result<Vec<TransactionId>, String>>,
     archived_sender: mpsc::UnboundedSender<Result<Vec<TransactionId>, String>>,
@@ -257,6 +254,9 @@ impl Shard {
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
+            if self.append_here()? {
+                continue;
+            }
             self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {

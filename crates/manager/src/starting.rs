@@ -20,7 +20,7 @@ use crate::history::{
     ArchiveRequest, HistoryPlace, HistoryReader, HistoryWriter, archived_up_to, coordinator_id,
     known_shards, open_history, remember_shards,
 };
-use crate::journal_thread::run_journal;
+use crate::journal_thread::ShardJournal;
 use crate::manager::{Running, TransactionManager};
 use crate::panics::{self, Panics};
 use crate::recovery::{Recovered, recover};
@@ -262,11 +262,9 @@ impl Starting {
         commands: mpsc::Receiver<crate::shard::Command>,
         history: std_mpsc::Sender<ArchiveRequest>,
     ) -> Result<Shard, StartError> {
-        let (journal, journal_commands) = std_mpsc::channel();
         let (receipts_sender, receipts) = mpsc::unbounded_channel();
-        self.thread("journal", move || {
-            run_journal(engine, number, &journal_commands, &receipts_sender);
-        })?;
+        let (journal, work) = ShardJournal::new(engine, number, receipts_sender);
+        self.thread("journal", work)?;
         Ok(Shard::new(ShardParts {
             number,
             recovered,

@@ -1,30 +1,50 @@
 //! What a shard writes: batches for its journal, and what has ended for the history.
 
-use unanimity_core::{Durable, TransactionId};
-use unanimity_journal::JournalError;
+use unanimity_core::{Gathered, TransactionId};
 
-use super::{JOURNAL_GONE, Shard};
+use super::Shard;
 use crate::history::{ArchiveReply, ArchiveRequest};
-use crate::journal_thread::JournalCommand;
+use crate::journal_thread::Receipt;
 
 impl Shard {
     pub(super) fn start_append(&mut self) -> Result<(), String> {
-        let linger_ms = if self.stopping { 0 } else { self.bounds.linger.as_millis() as u64 };
-        if self.outbox.lingers(self.now_ms(), linger_ms) {
-            return Ok(());
+        match self.next_append() {
+            Some(batch) => self.journal.append(batch),
+            None => Ok(()),
         }
-        let Some(batch) = self.outbox.next_append() else { return Ok(()) };
-        self.meters.batch_records.record(batch.records.len() as f64);
-        let sent = self.journal.send(JournalCommand::Append(batch));
-        sent.map_err(|_| JOURNAL_GONE.to_owned())
     }
 
-    pub(super) fn on_receipt(
-        &mut self,
-        receipt: Result<Durable, JournalError>,
-    ) -> Result<(), String> {
-        let durable = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
-        self.outbox.receipt(durable);
+    /// Appends on this thread, where nothing else is live that could gather meanwhile, so that a
+    /// transaction alone need not wait for the journal's thread to be woken and to wake this one.
+    /// Only if appends have been quick lately: whatever else runs on this thread waits too. Says
+    /// whether something became durable.
+    pub(super) fn append_here(&mut self) -> Result<bool, String> {
+        if self.coordinator.len() > 1 || !self.journal.is_quick() {
+            return Ok(false);
+        }
+        let Some(batch) = self.next_append() else { return Ok(false) };
+        let Some(receipt) = self.journal.append_here(&batch) else {
+            return self.journal.append(batch).map(|()| false);
+        };
+        self.look_at_clock();
+        self.on_receipt(receipt).map(|()| true)
+    }
+
+    /// What is to be appended now.
+    fn next_append(&mut self) -> Option<Gathered> {
+        let linger_ms = if self.stopping { 0 } else { self.bounds.linger.as_millis() as u64 };
+        if self.outbox.lingers(self.now_ms(), linger_ms) {
+            return None;
+        }
+        let batch = self.outbox.next_append()?;
+        self.meters.batch_records.record(batch.records.len() as f64);
+        Some(batch)
+    }
+
+    pub(super) fn on_receipt(&mut self, receipt: Receipt) -> Result<(), String> {
+        let appended = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
+        self.journal.took(appended.took);
+        self.outbox.receipt(appended.durable);
         // The next sync starts before the effects of this one are carried out.
         self.start_append()?;
         while let Some(out) = self.outbox.release() {
@@ -59,7 +79,6 @@ impl Shard {
     /// Lets the journal forget what nobody needs any more.
     fn forget(&mut self) -> Result<(), String> {
         let Some(low_water) = self.outbox.forgettable() else { return Ok(()) };
-        let sent = self.journal.send(JournalCommand::Truncate(low_water));
-        sent.map_err(|_| JOURNAL_GONE.to_owned())
+        self.journal.truncate(low_water)
     }
 }

@@ -167,6 +167,55 @@ async fn a_journal_thread_that_panics_ends_the_shard() {
     assert!(soon(manager.failed()).await.contains("thread has ended"));
 }
 
+/// Runs one transaction after the other until the shard itself has done an append.
+async fn until_it_appends_itself(manager: &TransactionManager, gated: &Gated) {
+    for number in 0.. {
+        if gated.elsewhere() > 0 {
+            return;
+        }
+        begin(manager, &format!("T{number}"), &["a"], Wait::Completed).await;
+    }
+}
+
+/// Else what comes meanwhile would wait for the sync, and could not gather.
+#[tokio::test]
+async fn a_shard_appends_itself_only_what_is_alone_and_only_once_appends_are_quick() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let manager = start(&gated, &fake);
+    begin(&manager, "first", &["a"], Wait::Completed).await;
+    assert_eq!(gated.elsewhere(), 0, "nobody knows yet how quick they are");
+    until_it_appends_itself(&manager, &gated).await;
+    fake.close("b prepare");
+    let waiting = ["U", "V"].map(|name| {
+        let (manager, asked) = (manager.clone(), request(name, &["b"], Wait::Completed));
+        tokio::spawn(async move { manager.begin(asked).await })
+    });
+    fake.seen("U", 1).await;
+    fake.seen("V", 1).await;
+    let before = (gated.count(), gated.elsewhere());
+    for number in 0..20 {
+        begin(&manager, &format!("W{number}"), &["a"], Wait::Completed).await;
+    }
+    assert!(gated.count() >= before.0 + 40);
+    assert_eq!(gated.elsewhere(), before.1, "two others are live");
+    fake.open("b prepare");
+    for one in waiting {
+        assert_eq!(short(&soon(one).await.unwrap().unwrap().transaction), "commit all_yes ended");
+    }
+}
+
+#[tokio::test]
+async fn an_append_of_the_shard_itself_that_panics_ends_it() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let manager = start(&gated, &fake);
+    until_it_appends_itself(&manager, &gated).await;
+    gated.panic_next();
+    let told = soon(manager.begin(request("U", &["a"], Wait::Outcome))).await;
+    assert!(failed(&told), "{told:?}");
+    assert_eq!(fake.count("U"), 0);
+    soon(manager.failed()).await;
+}
+
 #[tokio::test]
 async fn another_coordinator_that_took_over_ends_the_shard() {
     let (gated, fake) = (Gated::default(), Fake::new());

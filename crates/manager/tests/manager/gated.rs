@@ -21,6 +21,8 @@ struct Gate {
     allowed: Option<u64>,
     started: u64,
     panics: bool,
+    /// How many appends another thread has done than the journal's own.
+    elsewhere: u64,
     /// Transactions that a crash right after some truncation would have lost.
     lost: Vec<String>,
     truncations: u64,
@@ -64,6 +66,11 @@ impl Gated {
         }
     }
 
+    /// How many appends have begun on another thread than the journal's own.
+    pub fn elsewhere(&self) -> u64 {
+        self.gate.0.lock().unwrap().elsewhere
+    }
+
     fn change(&self, change: impl FnOnce(&mut Gate)) {
         change(&mut self.gate.0.lock().unwrap());
         self.gate.1.notify_all();
@@ -101,6 +108,7 @@ impl Engine for Gated {
         }
         let mut gate = self.gate.0.lock().unwrap();
         gate.started += 1;
+        gate.elsewhere += u64::from(std::thread::current().name() != Some("journal"));
         let mine = gate.started;
         while gate.allowed.is_some_and(|allowed| mine > allowed) {
             gate = self.gate.1.wait(gate).unwrap();

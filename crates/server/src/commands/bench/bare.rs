@@ -1,19 +1,18 @@
 //! What a transaction alone costs on this machine with nothing behind it: a process that does what
 //! the coordinator does for one, and knows nothing of transactions. It takes a request, appends and
-//! syncs a record on the journal's thread, sends a payload at once to two processes that echo it,
-//! appends and syncs once more, answers, and then sends both the message that a decision is. It is
-//! a plain program of the coordinator's shape: the same engine, the same server, the client of the
-//! SDK. What the coordinator takes beyond it is its own; not all of what this takes must be.
+//! syncs a record on the thread that serves it, sends a payload at once to two processes that echo
+//! it, appends and syncs once more, answers, and then sends both the message that a decision is. It
+//! is a plain program of the coordinator's shape: the same engine, the same server, the client of
+//! the SDK. What the coordinator takes beyond it is its own; not all of what this takes must be.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anyhow::{anyhow, bail};
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use tokio::sync::oneshot;
 use unanimity_journal::{Engine, SqliteEngine};
 use unanimity_sdk::api::Json;
 use unanimity_sdk::{Client, ClientOptions};
@@ -21,13 +20,11 @@ use unanimity_sdk::{Client, ClientOptions};
 use super::http::payload;
 use super::latency::RECORD_BYTES;
 
-/// Who asks for an append, and is told when it is durable.
-type Asked = oneshot::Sender<()>;
-
 /// What the process is.
 pub(super) struct Bare {
     participants: [Client; 2],
-    journal: std::sync::mpsc::Sender<Asked>,
+    /// And the next position.
+    journal: Mutex<(SqliteEngine, u64)>,
 }
 
 impl Bare {
@@ -38,24 +35,16 @@ impl Bare {
         let participants = [client(first)?, client(second)?];
         let mut engine = SqliteEngine::open(journal)?;
         engine.harden(0)?;
-        let mut next = engine.bounds(0)?.next;
-        let (sender, asked) = std::sync::mpsc::channel::<Asked>();
-        std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
-            while let Ok(asked) = asked.recv() {
-                // Who gets no answer fails, and says so.
-                if engine.append(0, next, &[&[0xA5; RECORD_BYTES]]).is_ok() {
-                    next += 1;
-                    let _ = asked.send(()); // dropped: whoever asked may have gone away.
-                }
-            }
-        })?;
-        Ok(Arc::new(Self { participants, journal: sender }))
+        let next = engine.bounds(0)?.next;
+        Ok(Arc::new(Self { participants, journal: Mutex::new((engine, next)) }))
     }
 
-    async fn append(&self) -> anyhow::Result<()> {
-        let (sender, durable) = oneshot::channel();
-        self.journal.send(sender).map_err(|_| anyhow!("the journal's thread has ended"))?;
-        Ok(durable.await?)
+    fn append(&self) -> anyhow::Result<()> {
+        let mut journal = self.journal.lock().map_err(|_| anyhow!("an append has panicked"))?;
+        let (engine, next) = &mut *journal;
+        engine.append(0, *next, &[&[0xA5; RECORD_BYTES]])?;
+        *next += 1;
+        Ok(())
     }
 
     async fn call_all(&self, request: &Json) -> anyhow::Result<()> {
@@ -68,9 +57,9 @@ impl Bare {
 
     async fn run(self: Arc<Self>, request: Json) -> anyhow::Result<Json> {
         let payload = payload("pay");
-        self.append().await?;
+        self.append()?;
         self.call_all(&payload).await?;
-        self.append().await?;
+        self.append()?;
         let bare = Arc::clone(&self);
         tokio::spawn(async move { drop(bare.call_all(&payload).await) });
         Ok(request)
