@@ -253,6 +253,11 @@ impl Watchers {
         watchers.push(watcher);
     }
 
+    /// For how many transactions somebody waits.
+    pub(crate) fn waited_for(&self) -> usize {
+        self.by_id.len()
+    }
+
     /// Whether anybody waits.
     pub(crate) fn any(&self, id: &TransactionId) -> bool {
         self.by_id.contains_key(id)

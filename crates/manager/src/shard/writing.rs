@@ -6,6 +6,9 @@ use super::Shard;
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::Receipt;
 
+/// Where more transactions than this are live, none is alone, even if nobody waits for them.
+const ALONE_MAX: usize = 4;
+
 impl Shard {
     pub(super) fn start_append(&mut self) -> Result<(), String> {
         match self.next_append() {
@@ -14,12 +17,13 @@ impl Shard {
         }
     }
 
-    /// Appends on this thread, where nothing else is live that could gather meanwhile, so that a
-    /// transaction alone need not wait for the journal's thread to be woken and to wake this one.
-    /// Only if appends have been quick lately: whatever else runs on this thread waits too. Says
-    /// whether something became durable.
+    /// Appends on this thread, where somebody waits for one transaction at most: hardly anything
+    /// could gather meanwhile, and that one need not wait for the journal's thread to be woken and
+    /// to wake this one. Only if appends have been quick lately: whatever else runs on this thread
+    /// waits too. Says whether something became durable.
     pub(super) fn append_here(&mut self) -> Result<bool, String> {
-        if self.coordinator.len() > 1 || !self.journal.is_quick() {
+        let is_alone = self.watchers.waited_for() <= 1 && self.coordinator.len() <= ALONE_MAX;
+        if !is_alone || !self.journal.is_quick() {
             return Ok(false);
         }
         let Some(batch) = self.next_append() else { return Ok(false) };
