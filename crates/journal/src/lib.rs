@@ -116,6 +116,12 @@ pub trait Engine: Send + 'static {
         records: &[&[u8]],
     ) -> Result<Receipt, JournalError>;
 
+    /// Whether the next append will do more than append, and take longer for it: an engine tidies
+    /// up now and then.
+    fn is_due(&self) -> bool {
+        false
+    }
+
     /// Hands over all batches from `from` on, in order, one at a time, so that recovery of millions
     /// needs the memory of one. `from` may be anything from `first` to `next` of
     /// [`Engine::bounds`].

@@ -226,6 +226,10 @@ impl Engine for SqliteEngine {
         })
     }
 
+    fn is_due(&self) -> bool {
+        self.inherited || self.is_log_full()
+    }
+
     fn read(
         &mut self,
         shard: ShardId,

@@ -164,8 +164,10 @@ impl QueueDelay {
         }
         let gap_ns = self.gap_ns.load(Ordering::Relaxed);
         let delay = gap_ns as f64 * waiting as f64 / (1_000.0 * self.target_us as f64);
-        let integral = self.integral(delay, now);
-        if waiting < WAITING_MIN {
+        let few = waiting < WAITING_MIN;
+        // So few are as good as none: else what they add up to would grow while nobody is refused.
+        let integral = self.integral(if few { 0.0 } else { delay }, now);
+        if few {
             return false;
         }
         let refused = PROPORTIONAL * self.beyond(delay) + integral;
@@ -200,7 +202,8 @@ impl QueueDelay {
     }
 
     /// How far the delay is beyond what is aimed at, in targets. An empty queue counts as a whole
-    /// target below it, however near it is: an overload that is over is to be forgotten soon.
+    /// target below it at least, however near it is: an overload that is over is to be forgotten
+    /// soon.
     fn beyond(&self, delay: f64) -> f64 {
         let beyond = delay - self.aim;
         if beyond < 0.0 { beyond / self.aim.min(1.0) } else { beyond }
@@ -446,6 +449,35 @@ mod tests {
             let Course { idle, delay_ms: [least, most] } = course;
             assert!(idle == 0 && least >= 12 && most <= 50, "{times} x: {course:?}");
         }
+    }
+
+    /// Where so few are served that the aim is less than what is never too many, that many wait and
+    /// an overload that is over is forgotten all the same.
+    #[test]
+    fn where_the_aim_is_a_few_their_number_counts() {
+        let aim = AT_THE_DOOR_AIM_TARGETS;
+        let queue = QueueDelay { aim, ..QueueDelay::new(Duration::from_millis(100)) };
+        let mut waiting = VecDeque::new();
+        for ms in 0..10_000 {
+            let now = at(&queue, ms);
+            for _ in 0..3 {
+                if !queue.refuses_next(waiting.len(), now) {
+                    waiting.push_back(ms);
+                }
+            }
+            let came = waiting.pop_front();
+            queue.note(Duration::from_millis(ms - came.unwrap_or(ms)), now);
+        }
+        let count = waiting.len();
+        assert!((WAITING_MIN - 3..WAITING_MIN + 30).contains(&count), "{count} wait");
+        // One a millisecond comes from now on, which can be served, and the queue runs empty.
+        for ms in 10_000..12_000 {
+            let now = at(&queue, ms);
+            let _ = queue.refuses_next(0, now);
+            queue.note(Duration::ZERO, now);
+        }
+        let refused = (0..100).filter(|_| queue.refuses_next(140, at(&queue, 12_000))).count();
+        assert_eq!(refused, 0);
     }
 
     /// Were those counted who are refused, the queue would seem to move as fast as they go.

@@ -1,8 +1,9 @@
 //! Talks to the disk for one shard: one append at a time, in order. It is done by a thread of its
 //! own, so that the shard gathers the next batch while it syncs; or by the shard itself, where
-//! there is nothing else to gather. After any failure nothing more is done.
+//! hardly anything could gather. After any failure nothing more is done, by either.
 
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -39,9 +40,39 @@ pub(crate) struct Appended {
 /// shard.
 pub(crate) type Receipt = Result<Appended, JournalError>;
 
+/// Whether shards may append on the threads that they run on. Where they may, one at a time does:
+/// the other threads of the runtime have the rest to do meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct AppendsHere(Option<Arc<AtomicBool>>);
+
+impl AppendsHere {
+    pub(crate) fn new(allowed: bool) -> Self {
+        Self(allowed.then(Arc::default))
+    }
+
+    /// Does this, unless that is not allowed or another shard is at it.
+    fn alone<T>(&self, work: impl FnOnce() -> Option<T>) -> Option<T> {
+        let busy = self.0.as_ref()?;
+        if busy.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let _leave = Leave(busy); // Also if it panics.
+        work()
+    }
+}
+
+struct Leave<'a>(&'a AtomicBool);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 /// The engine, and whose journal it holds.
 struct Journal {
-    engine: Mutex<Box<dyn Engine>>,
+    /// None: something has failed.
+    engine: Mutex<Option<Box<dyn Engine>>>,
     shard: ShardId,
 }
 
@@ -50,6 +81,7 @@ pub(crate) struct ShardJournal {
     commands: mpsc::Sender<JournalCommand>,
     /// Kept by its thread: there it is closed as well.
     journal: Weak<Journal>,
+    here: AppendsHere,
     /// How many appends in a row were quick.
     quick: u32,
 }
@@ -60,11 +92,12 @@ impl ShardJournal {
     pub(crate) fn new(
         engine: Box<dyn Engine>,
         shard: ShardId,
+        here: AppendsHere,
         receipts: UnboundedSender<Receipt>,
     ) -> (Self, impl FnOnce() + Send + 'static) {
-        let journal = Arc::new(Journal { engine: Mutex::new(engine), shard });
+        let journal = Arc::new(Journal { engine: Mutex::new(Some(engine)), shard });
         let (commands, asked) = mpsc::channel();
-        let handle = Self { commands, journal: Arc::downgrade(&journal), quick: 0 };
+        let handle = Self { commands, journal: Arc::downgrade(&journal), here, quick: 0 };
         (handle, move || journal.serve(&asked, &receipts))
     }
 
@@ -88,8 +121,7 @@ impl ShardJournal {
         self.commands.send(command).map_err(|_| JOURNAL_GONE.to_owned())
     }
 
-    /// Whether an append has lately taken less than it takes to have two threads woken and a little
-    /// more, so that the caller may do the next one.
+    /// Whether the last few appends were all so quick that the caller may do the next one.
     pub(crate) const fn is_quick(&self) -> bool {
         self.quick >= QUICK_MIN
     }
@@ -99,15 +131,17 @@ impl ShardJournal {
         self.quick = if took <= QUICK { self.quick.saturating_add(1) } else { 0 };
     }
 
-    /// Appends a batch on the caller's thread, which waits for the sync. `None`: the journal's
-    /// thread is at work, or has ended.
+    /// Appends a batch on the caller's thread, which waits for the sync. `None`: it may not, or the
+    /// journal's thread is at work, has more to do than to append, or has ended.
     pub(crate) fn append_here(&self, batch: &Gathered) -> Option<Receipt> {
         let journal = self.journal.upgrade()?;
-        let mut engine = match journal.engine.try_lock() {
-            Ok(engine) => engine,
-            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return None,
-        };
-        Some(append(engine.as_mut(), journal.shard, batch))
+        self.here.alone(|| {
+            let mut engine = journal.engine.try_lock().ok()?;
+            if engine.as_ref()?.is_due() {
+                return None;
+            }
+            Some(use_up(&mut engine, |engine| append(engine, journal.shard, batch)))
+        })
     }
 }
 
@@ -118,16 +152,17 @@ impl Journal {
         receipts: &UnboundedSender<Receipt>,
     ) {
         while let Ok(command) = commands.recv() {
-            // The caller's own append may have panicked with it: what it left is for recovery.
-            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            let done = match command {
-                JournalCommand::Append(batch) => {
-                    append(engine.as_mut(), self.shard, &batch).map(Some)
-                }
+            // An append of the shard's own has panicked: its engine may be in any state.
+            let Ok(mut engine) = self.engine.lock() else { return };
+            if engine.is_none() {
+                return;
+            }
+            let done = use_up(&mut engine, |engine| match command {
+                JournalCommand::Append(batch) => append(engine, self.shard, &batch).map(Some),
                 JournalCommand::Truncate(before) => {
                     engine.truncate(self.shard, before).map(|()| None)
                 }
-            };
+            });
             drop(engine);
             let failed = done.is_err();
             let gone = done.transpose().is_some_and(|receipt| receipts.send(receipt).is_err());
@@ -138,11 +173,24 @@ impl Journal {
     }
 }
 
+/// Does something with the engine, which is closed if that fails.
+fn use_up<T>(
+    engine: &mut Option<Box<dyn Engine>>,
+    work: impl FnOnce(&mut dyn Engine) -> Result<T, JournalError>,
+) -> Result<T, JournalError> {
+    let Some(open) = engine else { panic!("looked at before: it is there") };
+    let done = work(open.as_mut());
+    if done.is_err() {
+        *engine = None;
+    }
+    done
+}
+
 #[test]
 fn one_slow_append_takes_away_the_trust_in_quick_ones() {
     let (receipts, _) = tokio::sync::mpsc::unbounded_channel();
     let engine = Box::new(unanimity_journal::MemoryEngine::new());
-    let (mut journal, _work) = ShardJournal::new(engine, 0, receipts);
+    let (mut journal, _work) = ShardJournal::new(engine, 0, AppendsHere::new(true), receipts);
     for _ in 0..2 {
         for _ in 0..QUICK_MIN {
             assert!(!journal.is_quick());
@@ -170,4 +218,17 @@ fn append(engine: &mut dyn Engine, shard: ShardId, batch: &Gathered) -> Receipt 
         crash_point("after_decided_append");
     }
     Ok(Appended { durable: Durable::up_to(receipt.position()), took })
+}
+
+#[test]
+fn one_shard_at_a_time_appends_on_the_runtimes_threads() {
+    let here = AppendsHere::new(true);
+    let other = here.clone();
+    let within = here.alone(|| Some(other.alone(|| Some(()))));
+    assert_eq!(within, Some(None));
+    assert_eq!(other.alone(|| Some(())), Some(()), "the first has left");
+    let panics = std::panic::catch_unwind(|| here.alone(|| -> Option<()> { panic!("at it") }));
+    assert!(panics.is_err());
+    assert_eq!(other.alone(|| Some(())), Some(()), "also by a panic");
+    assert_eq!(AppendsHere::new(false).alone(|| Some(())), None);
 }

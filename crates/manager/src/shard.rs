@@ -1,6 +1,7 @@
 //! The task that owns one shard: it feeds the core with what happens, gathers its records into
 //! batches (one append under way while the next gathers), and lets effects out against receipts. It
-//! waits for no participant, no history, and no client.
+//! waits for no participant, no history, and no client; for the disk only while that is quick and
+//! hardly anybody else could (`writing`).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -185,6 +186,8 @@ pub(crate) struct Shard {
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
     meters: Meters,
+    /// Whether anybody was answered since this task last gave way.
+    has_told: bool,
     stopping: bool,
 }
 
@@ -239,6 +242,7 @@ impl Shard {
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
+            has_told: false,
             stopping: false,
         }
     }
@@ -254,10 +258,15 @@ impl Shard {
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
-            if self.append_here()? {
+            if !self.appends_here() {
+                self.start_append()?;
+            } else if std::mem::take(&mut self.has_told) {
+                // Who was just answered runs first: that is no reason to wait for a sync.
+                tokio::task::yield_now().await;
+                continue;
+            } else if self.append_here()? {
                 continue;
             }
-            self.start_append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
                 return Ok(());
@@ -323,15 +332,6 @@ impl Shard {
         due.map_or(Duration::from_secs(3_600), |at| self.clock.until(at))
     }
 
-    fn write_stragglers(&mut self) {
-        for id in self.outbox.stragglers(&self.coordinator) {
-            self.on(&id, Doing::WritingAnew, |shard| {
-                let now = shard.now_ms();
-                shard.outbox.write_anew(now, &mut shard.coordinator, &id);
-            });
-        }
-    }
-
     fn is_idle(&self) -> bool {
         let archived = self.ending.len() == self.unarchivable;
         self.coordinator.is_at_rest() && archived && self.outbox.is_idle()
@@ -379,7 +379,10 @@ impl Shard {
 
     fn let_out(&mut self, out: Out<Reply>) {
         match out {
-            Out::Reply(reply) => reply(),
+            Out::Reply(reply) => {
+                self.has_told = true;
+                reply();
+            }
             Out::Effects(effects) => {
                 // A step's effects are about one transaction.
                 let Some(first) = effects.first() else { return };
@@ -440,12 +443,12 @@ impl Shard {
 
     fn ended(&mut self, transaction: Shown) {
         self.meters.ended(&transaction);
-        self.watchers.ended(&transaction);
+        self.has_told |= self.watchers.ended(&transaction);
         self.to_archive.push(transaction);
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {
-        self.watchers.notify(id, told, self.coordinator.get(id));
+        self.has_told |= self.watchers.notify(id, told, self.coordinator.get(id));
     }
 
     /// Says whether the shard is to end at once.

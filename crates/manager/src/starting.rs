@@ -20,7 +20,7 @@ use crate::history::{
     ArchiveRequest, HistoryPlace, HistoryReader, HistoryWriter, archived_up_to, coordinator_id,
     known_shards, open_history, remember_shards,
 };
-use crate::journal_thread::ShardJournal;
+use crate::journal_thread::{AppendsHere, ShardJournal};
 use crate::manager::{Running, TransactionManager};
 use crate::panics::{self, Panics};
 use crate::recovery::{Recovered, recover};
@@ -58,6 +58,11 @@ pub struct ManagerConfig {
     /// so fast that who waits in a longer queue is in no cache any more when its turn comes, and
     /// costs the more.
     pub queue_delay_target_ms: u64,
+    /// Whether the runtime that it is started in serves nothing else. Where one transaction alone
+    /// is waited for and appends take less than a millisecond, its shard syncs on the runtime's
+    /// thread instead of having another one woken; in a runtime that serves others too that is
+    /// done only if it has more threads than one.
+    pub owns_runtime: bool,
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.
     pub disk_reserve_bytes: u64,
@@ -75,6 +80,7 @@ impl Default for ManagerConfig {
             live_transactions_max: 100_000,
             timeline_events_max: 256,
             queue_delay_target_ms: 50,
+            owns_runtime: false,
             disk_reserve_bytes: 64 << 20,
             panics_per_transaction_max: 3,
         }
@@ -140,6 +146,7 @@ pub(crate) fn start(
         clock: Clock::start_no_earlier(latest),
         reserve: watch_disk(&config)?,
         queue_delay_target: Duration::from_millis(config.queue_delay_target_ms),
+        here: AppendsHere::new(config.owns_runtime || threads_of_runtime() > 1),
         blame: Blame::default(),
         refused: panics.refused(known),
         place,
@@ -201,6 +208,7 @@ struct Starting {
     clock: Clock,
     reserve: Arc<Reserve>,
     queue_delay_target: Duration,
+    here: AppendsHere,
     blame: Blame,
     /// Ids whose beginning the program broke on too often.
     refused: BTreeSet<TransactionId>,
@@ -263,7 +271,7 @@ impl Starting {
         history: std_mpsc::Sender<ArchiveRequest>,
     ) -> Result<Shard, StartError> {
         let (receipts_sender, receipts) = mpsc::unbounded_channel();
-        let (journal, work) = ShardJournal::new(engine, number, receipts_sender);
+        let (journal, work) = ShardJournal::new(engine, number, self.here.clone(), receipts_sender);
         self.thread("journal", work)?;
         Ok(Shard::new(ShardParts {
             number,
@@ -356,6 +364,10 @@ fn note_start(place: &HistoryPlace, error: &StartError) {
     let (id, message) = (transaction.clone(), message.clone());
     let said = note(place, &Blamed { id, doing: Doing::Replaying, message });
     tracing::error!(message = %said, "the journal cannot be read back");
+}
+
+fn threads_of_runtime() -> usize {
+    tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
 }
 
 fn was_used(history: &Arc<HistoryReader>) -> WasUsed {

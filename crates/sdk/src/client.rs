@@ -97,7 +97,7 @@ pub struct ClientOptions {
 }
 
 /// See [`ClientOptions::begin_wait_max_ms`].
-pub(crate) const BEGIN_WAIT_MAX_MS: u64 = 1_000;
+pub(crate) const BEGIN_WAIT_MAX_MS: u64 = 5_000;
 
 impl Default for ClientOptions {
     fn default() -> Self {

@@ -14,27 +14,35 @@ use crate::restraint::overloaded;
 
 /// Fewer are not too many, however slowly they leave.
 const WAITING_MIN: usize = 128;
-/// How fast they leave is counted over so long.
-const SPAN: Duration = Duration::from_millis(50);
+/// How fast they leave is counted over this part of the time that they may wait: they may well
+/// leave in bursts.
+const SPANS: u32 = 4;
+/// The fastest of so many such counts is believed: one in which nothing left for a while says
+/// nothing of what comes next.
+const BELIEVED: usize = 3;
 
 /// How fast those who wait have left lately.
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// Zero: any time is acceptable.
     wait_max: Duration,
+    /// What who is refused can do about it.
+    advice: &'static str,
     /// When one last left, or came to wait where nobody did.
     moved_at: Instant,
-    counted_from: Instant,
+    /// Since when they are counted; none has left yet where it is not known.
+    counted_from: Option<Instant>,
     counted: u32,
-    /// Between two that leave; zero: not known yet.
-    each: Duration,
+    /// Between two that leave, as it was counted last; zero: not known yet.
+    each: [Duration; BELIEVED],
 }
 
 impl Pace {
     /// Lets nobody wait for longer than `wait_max_ms`; 0: everybody for as long as it takes.
-    pub(crate) fn new(wait_max_ms: u64, now: Instant) -> Self {
+    pub(crate) fn new(wait_max_ms: u64, advice: &'static str, now: Instant) -> Self {
         let wait_max = Duration::from_millis(wait_max_ms);
-        Self { wait_max, moved_at: now, counted_from: now, counted: 0, each: Duration::ZERO }
+        let (moved_at, counted_from, each) = (now, None, [Duration::ZERO; BELIEVED]);
+        Self { wait_max, advice, moved_at, counted_from, counted: 0, each }
     }
 
     /// Somebody comes while so many wait.
@@ -43,29 +51,39 @@ impl Pace {
     /// They would wait for too long: refused, as the coordinator would if all of them were sent.
     pub(crate) fn enter(&mut self, waiting: usize, now: Instant) -> Result<(), ClientError> {
         if waiting == 0 {
-            (self.moved_at, self.counted_from) = (now, now);
-            (self.counted, self.each) = (0, Duration::ZERO);
+            (self.moved_at, self.counted_from) = (now, None);
+            (self.counted, self.each) = (0, [Duration::ZERO; BELIEVED]);
         }
-        let ahead = self.each.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
+        let known = self.each.iter().filter(|each| !each.is_zero());
+        let each = known.min().copied().unwrap_or_default();
+        let ahead = each.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
         let still = now.saturating_duration_since(self.moved_at);
         if self.wait_max.is_zero() || waiting < WAITING_MIN || ahead.max(still) <= self.wait_max {
             return Ok(());
         }
         Err(overloaded(&format!(
             "not sent: {waiting} others wait for their turn here, and this one would wait for \
-             longer than begin_wait_max_ms; begin less, or let more be under way (requests_max)"
+             longer than begin_wait_max_ms; {}",
+            self.advice
         )))
     }
 
     /// So many have left, to be sent.
     pub(crate) fn leave(&mut self, count: usize, now: Instant) {
         self.moved_at = now;
+        // How long the first took to leave says how long it waited, and not how fast they leave.
+        let Some(from) = self.counted_from else {
+            self.counted_from = Some(now);
+            return;
+        };
         self.counted = self.counted.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        let took = now.saturating_duration_since(self.counted_from);
-        if took >= SPAN && self.counted > 0 {
-            self.each = took / self.counted;
-            (self.counted, self.counted_from) = (0, now);
+        let took = now.saturating_duration_since(from);
+        if took < self.wait_max / SPANS || self.counted == 0 {
+            return;
         }
+        self.each.rotate_left(1);
+        self.each[BELIEVED - 1] = took / self.counted;
+        (self.counted, self.counted_from) = (0, Some(now));
     }
 }
 
@@ -75,7 +93,8 @@ pub(crate) struct Line(Mutex<(Pace, usize)>);
 
 impl Line {
     pub(crate) fn new(wait_max_ms: u64) -> Self {
-        Self(Mutex::new((Pace::new(wait_max_ms, Instant::now()), 0)))
+        let advice = "begin less, or let more be under way (requests_max)";
+        Self(Mutex::new((Pace::new(wait_max_ms, advice, Instant::now()), 0)))
     }
 
     /// Comes to wait.
@@ -117,15 +136,19 @@ impl Drop for Place<'_> {
 mod tests {
     use super::*;
 
-    /// So many come each millisecond to where ten leave, for two seconds, except that none does
-    /// from then on; the longest queue in the last second, and how many were refused.
-    fn run(wait_max_ms: u64, come: usize, stands_from_ms: u64) -> (usize, usize) {
+    /// So many come in each millisecond of four seconds, and so many can leave; the longest queue
+    /// in the last two, and how many were refused.
+    fn run(
+        wait_max_ms: u64,
+        come: impl Fn(u64) -> usize,
+        leave: impl Fn(u64) -> usize,
+    ) -> (usize, usize) {
         let start = Instant::now();
-        let mut pace = Pace::new(wait_max_ms, start);
+        let mut pace = Pace::new(wait_max_ms, "come later", start);
         let (mut waiting, mut longest, mut refused) = (0, 0, 0);
-        for ms in 0..2_000 {
+        for ms in 0..4_000 {
             let now = start + Duration::from_millis(ms);
-            for _ in 0..come {
+            for _ in 0..come(ms) {
                 match pace.enter(waiting, now) {
                     Ok(()) => waiting += 1,
                     Err(error) => {
@@ -134,12 +157,12 @@ mod tests {
                     }
                 }
             }
-            if ms < stands_from_ms && waiting > 0 {
-                let leave = waiting.min(10);
-                waiting -= leave;
-                pace.leave(leave, now);
+            let leaving = waiting.min(leave(ms));
+            if leaving > 0 {
+                waiting -= leaving;
+                pace.leave(leaving, now);
             }
-            if ms >= 1_000 {
+            if ms >= 2_000 {
                 longest = longest.max(waiting);
             }
         }
@@ -148,32 +171,66 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_longer_than_they_may_and_nobody_is_refused_for_less() {
-        let (longest, refused) = run(100, 30, u64::MAX);
+        let (longest, refused) = run(100, |_| 30, |_| 10);
         assert!((900..=1_100).contains(&longest), "{longest} wait where 10 leave each ms");
-        assert!((38_000..=40_000).contains(&refused), "{refused} of 60,000 where 20,000 leave");
-        assert_eq!(run(100, 10, u64::MAX).1, 0);
-        assert_eq!(run(0, 30, u64::MAX), (40_000, 0), "any time is acceptable");
+        assert!((78_000..=80_000).contains(&refused), "{refused} of 120,000 where 40,000 leave");
+        assert_eq!(run(100, |_| 10, |_| 10).1, 0);
+        assert_eq!(run(0, |_| 30, |_| 10), (80_000, 0), "any time is acceptable");
+        // Many at once, now and then.
+        let (longest, refused) = run(1_000, |_| 5, |ms| if ms % 200 == 199 { 400 } else { 0 });
+        assert!((1_800..=3_200).contains(&longest), "{longest} wait where 2 leave each ms");
+        assert!((8_000..=11_000).contains(&refused), "{refused} of 20,000 where 8,000 leave");
+    }
+
+    /// A closed loop: so many initiators, of whom those who are sent are answered together.
+    #[test]
+    fn initiators_that_wait_for_their_answers_are_not_refused_for_leaving_together() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1_000, "come later", start);
+        let mut waiting: usize = 0;
+        for round in 0..20 {
+            let now = start + Duration::from_millis(200 * round);
+            let come = if round == 0 { 744 } else { 256 };
+            for one in 0..come {
+                if round > 0 {
+                    waiting -= 1;
+                    pace.leave(1, now + Duration::from_micros(20 * one));
+                }
+                pace.enter(waiting, now + Duration::from_micros(20 * one)).unwrap();
+                waiting += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn a_pause_is_no_reason_to_refuse_whoever_comes_after_it() {
+        // Half a second's worth waits when nothing leaves for a while.
+        let come = |ms| if ms < 1_000 { 15 } else { 8 };
+        for pause in [1_000..1_300, 1_100..1_400, 1_240..1_540] {
+            let leave = |ms| if pause.contains(&ms) { 0 } else { 10 };
+            assert_eq!(run(1_000, come, leave).1, 0, "{pause:?}");
+        }
     }
 
     #[test]
     fn where_nothing_leaves_the_queue_does_not_grow_for_ever() {
-        let (longest, _) = run(100, 5, 0);
+        let (longest, _) = run(100, |_| 5, |_| 0);
         assert!((500..=510).contains(&longest), "{longest} where nothing ever left");
-        let (longest, _) = run(100, 5, 1_500);
+        let (longest, _) = run(100, |_| 5, |ms| if ms < 2_500 { 10 } else { 0 });
         assert!((500..=510).contains(&longest), "{longest} where nothing leaves any more");
     }
 
     #[test]
     fn few_are_never_too_many_and_who_gives_up_leaves_no_trace() {
-        let line = Line::new(1);
-        let mut pace = Pace::new(1, Instant::now());
-        let late = Instant::now() + Duration::from_secs(9);
+        let (line, now) = (Line::new(1), Instant::now());
+        let mut pace = Pace::new(1, "come later", now);
+        let late = now + Duration::from_secs(9);
         assert!(pace.enter(WAITING_MIN - 1, late).is_ok());
         assert!(pace.enter(WAITING_MIN, late).is_err());
-        let places = [line.enter().unwrap(), line.enter().unwrap()];
-        let [first, second] = places;
+        let [first, second, third] = [(); 3].map(|()| line.enter().unwrap());
         first.leave();
-        drop(second);
+        second.leave();
+        drop(third);
         let line = line.lock();
         assert_eq!((line.0.counted, line.1), (1, 0));
     }

@@ -21,7 +21,7 @@ use crate::view::{Moment, course, reason_detail};
 
 /// After so many transactions the history's thread lets others run.
 const COURTESY_AFTER: usize = 64;
-/// And loses no more than this by it in one batch.
+/// And no more, in one batch, once it has lost so much by it.
 const COURTESY_MAX: Duration = Duration::from_millis(8);
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;

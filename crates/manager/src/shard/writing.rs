@@ -1,15 +1,27 @@
 //! What a shard writes: batches for its journal, and what has ended for the history.
 
-use unanimity_core::{Gathered, TransactionId};
+use unanimity_core::{Doing, Gathered, TransactionId};
 
 use super::Shard;
 use crate::history::{ArchiveReply, ArchiveRequest};
 use crate::journal_thread::Receipt;
 
-/// Where more transactions than this are live, none is alone, even if nobody waits for them.
-const ALONE_MAX: usize = 4;
+/// Where more things than this wait for the journal, none is alone, even if nobody waits for them.
+const HELD_MAX: usize = 4;
 
 impl Shard {
+    /// Writes anew what keeps the journal from forgetting.
+    pub(super) fn write_stragglers(&mut self) {
+        for id in self.outbox.stragglers(&self.coordinator) {
+            self.on(&id, Doing::WritingAnew, |shard| {
+                let now = shard.now_ms();
+                shard.outbox.write_anew(now, &mut shard.coordinator, &id);
+            });
+        }
+    }
+
+    /// Has the journal's thread append what gathers, if there is something to append and nothing is
+    /// under way.
     pub(super) fn start_append(&mut self) -> Result<(), String> {
         match self.next_append() {
             Some(batch) => self.journal.append(batch),
@@ -17,15 +29,20 @@ impl Shard {
         }
     }
 
-    /// Appends on this thread, where somebody waits for one transaction at most: hardly anything
-    /// could gather meanwhile, and that one need not wait for the journal's thread to be woken and
-    /// to wake this one. Only if appends have been quick lately: whatever else runs on this thread
-    /// waits too. Says whether something became durable.
+    /// Whether the next append is to be done on this thread: where somebody waits for one
+    /// transaction at most, hardly anything could gather meanwhile, and that one need not wait for
+    /// the journal's thread to be woken and to wake this one. Only if appends have been quick
+    /// lately: whatever else runs on this thread waits too.
+    pub(super) fn appends_here(&self) -> bool {
+        self.outbox.gathers()
+            && self.watchers.waited_for() <= 1
+            && self.outbox.held() <= HELD_MAX
+            && self.journal.is_quick()
+    }
+
+    /// As [`Self::start_append`], but on this thread if that can be. Says whether something became
+    /// durable.
     pub(super) fn append_here(&mut self) -> Result<bool, String> {
-        let is_alone = self.watchers.waited_for() <= 1 && self.coordinator.len() <= ALONE_MAX;
-        if !is_alone || !self.journal.is_quick() {
-            return Ok(false);
-        }
         let Some(batch) = self.next_append() else { return Ok(false) };
         let Some(receipt) = self.journal.append_here(&batch) else {
             return self.journal.append(batch).map(|()| false);

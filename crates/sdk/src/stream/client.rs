@@ -86,6 +86,8 @@ struct State {
     /// The stream that stands or is being opened, by a number of its own; 0: none.
     stream: u64,
     streams: u64,
+    /// Whether it stands. Who waits for it to be opened does not wait for others.
+    stands: bool,
     /// Whether no further request can come.
     done: bool,
 }
@@ -113,7 +115,9 @@ impl StreamClient {
     ) -> Result<Self, ClientError> {
         let coordinator = Coordinator::new(base_url, token, options.connect_timeout_ms)?;
         let restraint = options.holds_back.then(Restraint::default);
-        let state = Mutex::new(State::new(Pace::new(options.begin_wait_max_ms, Instant::now())));
+        let advice = "begin less, or over more streams";
+        let pace = Pace::new(options.begin_wait_max_ms, advice, Instant::now());
+        let state = Mutex::new(State::new(pace));
         let inner = Arc::new(Inner { coordinator, options, restraint, state });
         Ok(Self { _hang_up: Arc::new(HangUp(Arc::clone(&inner))), inner })
     }
@@ -151,7 +155,9 @@ impl StreamClient {
             return Err(ClientError::Unusable(text));
         }
         let waiting = state.waiting.len();
-        state.pace.enter(waiting, Instant::now())?;
+        if state.stands {
+            state.pace.enter(waiting, Instant::now())?;
+        }
         state.waiting.push_back((request, reply));
         if state.stream == 0 {
             state.open(&self.inner);
@@ -186,6 +192,7 @@ impl State {
             writer: None,
             stream: 0,
             streams: 0,
+            stands: false,
             done: false,
         }
     }
@@ -223,6 +230,7 @@ async fn run(inner: Arc<Inner>, stream: u64) {
     };
     let mut state = inner.lock();
     state.stream = 0;
+    state.stands = false;
     let lost = std::mem::take(&mut state.sent);
     // What was never written is tried once more if this stream had stood, and else given up.
     let refused =
@@ -251,6 +259,7 @@ async fn serve(inner: &Arc<Inner>, stream: u64) -> Result<(), tonic::Status> {
     let opened = tokio::time::timeout(limit, client.run(coordinator.request(requests))).await;
     let opened = opened.map_err(|_| tonic::Status::deadline_exceeded("not opened in time"))?;
     let mut incoming: Streaming<BegunBatch> = opened?.into_inner();
+    inner.lock().stands = true;
     while let Some(batch) = incoming.message().await? {
         let mut state = inner.lock();
         let answers = batch.begun.into_iter().filter_map(|begun| {

@@ -131,6 +131,7 @@ fn start_manager(
         shards: u16::try_from(config.journal.shards).unwrap_or(u16::MAX),
         live_transactions_max: to_usize(config.limits.live_transactions_max),
         queue_delay_target_ms: config.limits.queue_delay_target_ms,
+        owns_runtime: true,
         disk_reserve_bytes: config.data.disk_reserve_bytes,
         panics_per_transaction_max: u32::try_from(config.limits.panics_per_transaction_max)
             .unwrap_or(u32::MAX),

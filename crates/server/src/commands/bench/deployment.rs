@@ -32,8 +32,6 @@ use crate::problem::{Problem, code};
 
 /// The most requests that the load client has under way in an open loop.
 const OPEN_REQUESTS_MAX: usize = 4_000;
-/// How long the load client lets a beginning wait for its turn to be sent, unless it insists.
-const BEGIN_WAIT_MAX_MS: u64 = 200;
 /// A client's pool opens more connections than it has requests, and those of the client before may
 /// not be closed yet. Who has no place at the coordinator is hung up on while it is idle, and then
 /// cannot know whether a request that was on its way was read: so there are places for all.
@@ -52,6 +50,8 @@ pub(super) struct Deployment {
     pub(super) idle_kib: Option<u64>,
     /// Whether the load client holds back what would be refused.
     pub(super) holds_back: bool,
+    /// How long it lets a beginning wait for its turn to be sent; 0: as long as it takes.
+    pub(super) begin_wait_max_ms: u64,
     /// How many transactions ended so far, by what was seen of them.
     ended: u64,
 }
@@ -104,9 +104,19 @@ impl Deployment {
             urls.push(process.url());
             processes.push(process);
         }
-        let (token, holds_back, ended) = (None, true, 0);
+        let (token, holds_back, begin_wait_max_ms, ended) = (None, true, 0, 0);
         let participants = urls;
-        Ok(Self { processes, data, url, token, participants, idle_kib, holds_back, ended })
+        Ok(Self {
+            processes,
+            data,
+            url,
+            token,
+            participants,
+            idle_kib,
+            holds_back,
+            begin_wait_max_ms,
+            ended,
+        })
     }
 
     /// A process that stands before the first two participants as the coordinator does, with
@@ -129,8 +139,18 @@ impl Deployment {
     pub(super) fn own(own: Own) -> Self {
         let Own { coordinator: url, token, participants } = own;
         let (processes, data, idle_kib) = (Vec::new(), PathBuf::new(), None);
-        let (holds_back, ended) = (true, 0);
-        Self { processes, data, url, token, participants, idle_kib, holds_back, ended }
+        let (holds_back, begin_wait_max_ms, ended) = (true, 0, 0);
+        Self {
+            processes,
+            data,
+            url,
+            token,
+            participants,
+            idle_kib,
+            holds_back,
+            begin_wait_max_ms,
+            ended,
+        }
     }
 
     /// Whether it was started here.
@@ -140,14 +160,10 @@ impl Deployment {
 
     /// A client with room for so many requests at once.
     pub(super) fn client(&self, requests_max: usize) -> anyhow::Result<Client> {
-        let (holds_back, begin_wait_max_ms) = (self.holds_back, self.begin_wait_max_ms());
+        let (holds_back, begin_wait_max_ms) = (self.holds_back, self.begin_wait_max_ms);
         let limits = ClientOptions::default();
         let options = ClientOptions { requests_max, holds_back, begin_wait_max_ms, ..limits };
         Ok(Client::with_options(&self.url, self.token.as_deref(), options)?)
-    }
-
-    const fn begin_wait_max_ms(&self) -> u64 {
-        if self.holds_back { BEGIN_WAIT_MAX_MS } else { 0 }
     }
 
     /// Begins this transaction again and again, and expects this outcome each time.
@@ -197,7 +213,7 @@ impl Deployment {
         let options = StreamClientOptions {
             requests_max: usize::MAX,
             holds_back: self.holds_back,
-            begin_wait_max_ms: self.begin_wait_max_ms(),
+            begin_wait_max_ms: self.begin_wait_max_ms,
             ..Default::default()
         };
         let on_stream = StreamClient::with_options(&self.url, self.token.as_deref(), options)?;

@@ -132,6 +132,7 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     let config = ManagerConfig {
         storage: Storage::Folder(folder.clone()),
         shards: run.shards,
+        owns_runtime: true,
         ..ManagerConfig::default()
     };
     let internals =

@@ -29,6 +29,8 @@ const INITIATORS: usize = 128;
 const TOGETHER: usize = 1_024;
 /// Whether the client holds back what would be refused, and how that is called.
 const HOLDING_BACK: [(bool, &str); 2] = [(true, "3 x"), (false, "3 x insisted")];
+/// How long a client that holds back lets a beginning wait for its turn to be sent.
+const BEGIN_WAIT_MAX_MS: u64 = 200;
 /// How long prepares may take at a participant that is silent.
 const PREPARE_TIMEOUT_MS: u64 = 1_000;
 
@@ -76,6 +78,7 @@ async fn over_http(
     let load = times(&peak);
     for (holds_back, case) in HOLDING_BACK {
         deployment.holds_back = holds_back;
+        deployment.begin_wait_max_ms = if holds_back { BEGIN_WAIT_MAX_MS } else { 0 };
         let measured = deployment.commit(load, window, &request, Outcome::Commit).await?;
         let row = Row::new("overload", load, &measured);
         let floor_us = if holds_back { 0.0 } else { refusal_us };
@@ -102,6 +105,7 @@ async fn over_stream(
     let load = times(&peak);
     for (holds_back, case) in HOLDING_BACK {
         deployment.holds_back = holds_back;
+        deployment.begin_wait_max_ms = if holds_back { BEGIN_WAIT_MAX_MS } else { 0 };
         let measured = deployment.commit_on_stream(load, window, &request).await?;
         let row = Row::new("overload", load, &measured);
         let floor_us = if holds_back { 0.0 } else { refusal_us };
