@@ -116,8 +116,8 @@ pub trait Engine: Send + 'static {
         records: &[&[u8]],
     ) -> Result<Receipt, JournalError>;
 
-    /// Whether the next append will do more than append, and take longer for it: an engine tidies
-    /// up now and then.
+    /// Whether the next append will take longer, because much is to be tidied up with it. Who wraps
+    /// an engine hands this on.
     fn is_due(&self) -> bool {
         false
     }

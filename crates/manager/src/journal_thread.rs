@@ -40,8 +40,8 @@ pub(crate) struct Appended {
 /// shard.
 pub(crate) type Receipt = Result<Appended, JournalError>;
 
-/// Whether shards may append on the threads that they run on. Where they may, one at a time does:
-/// the other threads of the runtime have the rest to do meanwhile.
+/// Whether a manager's shards may append on the threads that they run on. Where they may, one at a
+/// time does: if the runtime has other threads, those have the rest to do meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) struct AppendsHere(Option<Arc<AtomicBool>>);
 
@@ -71,9 +71,25 @@ impl Drop for Leave<'_> {
 
 /// The engine, and whose journal it holds.
 struct Journal {
-    /// None: something has failed.
-    engine: Mutex<Option<Box<dyn Engine>>>,
+    open: Mutex<Open>,
     shard: ShardId,
+}
+
+struct Open {
+    engine: Box<dyn Engine>,
+    has_failed: bool,
+}
+
+impl Open {
+    /// Does something with the engine, unless something has failed before.
+    fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Engine) -> Result<T, JournalError>,
+    ) -> Option<Result<T, JournalError>> {
+        let done = (!self.has_failed).then(|| work(self.engine.as_mut()))?;
+        self.has_failed = done.is_err();
+        Some(done)
+    }
 }
 
 /// A shard's way to its journal.
@@ -95,7 +111,8 @@ impl ShardJournal {
         here: AppendsHere,
         receipts: UnboundedSender<Receipt>,
     ) -> (Self, impl FnOnce() + Send + 'static) {
-        let journal = Arc::new(Journal { engine: Mutex::new(Some(engine)), shard });
+        let open = Mutex::new(Open { engine, has_failed: false });
+        let journal = Arc::new(Journal { open, shard });
         let (commands, asked) = mpsc::channel();
         let handle = Self { commands, journal: Arc::downgrade(&journal), here, quick: 0 };
         (handle, move || journal.serve(&asked, &receipts))
@@ -136,11 +153,11 @@ impl ShardJournal {
     pub(crate) fn append_here(&self, batch: &Gathered) -> Option<Receipt> {
         let journal = self.journal.upgrade()?;
         self.here.alone(|| {
-            let mut engine = journal.engine.try_lock().ok()?;
-            if engine.as_ref()?.is_due() {
+            let mut open = journal.open.try_lock().ok()?;
+            if open.engine.is_due() {
                 return None;
             }
-            Some(use_up(&mut engine, |engine| append(engine, journal.shard, batch)))
+            open.with(|engine| append(engine, journal.shard, batch))
         })
     }
 }
@@ -153,17 +170,15 @@ impl Journal {
     ) {
         while let Ok(command) = commands.recv() {
             // An append of the shard's own has panicked: its engine may be in any state.
-            let Ok(mut engine) = self.engine.lock() else { return };
-            if engine.is_none() {
-                return;
-            }
-            let done = use_up(&mut engine, |engine| match command {
+            let Ok(mut open) = self.open.lock() else { return };
+            let done = open.with(|engine| match command {
                 JournalCommand::Append(batch) => append(engine, self.shard, &batch).map(Some),
                 JournalCommand::Truncate(before) => {
                     engine.truncate(self.shard, before).map(|()| None)
                 }
             });
-            drop(engine);
+            drop(open);
+            let Some(done) = done else { return };
             let failed = done.is_err();
             let gone = done.transpose().is_some_and(|receipt| receipts.send(receipt).is_err());
             if failed || gone {
@@ -171,19 +186,6 @@ impl Journal {
             }
         }
     }
-}
-
-/// Does something with the engine, which is closed if that fails.
-fn use_up<T>(
-    engine: &mut Option<Box<dyn Engine>>,
-    work: impl FnOnce(&mut dyn Engine) -> Result<T, JournalError>,
-) -> Result<T, JournalError> {
-    let Some(open) = engine else { panic!("looked at before: it is there") };
-    let done = work(open.as_mut());
-    if done.is_err() {
-        *engine = None;
-    }
-    done
 }
 
 #[test]

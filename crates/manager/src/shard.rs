@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -186,8 +187,9 @@ pub(crate) struct Shard {
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
     meters: Meters,
-    /// Whether anybody was answered since this task last gave way.
-    has_told: bool,
+    /// Whether anything was let out since this task last waited. Whoever was woken by it may have
+    /// to run on the same thread, and should not wait for a sync.
+    has_woken: bool,
     stopping: bool,
 }
 
@@ -242,7 +244,7 @@ impl Shard {
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
-            has_told: false,
+            has_woken: false,
             stopping: false,
         }
     }
@@ -260,10 +262,6 @@ impl Shard {
             self.write_stragglers();
             if !self.appends_here() {
                 self.start_append()?;
-            } else if std::mem::take(&mut self.has_told) {
-                // Who was just answered runs first: that is no reason to wait for a sync.
-                tokio::task::yield_now().await;
-                continue;
             } else if self.append_here()? {
                 continue;
             }
@@ -312,6 +310,10 @@ impl Shard {
                     self.resume_some(&mut waking, RESUMED_ALONE);
                 }
                 () = sleep => {}
+                () = std::future::poll_fn(|_| {
+                    self.has_woken = false;
+                    Poll::Pending
+                }) => {}
             }
         }
     }
@@ -378,11 +380,9 @@ impl Shard {
     }
 
     fn let_out(&mut self, out: Out<Reply>) {
+        self.has_woken = true;
         match out {
-            Out::Reply(reply) => {
-                self.has_told = true;
-                reply();
-            }
+            Out::Reply(reply) => reply(),
             Out::Effects(effects) => {
                 // A step's effects are about one transaction.
                 let Some(first) = effects.first() else { return };
@@ -443,12 +443,12 @@ impl Shard {
 
     fn ended(&mut self, transaction: Shown) {
         self.meters.ended(&transaction);
-        self.has_told |= self.watchers.ended(&transaction);
+        self.watchers.ended(&transaction);
         self.to_archive.push(transaction);
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {
-        self.has_told |= self.watchers.notify(id, told, self.coordinator.get(id));
+        self.watchers.notify(id, told, self.coordinator.get(id));
     }
 
     /// Says whether the shard is to end at once.

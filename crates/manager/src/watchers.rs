@@ -270,37 +270,25 @@ impl Watchers {
     /// 2. The beginning is durable. Whoever waits for it must not hear "rolled back": that record
     ///    is still to be written.
     /// 3. The decision is durable, and answers them too.
-    ///
-    /// Says whether anybody was answered.
-    pub(crate) fn notify(
-        &mut self,
-        id: &TransactionId,
-        told: Wait,
-        live: Option<&Transaction>,
-    ) -> bool {
-        let Some(live) = live.filter(|live| reached(live) <= told) else { return false };
-        let Some(watchers) = self.by_id.get_mut(id) else { return false };
-        let before = watchers.len();
+    pub(crate) fn notify(&mut self, id: &TransactionId, told: Wait, live: Option<&Transaction>) {
+        let Some(live) = live.filter(|live| reached(live) <= told) else { return };
+        let Some(watchers) = self.by_id.get_mut(id) else { return };
         let mut showing = Showing::Live(live);
         for watcher in watchers.extract_if(.., |watcher| watcher.wait <= told) {
             watcher.answer(&mut showing);
         }
-        let is_told = watchers.len() < before;
         if watchers.is_empty() {
             self.by_id.remove(id);
         }
-        is_told
     }
 
-    /// It is durable that the transaction has ended: answers everybody. Says whether anybody
-    /// waited.
-    pub(crate) fn ended(&mut self, transaction: &Shown) -> bool {
-        let Some(watchers) = self.by_id.remove(&transaction.id) else { return false };
+    /// It is durable that the transaction has ended: answers everybody.
+    pub(crate) fn ended(&mut self, transaction: &Shown) {
+        let Some(watchers) = self.by_id.remove(&transaction.id) else { return };
         let mut showing = Showing::Shared(Arc::clone(transaction));
         for watcher in watchers {
             watcher.answer(&mut showing);
         }
-        true
     }
 }
 

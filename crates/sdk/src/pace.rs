@@ -17,8 +17,8 @@ const WAITING_MIN: usize = 128;
 /// How fast they leave is counted over this part of the time that they may wait: they may well
 /// leave in bursts.
 const SPANS: u32 = 4;
-/// The fastest of so many such counts is believed: one in which nothing left for a while says
-/// nothing of what comes next.
+/// The fastest of so many such counts is believed, once there are so many: one in which nothing
+/// left for a while says nothing of what comes next.
 const BELIEVED: usize = 3;
 
 /// How fast those who wait have left lately.
@@ -51,11 +51,9 @@ impl Pace {
     /// They would wait for too long: refused, as the coordinator would if all of them were sent.
     pub(crate) fn enter(&mut self, waiting: usize, now: Instant) -> Result<(), ClientError> {
         if waiting == 0 {
-            (self.moved_at, self.counted_from) = (now, None);
-            (self.counted, self.each) = (0, [Duration::ZERO; BELIEVED]);
+            self.restart(now);
         }
-        let known = self.each.iter().filter(|each| !each.is_zero());
-        let each = known.min().copied().unwrap_or_default();
+        let each = self.each.iter().min().copied().unwrap_or_default();
         let ahead = each.saturating_mul(u32::try_from(waiting).unwrap_or(u32::MAX));
         let still = now.saturating_duration_since(self.moved_at);
         if self.wait_max.is_zero() || waiting < WAITING_MIN || ahead.max(still) <= self.wait_max {
@@ -66,6 +64,12 @@ impl Pace {
              longer than begin_wait_max_ms; {}",
             self.advice
         )))
+    }
+
+    /// Nobody waits, or for something else: what was counted before says nothing of now.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        (self.moved_at, self.counted_from) = (now, None);
+        (self.counted, self.each) = (0, [Duration::ZERO; BELIEVED]);
     }
 
     /// So many have left, to be sent.
@@ -199,6 +203,21 @@ mod tests {
                 pace.enter(waiting, now + Duration::from_micros(20 * one)).unwrap();
                 waiting += 1;
             }
+        }
+    }
+
+    /// One is answered early, and the others long after it and together.
+    #[test]
+    fn one_that_leaves_alone_says_nothing_of_how_fast_they_leave() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1_000, "come later", start);
+        for waiting in 0..744 {
+            pace.enter(waiting, start).unwrap();
+        }
+        pace.leave(1, start + Duration::from_millis(100));
+        pace.leave(1, start + Duration::from_millis(900));
+        for waiting in 742..998 {
+            pace.enter(waiting, start + Duration::from_millis(901)).unwrap();
         }
     }
 

@@ -8,6 +8,8 @@ use crate::journal_thread::Receipt;
 
 /// Where more things than this wait for the journal, none is alone, even if nobody waits for them.
 const HELD_MAX: usize = 4;
+/// A larger batch is not as quick as those before.
+const HERE_BYTES_MAX: usize = 64 << 10;
 
 impl Shard {
     /// Writes anew what keeps the journal from forgetting.
@@ -34,7 +36,8 @@ impl Shard {
     /// the journal's thread to be woken and to wake this one. Only if appends have been quick
     /// lately: whatever else runs on this thread waits too.
     pub(super) fn appends_here(&self) -> bool {
-        self.outbox.gathers()
+        !self.has_woken
+            && self.outbox.gathers()
             && self.watchers.waited_for() <= 1
             && self.outbox.held() <= HELD_MAX
             && self.journal.is_quick()
@@ -44,7 +47,8 @@ impl Shard {
     /// durable.
     pub(super) fn append_here(&mut self) -> Result<bool, String> {
         let Some(batch) = self.next_append() else { return Ok(false) };
-        let Some(receipt) = self.journal.append_here(&batch) else {
+        let small = batch.records.bytes() <= HERE_BYTES_MAX;
+        let Some(receipt) = small.then(|| self.journal.append_here(&batch)).flatten() else {
             return self.journal.append(batch).map(|()| false);
         };
         self.look_at_clock();

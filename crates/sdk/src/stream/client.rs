@@ -203,6 +203,11 @@ impl State {
         tokio::spawn(run(Arc::clone(inner), self.stream));
     }
 
+    fn stand(&mut self) {
+        self.stands = true;
+        self.pace.restart(Instant::now());
+    }
+
     fn next_batch(&mut self) -> Vec<Begin> {
         let (mut begins, mut bytes) = (Vec::new(), 0);
         while begins.len() < BATCH_ENTRIES_MAX
@@ -259,7 +264,7 @@ async fn serve(inner: &Arc<Inner>, stream: u64) -> Result<(), tonic::Status> {
     let opened = tokio::time::timeout(limit, client.run(coordinator.request(requests))).await;
     let opened = opened.map_err(|_| tonic::Status::deadline_exceeded("not opened in time"))?;
     let mut incoming: Streaming<BegunBatch> = opened?.into_inner();
-    inner.lock().stands = true;
+    inner.lock().stand();
     while let Some(batch) = incoming.message().await? {
         let mut state = inner.lock();
         let answers = batch.begun.into_iter().filter_map(|begun| {

@@ -87,6 +87,10 @@ impl Engine for Recorded {
         receipt
     }
 
+    fn is_due(&self) -> bool {
+        self.engine.is_due()
+    }
+
     fn read(
         &mut self,
         shard: ShardId,
