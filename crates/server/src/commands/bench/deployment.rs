@@ -104,19 +104,8 @@ impl Deployment {
             urls.push(process.url());
             processes.push(process);
         }
-        let (token, holds_back, begin_wait_max_ms, ended) = (None, true, 0, 0);
-        let participants = urls;
-        Ok(Self {
-            processes,
-            data,
-            url,
-            token,
-            participants,
-            idle_kib,
-            holds_back,
-            begin_wait_max_ms,
-            ended,
-        })
+        let own = Self::own(Own { coordinator: url, token: None, participants: urls });
+        Ok(Self { processes, data, idle_kib, ..own })
     }
 
     /// A process that stands before the first two participants as the coordinator does, with
