@@ -225,6 +225,7 @@ async fn a_beginning_that_would_wait_too_long_for_its_turn_is_refused_unsent() {
         let client = client.clone();
         waiting.spawn(async move { client.begin(&TransactionRequest::default()).await });
         tokio::task::yield_now().await;
+        assert!(waiting.len() < 200_000, "all of them wait");
         if let Some(ended) = waiting.try_join_next() {
             break ended.unwrap().unwrap_err();
         }
