@@ -68,6 +68,16 @@ fn cpu_seconds() -> BTreeMap<String, f64> {
     by_name
 }
 
+/// The half, 99 % and 99.9 % took at most so long.
+fn latency(mut taken_us: Vec<u32>) -> [u32; 3] {
+    taken_us.sort_unstable();
+    let share = |part: f64| {
+        let at = (taken_us.len() as f64 * part) as usize;
+        taken_us.get(at).copied().unwrap_or(0)
+    };
+    [0.5, 0.99, 0.999].map(share)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let argument = |at: usize, default: u64| {
         std::env::args().nth(at).and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -78,7 +88,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let committed = Arc::new(AtomicU64::new(0));
-    let (rate, cpu) = runtime
+    let (rate, cpu, [half, most, nearly_all]) = runtime
         .block_on(async {
             let storage = if memory { Storage::Memory } else { Storage::Folder(folder.clone()) };
             let config =
@@ -90,22 +100,28 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             for _ in 0..concurrency {
                 let (manager, committed) = (manager.clone(), Arc::clone(&committed));
                 tasks.push(tokio::spawn(async move {
-                    while Instant::now() < end {
+                    let mut taken_us = Vec::new();
+                    loop {
+                        let asked_at = Instant::now();
+                        if asked_at >= end {
+                            return Ok(taken_us);
+                        }
                         let begun =
                             manager.begin_and_tell(BeginRequest::new(plan(), Wait::Outcome)).await;
                         match begun {
                             Ok(begun) if begun.committed() => {
                                 committed.fetch_add(1, Ordering::Relaxed);
+                                taken_us.push(asked_at.elapsed().as_micros() as u32);
                             }
                             Ok(_) => {}
                             Err(error) => return Err(error),
                         }
                     }
-                    Ok(())
                 }));
             }
+            let mut taken_us = Vec::new();
             for task in tasks {
-                task.await??;
+                taken_us.extend(task.await??);
             }
             let taken = start.elapsed().as_secs_f64();
             let count = committed.load(Ordering::Relaxed) as f64;
@@ -115,11 +131,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             let cpu: BTreeMap<String, f64> = cpu_seconds().into_iter().map(each).collect();
             manager.stop(Duration::from_secs(20)).await;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((count / taken, cpu))
+            let latency = latency(taken_us);
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((count / taken, cpu, latency))
         })
         .map_err(|error| error.to_string())?;
     let all: f64 = cpu.values().sum();
     println!("{rate:.0} committed/s, {all:.2} CPU us each, {shards} shards, {concurrency} at once");
+    println!("{half} us p50, {most} us p99, {nearly_all} us p99.9");
     for (name, us) in cpu.iter().filter(|(_, us)| **us >= 0.05) {
         println!("{us:>8.2} us {name}");
     }

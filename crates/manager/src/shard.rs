@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -32,11 +31,13 @@ use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers,
 use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 use waking::{RESUMED_ALONE, RESUMED_BESIDE, Waking};
+use woken::Woken;
 
 mod at_work;
 mod meters;
 mod requests;
 mod waking;
+mod woken;
 mod writing;
 
 /// How many commands or answers are taken up between two looks at everything else.
@@ -187,9 +188,7 @@ pub(crate) struct Shard {
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
     meters: Meters,
-    /// Whether anything was let out since this task last waited. Whoever was woken by it may have
-    /// to run on the same thread, and should not wait for a sync.
-    has_woken: bool,
+    woken: Woken,
     stopping: bool,
 }
 
@@ -244,7 +243,7 @@ impl Shard {
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
-            has_woken: false,
+            woken: Woken::default(),
             stopping: false,
         }
     }
@@ -282,7 +281,9 @@ impl Shard {
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
                 () = self.answers.take_all(&mut answers) => {
                     self.look_at_clock();
-                    for event in answers.drain(..answers.len().min(TURN_MAX)) {
+                    let count = answers.len().min(TURN_MAX);
+                    self.woken.answered(count);
+                    for event in answers.drain(..count) {
                         self.handle(event);
                     }
                     // Answers come without end while a million are taken up.
@@ -310,10 +311,7 @@ impl Shard {
                     self.resume_some(&mut waking, RESUMED_ALONE);
                 }
                 () = sleep => {}
-                () = std::future::poll_fn(|_| {
-                    self.has_woken = false;
-                    Poll::Pending
-                }) => {}
+                () = self.woken.run_now() => {}
             }
         }
     }
@@ -380,9 +378,11 @@ impl Shard {
     }
 
     fn let_out(&mut self, out: Out<Reply>) {
-        self.has_woken = true;
         match out {
-            Out::Reply(reply) => reply(),
+            Out::Reply(reply) => {
+                self.woken.told();
+                reply();
+            }
             Out::Effects(effects) => {
                 // A step's effects are about one transaction.
                 let Some(first) = effects.first() else { return };
@@ -416,6 +416,7 @@ impl Shard {
                 if call.operation == Operation::Prepare {
                     crash_point("before_prepare_call");
                 }
+                self.woken.called();
                 dispatch(&self.transport, call, (self.now, &self.answers_sender));
             }
             Effect::Begun(id) => {
@@ -443,12 +444,16 @@ impl Shard {
 
     fn ended(&mut self, transaction: Shown) {
         self.meters.ended(&transaction);
-        self.watchers.ended(&transaction);
+        if self.watchers.ended(&transaction) {
+            self.woken.told();
+        }
         self.to_archive.push(transaction);
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {
-        self.watchers.notify(id, told, self.coordinator.get(id));
+        if self.watchers.notify(id, told, self.coordinator.get(id)) {
+            self.woken.told();
+        }
     }
 
     /// Says whether the shard is to end at once.

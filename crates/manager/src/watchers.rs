@@ -270,25 +270,36 @@ impl Watchers {
     /// 2. The beginning is durable. Whoever waits for it must not hear "rolled back": that record
     ///    is still to be written.
     /// 3. The decision is durable, and answers them too.
-    pub(crate) fn notify(&mut self, id: &TransactionId, told: Wait, live: Option<&Transaction>) {
-        let Some(live) = live.filter(|live| reached(live) <= told) else { return };
-        let Some(watchers) = self.by_id.get_mut(id) else { return };
-        let mut showing = Showing::Live(live);
+    ///
+    /// Says whether it answered anybody.
+    pub(crate) fn notify(
+        &mut self,
+        id: &TransactionId,
+        told: Wait,
+        live: Option<&Transaction>,
+    ) -> bool {
+        let Some(live) = live.filter(|live| reached(live) <= told) else { return false };
+        let Some(watchers) = self.by_id.get_mut(id) else { return false };
+        let (mut showing, waiting) = (Showing::Live(live), watchers.len());
         for watcher in watchers.extract_if(.., |watcher| watcher.wait <= told) {
             watcher.answer(&mut showing);
         }
-        if watchers.is_empty() {
+        let left = watchers.len();
+        if left == 0 {
             self.by_id.remove(id);
         }
+        left < waiting
     }
 
-    /// It is durable that the transaction has ended: answers everybody.
-    pub(crate) fn ended(&mut self, transaction: &Shown) {
-        let Some(watchers) = self.by_id.remove(&transaction.id) else { return };
+    /// It is durable that the transaction has ended: answers everybody, and says whether there was
+    /// anybody.
+    pub(crate) fn ended(&mut self, transaction: &Shown) -> bool {
+        let Some(watchers) = self.by_id.remove(&transaction.id) else { return false };
         let mut showing = Showing::Shared(Arc::clone(transaction));
         for watcher in watchers {
             watcher.answer(&mut showing);
         }
+        true
     }
 }
 
