@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan, RetryPolicy};
 use unanimity::{
-    BeginRequest, CallFuture, ManagerConfig, Owed, Storage, TransactionManager, Transport, Wait,
+    BeginRequest, CallFuture, ManagerConfig, Storage, TransactionManager, Transport, Wait,
 };
 
 #[global_allocator]
@@ -42,9 +42,8 @@ impl Transport for AtOnce {
         Box::pin(ready(answer(&call)))
     }
 
-    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
-        owed.settle(answer(&call));
-        None
+    fn answer_at_once(&self, call: &Call) -> Option<Answer> {
+        Some(answer(call))
     }
 
     fn check(&self, _: &str) -> Result<(), (&'static str, String)> {

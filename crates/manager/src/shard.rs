@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
     Coordinator, Doing, Effect, Event, Millis, Mutations, Operation, Out, Outbox, OutboxBounds,
-    Plan, Refusal, Replayed, Step, TransactionId,
+    Plan, Replayed, Step, TransactionId,
 };
 
 use crate::admission::Waiting;
@@ -18,7 +19,7 @@ use crate::answers::{AnswerQueue, Answers, answers};
 use crate::blame::Blame;
 use crate::clock::Clock;
 use crate::crash_point::crash_point;
-use crate::error::{BeginError, Unavailable};
+use crate::error::Unavailable;
 use crate::filter::Filter;
 use crate::generate::Spread;
 use crate::history::ArchiveRequest;
@@ -26,18 +27,18 @@ use crate::journal_thread::{JOURNAL_GONE, Receipt, ShardJournal};
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
-use crate::watchers::{BeginAnswer, Shown, Wait, Watcher, WatcherReply, Watchers, told_by};
+use crate::watchers::{BeginAnswer, Shown, Wait, WatcherReply, Watchers, told_by};
 
+use beginnings::LookedUp;
 use meters::Meters;
 pub(crate) use requests::{Ask, Committing, EnlistCommand};
 use waking::{RESUMED_ALONE, RESUMED_BESIDE, Waking};
-use woken::Woken;
 
 mod at_work;
+mod beginnings;
 mod meters;
 mod requests;
 mod waking;
-mod woken;
 mod writing;
 
 /// How many commands or answers are taken up between two looks at everything else.
@@ -119,12 +120,6 @@ pub(crate) struct BeginCommand {
     pub(crate) reply: BeginAnswer,
 }
 
-/// What asking the history for a used id came to.
-struct LookedUp {
-    command: BeginCommand,
-    found: Result<bool, Unavailable>,
-}
-
 /// An answer of the shard's own, to be let out when what it rests on is durable.
 type Reply = Box<dyn FnOnce() + Send>;
 
@@ -166,6 +161,8 @@ pub(crate) struct Shard {
     commands: mpsc::Receiver<Command>,
     answers: AnswerQueue,
     answers_sender: Answers,
+    /// Answers that were taken from there, or came at once.
+    answered: VecDeque<Event>,
     looked_up: mpsc::UnboundedReceiver<LookedUp>,
     looked_up_sender: mpsc::UnboundedSender<LookedUp>,
     journal: ShardJournal,
@@ -188,7 +185,9 @@ pub(crate) struct Shard {
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
     meters: Meters,
-    woken: Woken,
+    /// Whether anybody was woken since this task last waited: who may have to run on the same
+    /// thread, and should not wait for a sync.
+    has_woken: bool,
     stopping: bool,
 }
 
@@ -227,6 +226,7 @@ impl Shard {
             commands: parts.commands,
             answers,
             answers_sender,
+            answered: VecDeque::new(),
             looked_up,
             looked_up_sender,
             journal: parts.journal,
@@ -243,7 +243,7 @@ impl Shard {
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
-            woken: Woken::default(),
+            has_woken: false,
             stopping: false,
         }
     }
@@ -251,8 +251,7 @@ impl Shard {
     /// Works until stopped. An error means that the journal or the history failed: the shard is
     /// ended, and recovery is the repair.
     pub(crate) async fn run(mut self) -> Result<(), String> {
-        let (mut commands, mut answers) = (Vec::new(), VecDeque::new());
-        let mut waking = Waking::default();
+        let (mut commands, mut waking) = (Vec::new(), Waking::default());
         loop {
             self.look_at_clock();
             self.meters.publish();
@@ -279,11 +278,10 @@ impl Shard {
                     None => return Err(JOURNAL_GONE.to_owned()),
                 },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
-                () = self.answers.take_all(&mut answers) => {
+                () = self.answers.take_all(&mut self.answered) => {
                     self.look_at_clock();
-                    let count = answers.len().min(TURN_MAX);
-                    self.woken.answered(count);
-                    for event in answers.drain(..count) {
+                    for _ in 0..self.answered.len().min(TURN_MAX) {
+                        let Some(event) = self.answered.pop_front() else { break };
                         self.handle(event);
                     }
                     // Answers come without end while a million are taken up.
@@ -311,7 +309,10 @@ impl Shard {
                     self.resume_some(&mut waking, RESUMED_ALONE);
                 }
                 () = sleep => {}
-                () = self.woken.run_now() => {}
+                () = std::future::poll_fn(|_| {
+                    self.has_woken = false;
+                    Poll::Pending
+                }) => {}
             }
         }
     }
@@ -380,7 +381,7 @@ impl Shard {
     fn let_out(&mut self, out: Out<Reply>) {
         match out {
             Out::Reply(reply) => {
-                self.woken.told();
+                self.has_woken = true;
                 reply();
             }
             Out::Effects(effects) => {
@@ -416,8 +417,10 @@ impl Shard {
                 if call.operation == Operation::Prepare {
                     crash_point("before_prepare_call");
                 }
-                self.woken.called();
-                dispatch(&self.transport, call, (self.now, &self.answers_sender));
+                match dispatch(&self.transport, call, (self.now, &self.answers_sender)) {
+                    Some(answer) => self.answered.push_back(answer),
+                    None => self.has_woken = true,
+                }
             }
             Effect::Begun(id) => {
                 self.meters.begun();
@@ -445,14 +448,14 @@ impl Shard {
     fn ended(&mut self, transaction: Shown) {
         self.meters.ended(&transaction);
         if self.watchers.ended(&transaction) {
-            self.woken.told();
+            self.has_woken = true;
         }
         self.to_archive.push(transaction);
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {
         if self.watchers.notify(id, told, self.coordinator.get(id)) {
-            self.woken.told();
+            self.has_woken = true;
         }
     }
 
@@ -493,104 +496,6 @@ impl Shard {
             Command::Abandon => return true,
         }
         false
-    }
-
-    fn on_begin(&mut self, command: BeginCommand, waiting: Waiting) {
-        if self.stopping {
-            command.reply.refuse(Unavailable::Stopping.into());
-            return;
-        }
-        if waiting.refused(self.now) {
-            command.reply.refuse(BeginError::Overloaded);
-            return;
-        }
-        if !command.may_be_used || self.outbox.knows(&command.id) {
-            self.begin(command);
-            return;
-        }
-        if let Some(waiting) = self.reserved.get_mut(&command.id) {
-            waiting.push(command);
-            return;
-        }
-        // The id is reserved before the history is asked: whoever used it before is either known
-        // here, or durable in the history by now.
-        self.reserved.insert(command.id.clone(), Vec::new());
-        let (was_used, sender) = (Arc::clone(&self.was_used), self.looked_up_sender.clone());
-        tokio::task::spawn_blocking(move || {
-            let found = was_used(&command.id);
-            drop(sender.send(LookedUp { command, found }));
-        });
-    }
-
-    fn on_looked_up(&mut self, looked_up: LookedUp) {
-        let LookedUp { command, found } = looked_up;
-        let waiting = self.reserved.remove(&command.id).unwrap_or_default();
-        for command in std::iter::once(command).chain(waiting) {
-            match found {
-                Ok(false) => self.begin(command),
-                Ok(true) => command.reply.in_history(command.id),
-                Err(unavailable) => command.reply.refuse(unavailable.into()),
-            }
-        }
-    }
-
-    fn begin(&mut self, command: BeginCommand) {
-        let BeginCommand { id, fingerprint, plan, wait, reply, .. } = command;
-        self.resume(&id);
-        if let Some(ended) = self.ending.get(&id) {
-            let same = ended.fingerprint == fingerprint;
-            self.begin_existing(&id, same, wait, reply);
-            return;
-        }
-        if self.ending.len() >= self.bounds.ending_max {
-            reply.refuse(BeginError::AtCapacity);
-            return;
-        }
-        if self.refused.contains(&id) {
-            reply.refuse(BeginError::SetAside(id.to_string()));
-            return;
-        }
-        if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
-            reply.refuse(BeginError::DiskNearlyFull);
-            return;
-        }
-        self.on(&id.clone(), Doing::Handling, |shard| {
-            shard.begin_new(id, fingerprint, plan, wait, reply);
-        });
-    }
-
-    fn begin_new(
-        &mut self,
-        id: TransactionId,
-        fingerprint: u128,
-        plan: Box<Plan>,
-        wait: Wait,
-        reply: BeginAnswer,
-    ) {
-        let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
-        let step = self.coordinator.handle(self.now_ms(), event);
-        match step.refusal() {
-            None => {
-                let reply = WatcherReply::Begin(reply);
-                self.watchers.add(&id, Watcher { wait, existed: false, reply });
-                self.take(step);
-            }
-            Some(Refusal::Exists { same }) => {
-                let same = *same;
-                self.begin_existing(&id, same, wait, reply);
-            }
-            Some(Refusal::SetAside) => reply.refuse(BeginError::SetAside(id.to_string())),
-            Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
-            Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
-        }
-    }
-
-    fn begin_existing(&mut self, id: &TransactionId, same: bool, wait: Wait, reply: BeginAnswer) {
-        if same {
-            self.show(id, wait, true, WatcherReply::Begin(reply));
-        } else {
-            reply.refuse(BeginError::IdReused(id.to_string()));
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,14 @@ pub type CallFuture<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 pub trait Transport: Send + Sync + 'static {
     /// Carries one call. Anything but a clear answer is [`Answer::Unknown`].
     fn call(&self, call: Call) -> CallFuture<'_>;
+
+    /// Answers a call on the spot: for a participant within this process that has next to nothing
+    /// to do and waits for nobody, because its shard does nothing else meanwhile. `None`: it is not
+    /// of that kind, and the call is given to [`Transport::submit`]. A panic is an unclear answer.
+    fn answer_at_once(&self, call: &Call) -> Option<Answer> {
+        let _call = call;
+        None
+    }
 
     /// Takes a call whose answer is owed, without waiting for anything and without a task of its
     /// own: a carriage that sends calls in batches gathers them here. Whoever cannot gives both
@@ -108,15 +117,7 @@ impl Owed {
 
     /// Delivers what came back.
     pub fn settle(mut self, answer: Answer) {
-        match self.operation() {
-            Operation::Prepare => crash_point("after_prepare_call"),
-            Operation::Commit => crash_point("after_commit_call"),
-            Operation::Rollback
-            | Operation::Execute
-            | Operation::Compensate
-            | Operation::CommitOnePhase
-            | Operation::Inquire => {}
-        }
+        has_come_back(self.operation());
         self.deliver(answer);
     }
 
@@ -148,15 +149,34 @@ impl Drop for Owed {
     }
 }
 
+fn has_come_back(operation: Operation) {
+    match operation {
+        Operation::Prepare => crash_point("after_prepare_call"),
+        Operation::Commit => crash_point("after_commit_call"),
+        Operation::Rollback
+        | Operation::Execute
+        | Operation::Compensate
+        | Operation::CommitOnePhase
+        | Operation::Inquire => {}
+    }
+}
+
 /// Hands a call to its carriage, in a task of its own unless the carriage takes it as it is, and
-/// sees to it that what came of it is delivered to the shard.
+/// sees to it that what came of it is delivered to the shard. What is answered at once is given
+/// back.
 pub(crate) fn dispatch(
     transport: &Arc<dyn Transport>,
     call: Call,
     (now, answers): (Instant, &Answers),
-) {
+) -> Option<Event> {
+    // What a participant has left half done is its own.
+    match catch_unwind(AssertUnwindSafe(|| transport.answer_at_once(&call))) {
+        Ok(None) => {}
+        Ok(Some(answer)) => return Some(answered(call, answer)),
+        Err(_) => return Some(answered(call, Answer::Unknown("the call panicked".into()))),
+    }
     let owed = Owed::asked_at(now, &call, answers);
-    let Some((call, owed)) = transport.submit(call, owed) else { return };
+    let (call, owed) = transport.submit(call, owed)?;
     let transport = Arc::clone(transport);
     tokio::spawn(async move {
         let timeout_ms = call.timeout_ms;
@@ -167,4 +187,11 @@ pub(crate) fn dispatch(
         };
         owed.settle(answer);
     });
+    None
+}
+
+fn answered(call: Call, answer: Answer) -> Event {
+    let Call { transaction, branch, operation, attempt, .. } = call;
+    has_come_back(operation);
+    Event::Answer { transaction, branch, operation, attempt, answer }
 }

@@ -3,6 +3,7 @@
 //! waits for the effect that tells of that.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -243,14 +244,31 @@ impl Showing<'_> {
 /// Everybody who waits, by transaction.
 #[derive(Default)]
 pub(crate) struct Watchers {
-    by_id: HashMap<TransactionId, Vec<Watcher>, Spread>,
+    by_id: HashMap<TransactionId, Waiting, Spread>,
+}
+
+/// Those who wait for one transaction: nearly always one alone.
+struct Waiting {
+    first: Watcher,
+    others: Vec<Watcher>,
 }
 
 impl Watchers {
-    pub(crate) fn add(&mut self, id: &TransactionId, watcher: Watcher) {
-        let watchers = self.by_id.entry(id.clone()).or_default();
-        watchers.retain(|watcher| !watcher.is_gone());
-        watchers.push(watcher);
+    pub(crate) fn add(&mut self, id: TransactionId, watcher: Watcher) {
+        match self.by_id.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(Waiting { first: watcher, others: Vec::new() });
+            }
+            Entry::Occupied(mut found) => {
+                let Waiting { first, others } = found.get_mut();
+                others.retain(|watcher| !watcher.is_gone());
+                if first.is_gone() {
+                    *first = watcher;
+                } else {
+                    others.push(watcher);
+                }
+            }
+        }
     }
 
     /// For how many transactions somebody waits.
@@ -279,24 +297,28 @@ impl Watchers {
         live: Option<&Transaction>,
     ) -> bool {
         let Some(live) = live.filter(|live| reached(live) <= told) else { return false };
-        let Some(watchers) = self.by_id.get_mut(id) else { return false };
-        let (mut showing, waiting) = (Showing::Live(live), watchers.len());
-        for watcher in watchers.extract_if(.., |watcher| watcher.wait <= told) {
+        let Some(Waiting { first, others }) = self.by_id.get_mut(id) else { return false };
+        let (mut showing, waiting) = (Showing::Live(live), others.len());
+        for watcher in others.extract_if(.., |watcher| watcher.wait <= told) {
             watcher.answer(&mut showing);
         }
-        let left = watchers.len();
-        if left == 0 {
-            self.by_id.remove(id);
+        if first.wait > told {
+            return others.len() < waiting;
         }
-        left < waiting
+        let first = match others.pop() {
+            Some(other) => Some(std::mem::replace(first, other)),
+            None => self.by_id.remove(id).map(|waiting| waiting.first),
+        };
+        first.into_iter().for_each(|first| first.answer(&mut showing));
+        true
     }
 
     /// It is durable that the transaction has ended: answers everybody, and says whether there was
     /// anybody.
     pub(crate) fn ended(&mut self, transaction: &Shown) -> bool {
-        let Some(watchers) = self.by_id.remove(&transaction.id) else { return false };
+        let Some(waiting) = self.by_id.remove(&transaction.id) else { return false };
         let mut showing = Showing::Shared(Arc::clone(transaction));
-        for watcher in watchers {
+        for watcher in std::iter::once(waiting.first).chain(waiting.others) {
             watcher.answer(&mut showing);
         }
         true

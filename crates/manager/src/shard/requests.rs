@@ -229,7 +229,7 @@ impl Shard {
                 let send = move || watcher.answer(&mut Showing::Shared(transaction));
                 self.reply(Box::new(send));
             }
-            Some(_) => self.watchers.add(id, watcher),
+            Some(_) => self.watchers.add(id.clone(), watcher),
             None => {
                 if let WatcherReply::Get(reply) = watcher.reply {
                     drop(reply.send(None));

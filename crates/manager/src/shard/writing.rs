@@ -36,7 +36,7 @@ impl Shard {
     /// the journal's thread to be woken and to wake this one. Only if appends have been quick
     /// lately: whatever else runs on this thread waits too.
     pub(super) fn appends_here(&self) -> bool {
-        !self.woken.any()
+        !self.has_woken
             && self.outbox.gathers()
             && self.watchers.waited_for() <= 1
             && self.outbox.held() <= HELD_MAX

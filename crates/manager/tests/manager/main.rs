@@ -7,6 +7,7 @@
     reason = "a test that fails should panic; helpers are tests too"
 )]
 
+mod at_once;
 mod beginning;
 mod durability;
 mod fake;

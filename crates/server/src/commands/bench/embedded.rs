@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
 use unanimity::{
-    BeginError, BeginRequest, CallFuture, Internals, ManagerConfig, Owed, Storage,
-    TransactionManager, Transport, Wait,
+    BeginError, BeginRequest, CallFuture, Internals, ManagerConfig, Storage, TransactionManager,
+    Transport, Wait,
 };
 
 use super::BenchArguments;
@@ -59,9 +59,8 @@ impl Transport for Agreeing {
         Box::pin(std::future::ready(Self::answer(&call)))
     }
 
-    fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
-        owed.settle(Self::answer(&call));
-        None
+    fn answer_at_once(&self, call: &Call) -> Option<Answer> {
+        Some(Self::answer(call))
     }
 
     fn check(&self, _participant: &str) -> Result<(), (&'static str, String)> {

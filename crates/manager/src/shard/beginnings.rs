@@ -1,0 +1,118 @@
+//! Decides what a request to begin comes to: a new transaction, the answer of one that is there, or
+//! a refusal; and has the history asked where only it can know.
+
+use std::sync::Arc;
+
+use unanimity_core::{Doing, Event, Plan, Refusal, TransactionId};
+
+use super::{BeginCommand, Shard};
+use crate::admission::Waiting;
+use crate::error::{BeginError, Unavailable};
+use crate::watchers::{BeginAnswer, Wait, Watcher, WatcherReply};
+
+/// What asking the history for a used id came to.
+pub(super) struct LookedUp {
+    command: BeginCommand,
+    found: Result<bool, Unavailable>,
+}
+
+impl Shard {
+    pub(super) fn on_begin(&mut self, command: BeginCommand, waiting: Waiting) {
+        if self.stopping {
+            command.reply.refuse(Unavailable::Stopping.into());
+            return;
+        }
+        if waiting.refused(self.now) {
+            command.reply.refuse(BeginError::Overloaded);
+            return;
+        }
+        if !command.may_be_used || self.outbox.knows(&command.id) {
+            self.begin(command);
+            return;
+        }
+        if let Some(waiting) = self.reserved.get_mut(&command.id) {
+            waiting.push(command);
+            return;
+        }
+        // The id is reserved before the history is asked: whoever used it before is either known
+        // here, or durable in the history by now.
+        self.reserved.insert(command.id.clone(), Vec::new());
+        let (was_used, sender) = (Arc::clone(&self.was_used), self.looked_up_sender.clone());
+        tokio::task::spawn_blocking(move || {
+            let found = was_used(&command.id);
+            drop(sender.send(LookedUp { command, found }));
+        });
+    }
+
+    pub(super) fn on_looked_up(&mut self, looked_up: LookedUp) {
+        let LookedUp { command, found } = looked_up;
+        let waiting = self.reserved.remove(&command.id).unwrap_or_default();
+        for command in std::iter::once(command).chain(waiting) {
+            match found {
+                Ok(false) => self.begin(command),
+                Ok(true) => command.reply.in_history(command.id),
+                Err(unavailable) => command.reply.refuse(unavailable.into()),
+            }
+        }
+    }
+
+    fn begin(&mut self, command: BeginCommand) {
+        let BeginCommand { id, fingerprint, plan, wait, reply, .. } = command;
+        self.resume(&id);
+        if let Some(ended) = self.ending.get(&id) {
+            let same = ended.fingerprint == fingerprint;
+            self.begin_existing(&id, same, wait, reply);
+            return;
+        }
+        if self.ending.len() >= self.bounds.ending_max {
+            reply.refuse(BeginError::AtCapacity);
+            return;
+        }
+        if self.refused.contains(&id) {
+            reply.refuse(BeginError::SetAside(id.to_string()));
+            return;
+        }
+        if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
+            reply.refuse(BeginError::DiskNearlyFull);
+            return;
+        }
+        self.turn_to(&id);
+        self.on_this(Doing::Handling, |shard| {
+            shard.begin_new(id, fingerprint, plan, wait, reply);
+        });
+    }
+
+    fn begin_new(
+        &mut self,
+        id: TransactionId,
+        fingerprint: u128,
+        plan: Box<Plan>,
+        wait: Wait,
+        reply: BeginAnswer,
+    ) {
+        let event = Event::Begin { transaction: id.clone(), fingerprint, plan };
+        let step = self.coordinator.handle(self.now_ms(), event);
+        match step.refusal() {
+            None => {
+                let reply = WatcherReply::Begin(reply);
+                self.watchers.add(id, Watcher { wait, existed: false, reply });
+                self.take(step);
+            }
+            Some(Refusal::Exists { same }) => {
+                let same = *same;
+                self.begin_existing(&id, same, wait, reply);
+            }
+            Some(Refusal::SetAside) => reply.refuse(BeginError::SetAside(id.to_string())),
+            Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
+            Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
+        }
+    }
+
+    fn begin_existing(&mut self, id: &TransactionId, same: bool, wait: Wait, reply: BeginAnswer) {
+        if same {
+            self.show(id, wait, true, WatcherReply::Begin(reply));
+        } else {
+            reply.refuse(BeginError::IdReused(id.to_string()));
+        }
+    }
+}
