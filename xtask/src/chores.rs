@@ -15,22 +15,23 @@ pub fn check(options: &[&str]) -> Result<(), Failure> {
 /// The figures of the last whole run, with machine and commit.
 const RESULTS: &str = "bench/results.json";
 
-/// Builds what users run (release, no test features) and measures it. Without options that is the
-/// whole table, beside the figures of the last run, which it replaces.
+/// Builds what users deploy (no test features) and measures it. Without options that is the whole
+/// table, beside the figures of the last run, which it replaces.
 pub fn bench(options: &[&str]) -> Result<(), Failure> {
-    run(&mut cargo(&["build", "--release", "-p", "unanimity-server", "--bin", "unanimity"]))?;
+    let dist = ["build", "--profile", "dist", "-p", "unanimity-server", "--bin", "unanimity"];
+    run(&mut cargo(&dist))?;
     let page = target_dir().join("bench").join("report.html").display().to_string();
     let whole = ["all", "--markdown", "--save", RESULTS, "--html", &page];
-    measure(if options.is_empty() { &whole } else { options })?;
+    measure("dist", if options.is_empty() { &whole } else { options })?;
     if options.is_empty() {
         println!("charts: {page}");
     }
     Ok(())
 }
 
-/// Runs the program's bench as it was built last.
-pub fn measure(options: &[&str]) -> Result<(), Failure> {
-    let program = target_dir().join("release").join("unanimity");
+/// Runs the bench of the program as it was built last with this profile.
+pub fn measure(profile: &str, options: &[&str]) -> Result<(), Failure> {
+    let program = target_dir().join(profile).join("unanimity");
     let mut command = Command::new(program);
     command.current_dir(root()).arg("bench").args(options);
     run(command.env("BENCH_COMMIT", commit()))

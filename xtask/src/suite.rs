@@ -156,7 +156,7 @@ fn tests(tally: &mut Tally) -> Result<(), Failure> {
 fn bench(_: &mut Tally) -> Result<(), Failure> {
     let arguments = ["build", "--release", "--workspace", "--exclude", "unanimity-check"];
     run(cargo(&arguments).args(["--features", CRASH_POINTS, "--bin", "unanimity"]))?;
-    measure(&["all", "--short"])
+    measure("release", &["all", "--short"])
 }
 
 fn mutated_inputs(tally: &mut Tally) -> Result<(), Failure> {
