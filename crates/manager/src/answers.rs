@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use unanimity_core::Event;
 
 /// Room for more answers than this is given back once they are taken.
-const KEPT_MAX: usize = 16_384;
+pub(crate) const KEPT_MAX: usize = 16_384;
 
 /// Where answers are put. Cheap to clone; clones are one.
 #[derive(Clone)]

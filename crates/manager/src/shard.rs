@@ -15,7 +15,7 @@ use unanimity_core::{
 };
 
 use crate::admission::Waiting;
-use crate::answers::{AnswerQueue, Answers, answers};
+use crate::answers::{AnswerQueue, Answers, KEPT_MAX, answers};
 use crate::blame::Blame;
 use crate::clock::Clock;
 use crate::crash_point::crash_point;
@@ -258,10 +258,10 @@ impl Shard {
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
-            if !self.appends_here() {
+            if self.appends_here() {
+                self.append_here()?;
+            } else {
                 self.start_append()?;
-            } else if self.append_here()? {
-                continue;
             }
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
@@ -283,6 +283,9 @@ impl Shard {
                     for _ in 0..self.answered.len().min(TURN_MAX) {
                         let Some(event) = self.answered.pop_front() else { break };
                         self.handle(event);
+                    }
+                    if self.answered.is_empty() {
+                        self.answered.shrink_to(KEPT_MAX);
                     }
                     // Answers come without end while a million are taken up.
                     if !waking.is_over && self.serve_beside() {

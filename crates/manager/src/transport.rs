@@ -15,15 +15,16 @@ use crate::crash_point::crash_point;
 /// A future that a transport hands out.
 pub type CallFuture<'a> = Pin<Box<dyn Future<Output = Answer> + Send + 'a>>;
 
-/// Carries calls to participants. The manager limits the time, survives a panic, and counts no
-/// answer twice; the carriage only has to tell truly what came back.
+/// Carries calls to participants. The manager limits the time of a [`Transport::call`], survives a
+/// panic, and counts no answer twice; the carriage only has to tell truly what came back.
 pub trait Transport: Send + Sync + 'static {
     /// Carries one call. Anything but a clear answer is [`Answer::Unknown`].
     fn call(&self, call: Call) -> CallFuture<'_>;
 
     /// Answers a call on the spot: for a participant within this process that has next to nothing
-    /// to do and waits for nobody, because its shard does nothing else meanwhile. `None`: it is not
-    /// of that kind, and the call is given to [`Transport::submit`]. A panic is an unclear answer.
+    /// to do, waits for nobody, not even for a lock, and wakes nobody. Its shard does nothing else
+    /// meanwhile, and no time limit ends it. `None`: it is not of that kind, and the call is given
+    /// to [`Transport::submit`]. A panic is an unclear answer.
     fn answer_at_once(&self, call: &Call) -> Option<Answer> {
         let _call = call;
         None

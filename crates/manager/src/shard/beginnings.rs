@@ -19,11 +19,11 @@ pub(super) struct LookedUp {
 impl Shard {
     pub(super) fn on_begin(&mut self, command: BeginCommand, waiting: Waiting) {
         if self.stopping {
-            command.reply.refuse(Unavailable::Stopping.into());
+            self.refuse(command.reply, Unavailable::Stopping.into());
             return;
         }
         if waiting.refused(self.now) {
-            command.reply.refuse(BeginError::Overloaded);
+            self.refuse(command.reply, BeginError::Overloaded);
             return;
         }
         if !command.may_be_used || self.outbox.knows(&command.id) {
@@ -50,8 +50,11 @@ impl Shard {
         for command in std::iter::once(command).chain(waiting) {
             match found {
                 Ok(false) => self.begin(command),
-                Ok(true) => command.reply.in_history(command.id),
-                Err(unavailable) => command.reply.refuse(unavailable.into()),
+                Ok(true) => {
+                    self.has_woken = true;
+                    command.reply.in_history(command.id);
+                }
+                Err(unavailable) => self.refuse(command.reply, unavailable.into()),
             }
         }
     }
@@ -65,15 +68,15 @@ impl Shard {
             return;
         }
         if self.ending.len() >= self.bounds.ending_max {
-            reply.refuse(BeginError::AtCapacity);
+            self.refuse(reply, BeginError::AtCapacity);
             return;
         }
         if self.refused.contains(&id) {
-            reply.refuse(BeginError::SetAside(id.to_string()));
+            self.refuse(reply, BeginError::SetAside(id.to_string()));
             return;
         }
         if self.reserve.is_nearly_full() && !self.coordinator.knows(&id) {
-            reply.refuse(BeginError::DiskNearlyFull);
+            self.refuse(reply, BeginError::DiskNearlyFull);
             return;
         }
         self.turn_to(&id);
@@ -102,9 +105,9 @@ impl Shard {
                 let same = *same;
                 self.begin_existing(&id, same, wait, reply);
             }
-            Some(Refusal::SetAside) => reply.refuse(BeginError::SetAside(id.to_string())),
-            Some(Refusal::AtCapacity) => reply.refuse(BeginError::AtCapacity),
-            Some(Refusal::Plan(error)) => reply.refuse(error.clone().into()),
+            Some(Refusal::SetAside) => self.refuse(reply, BeginError::SetAside(id.to_string())),
+            Some(Refusal::AtCapacity) => self.refuse(reply, BeginError::AtCapacity),
+            Some(Refusal::Plan(error)) => self.refuse(reply, error.clone().into()),
         }
     }
 
@@ -112,7 +115,12 @@ impl Shard {
         if same {
             self.show(id, wait, true, WatcherReply::Begin(reply));
         } else {
-            reply.refuse(BeginError::IdReused(id.to_string()));
+            self.refuse(reply, BeginError::IdReused(id.to_string()));
         }
+    }
+
+    fn refuse(&mut self, reply: BeginAnswer, error: BeginError) {
+        self.has_woken = true;
+        reply.refuse(error);
     }
 }

@@ -72,6 +72,7 @@ impl Shard {
             Ask::Enlist(command) => self.on_enlist(command),
             Ask::Commit { id, wait, reply } => {
                 let committing = self.commit(&id, wait);
+                self.has_woken = true;
                 // dropped: a caller that has gone away wants no answer; the transaction goes on.
                 let _ = reply.send(committing);
             }
@@ -232,6 +233,7 @@ impl Shard {
             Some(_) => self.watchers.add(id.clone(), watcher),
             None => {
                 if let WatcherReply::Get(reply) = watcher.reply {
+                    self.has_woken = true;
                     drop(reply.send(None));
                 }
             }

@@ -43,16 +43,15 @@ impl Shard {
             && self.journal.is_quick()
     }
 
-    /// As [`Self::start_append`], but on this thread if that can be. Says whether something became
-    /// durable.
-    pub(super) fn append_here(&mut self) -> Result<bool, String> {
-        let Some(batch) = self.next_append() else { return Ok(false) };
+    /// As [`Self::start_append`], but on this thread if that can be.
+    pub(super) fn append_here(&mut self) -> Result<(), String> {
+        let Some(batch) = self.next_append() else { return Ok(()) };
         let small = batch.records.bytes() <= HERE_BYTES_MAX;
         let Some(receipt) = small.then(|| self.journal.append_here(&batch)).flatten() else {
-            return self.journal.append(batch).map(|()| false);
+            return self.journal.append(batch);
         };
         self.look_at_clock();
-        self.on_receipt(receipt).map(|()| true)
+        self.on_receipt(receipt)
     }
 
     /// What is to be appended now.
