@@ -292,7 +292,15 @@ async fn judge(ensemble: &Ensemble, told: &Told) {
         let found = written(ensemble, place).await;
         let missing: Vec<_> = expected.difference(&found).collect();
         let surplus: Vec<_> = found.difference(&expected).collect();
-        assert!(missing.is_empty() && surplus.is_empty(), "{place:?}: {missing:?} {surplus:?}");
+        let mut courses = String::new();
+        for id in missing.iter().chain(&surplus) {
+            let course = format!("/v1/transactions/{id}/timeline");
+            courses.push_str(&ensemble.ask.get(&course).await.text());
+        }
+        assert!(
+            missing.is_empty() && surplus.is_empty(),
+            "{place:?}: {missing:?} {surplus:?}\n{courses}"
+        );
     }
 }
 
