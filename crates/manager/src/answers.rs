@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use unanimity_core::Event;
 
 /// Room for more answers than this is given back once they are taken.
-pub(crate) const KEPT_MAX: usize = 16_384;
+const KEPT_MAX: usize = 16_384;
 
 /// Where answers are put. Cheap to clone; clones are one.
 #[derive(Clone)]
@@ -64,6 +64,9 @@ impl AnswerQueue {
         poll_fn(|context| {
             // As tokio's own channels: whoever always finds something lets others run now and then.
             let turn = std::task::ready!(tokio::task::coop::poll_proceed(context));
+            if taken.is_empty() {
+                taken.shrink_to(KEPT_MAX);
+            }
             let mut state = self.0.lock();
             if state.waiting.is_empty() && taken.is_empty() {
                 state.reader = Some(context.waker().clone());
@@ -72,9 +75,6 @@ impl AnswerQueue {
             turn.made_progress();
             if taken.is_empty() {
                 std::mem::swap(taken, &mut state.waiting);
-                if state.waiting.capacity() > KEPT_MAX {
-                    state.waiting = VecDeque::new();
-                }
             } else {
                 taken.append(&mut state.waiting);
             }
@@ -107,4 +107,13 @@ impl Drop for AnswerQueue {
         drop(state);
         drop(left);
     }
+}
+
+#[tokio::test]
+async fn room_for_very_many_answers_is_given_back_once_they_are_taken() {
+    let (_answers, mut queue) = answers();
+    let mut taken = VecDeque::with_capacity(4 * KEPT_MAX);
+    let mut context = std::task::Context::from_waker(Waker::noop());
+    assert!(std::pin::pin!(queue.take_all(&mut taken)).as_mut().poll(&mut context).is_pending());
+    assert!(taken.capacity() < 4 * KEPT_MAX);
 }

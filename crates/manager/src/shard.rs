@@ -15,7 +15,7 @@ use unanimity_core::{
 };
 
 use crate::admission::Waiting;
-use crate::answers::{AnswerQueue, Answers, KEPT_MAX, answers};
+use crate::answers::{AnswerQueue, Answers, answers};
 use crate::blame::Blame;
 use crate::clock::Clock;
 use crate::crash_point::crash_point;
@@ -283,9 +283,6 @@ impl Shard {
                     for _ in 0..self.answered.len().min(TURN_MAX) {
                         let Some(event) = self.answered.pop_front() else { break };
                         self.handle(event);
-                    }
-                    if self.answered.is_empty() {
-                        self.answered.shrink_to(KEPT_MAX);
                     }
                     // Answers come without end while a million are taken up.
                     if !waking.is_over && self.serve_beside() {
