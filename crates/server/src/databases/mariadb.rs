@@ -14,6 +14,11 @@
 //! which it says "done" to the `XA COMMIT` of another one and has committed nothing. So such a
 //! commit is acknowledged when the branch's row is there and nobody holds it; and a session that
 //! was closed for another is waited for, so that the moment is not met.
+//!
+//! And a fourth: a commit is to be seen by others before the log with it is written, so what was
+//! seen can be prepared again after a crash. An acknowledgement that rests on the branch's row
+//! alone has something else written and committed first: the log has one order, so that takes the
+//! other along.
 
 mod holding;
 mod listing;
@@ -29,9 +34,9 @@ use mysql_async::Error;
 use mysql_async::prelude::Queryable as _;
 use unanimity::core::Answer;
 use unanimity::core::guard::{Contradiction, LATE_REASON};
-use unanimity_sdk::xa::name::Xid;
 
 use self::holding::Holding;
+use self::listing::recover;
 use self::session::{Session, no_session};
 use self::trouble::{Trouble, is, is_broken, is_in_the_way, judge, number, said};
 use super::pool::{Lease, Pool, Purpose};
@@ -544,16 +549,6 @@ async fn listed(session: &mut Session, branch: &Branch) -> Result<bool, Error> {
     Ok(recover(session).await?.contains(&wanted))
 }
 
-/// Everything that is prepared in the server.
-async fn recover(session: &mut Session) -> Result<Vec<Xid>, Error> {
-    let rows: Vec<(i64, usize, usize, Vec<u8>)> = session.connection.query("XA RECOVER").await?;
-    let xids = rows.into_iter().map(|(format_id, global, _, data)| {
-        let (global, qualifier) = data.split_at(global.min(data.len()));
-        Xid { format_id, global: global.to_vec(), qualifier: qualifier.to_vec() }
-    });
-    Ok(xids.collect())
-}
-
 /// The branch's row, once nobody who has written it is undecided still: it waits for the lock.
 async fn state(session: &mut Session, branch: &Branch) -> Result<Option<String>, Error> {
     let sql = format!(
@@ -583,10 +578,16 @@ async fn confirmed(session: &mut Session, branch: &Branch) -> Answer {
 }
 
 async fn committed_before(session: &mut Session, branch: &Branch) -> Answer {
-    match state(session, branch).await {
+    let answer = match state(session, branch).await {
         Ok(state) => result::nothing_to_commit(state.as_deref(), &branch.name.xid().to_string()),
-        Err(error) => unknown(&error),
+        Err(error) => return unknown(&error),
+    };
+    if answer == Answer::Acknowledged
+        && let Err(error) = session.write_the_log().await
+    {
+        return unknown(&error);
     }
+    answer
 }
 
 async fn rolled_back_before(session: &mut Session, branch: &Branch) -> Answer {

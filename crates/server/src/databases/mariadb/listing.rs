@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use mysql_async::Error;
 use mysql_async::prelude::Queryable as _;
-use unanimity_sdk::xa::name::BranchName;
+use unanimity_sdk::xa::name::{BranchName, Xid};
 
+use super::session::Session;
 use super::trouble::said;
-use super::{Mariadb, Purpose, give_back, recover};
+use super::{Mariadb, Purpose, give_back};
 use crate::databases::listing::Prepared;
 
 impl Mariadb {
@@ -60,4 +62,14 @@ impl Mariadb {
         give_back(lease, session);
         Ok(())
     }
+}
+
+/// Everything that is prepared in the server.
+pub(super) async fn recover(session: &mut Session) -> Result<Vec<Xid>, Error> {
+    let rows: Vec<(i64, usize, usize, Vec<u8>)> = session.connection.query("XA RECOVER").await?;
+    let xids = rows.into_iter().map(|(format_id, global, _, data)| {
+        let (global, qualifier) = data.split_at(global.min(data.len()));
+        Xid { format_id, global: global.to_vec(), qualifier: qualifier.to_vec() }
+    });
+    Ok(xids.collect())
 }

@@ -15,6 +15,12 @@ use crate::databases::{Ran, Unusable};
 /// The numbers of errors that say that the configuration is wrong: access denied, no such database.
 const REFUSALS: [u16; 4] = [1_044, 1_045, 1_049, 1_698];
 
+/// A commit that changes nothing, with the rights that the coordinator has in any case. No branch
+/// has a gid like this.
+const WRITE_THE_LOG: &str = "START TRANSACTION; \
+    INSERT INTO unanimity_branch (gid, state) VALUES (CONCAT('log ', CONNECTION_ID()), 'log'); \
+    DELETE FROM unanimity_branch WHERE gid = CONCAT('log ', CONNECTION_ID()); COMMIT";
+
 /// Which of the two servers it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Make {
@@ -74,6 +80,17 @@ impl Session {
     /// Runs plain statements, none of which gives rows back.
     pub(super) async fn plain(&mut self, sql: &str) -> Result<(), Error> {
         self.connection.query_drop(sql).await
+    }
+
+    /// Has the server's log written up to here, and with it every commit that was seen before. Of a
+    /// row that comes and goes, nobody else sees anything.
+    pub(super) async fn write_the_log(&mut self) -> Result<(), Error> {
+        let written = self.plain(WRITE_THE_LOG).await;
+        if written.is_err() {
+            // dropped: a session that cannot even do that is found to be broken by its next word.
+            let _ = self.plain("ROLLBACK").await;
+        }
+        written
     }
 
     /// Runs one statement, and keeps at most so many rows of what it gives back.

@@ -213,27 +213,28 @@ async fn a_rollback_does_not_wait_for_the_locks_that_its_prepare_waits_for(make:
     other.rows("COMMIT").await;
 }
 
-/// What finishes the branch of the first database by hand.
-fn by_hand(make: Make, names: &[String], id: &str, commit: bool) -> String {
+/// What finishes a branch by hand.
+fn by_hand(make: Make, names: &[String], id: &str, branch: &str, commit: bool) -> String {
     let word = if commit { "COMMIT" } else { "ROLLBACK" };
+    let end = format!("/{branch}");
     match make {
         Make::PostgreSql => {
-            let wanted = |name: &&String| name.contains(id) && name.ends_with("/from");
+            let wanted = |name: &&String| name.contains(id) && name.ends_with(&end);
             format!("{word} PREPARED '{}'", names.iter().find(wanted).unwrap())
         }
         Make::MariaDb => {
-            let wanted = |name: &&String| name.starts_with(id) && name.ends_with("/from");
+            let wanted = |name: &&String| name.starts_with(id) && name.ends_with(&end);
             let qualifier = &names.iter().find(wanted).unwrap()[id.len()..];
             format!("XA {word} '{id}','{qualifier}',{}", 0x554E_414E)
         }
     }
 }
 
-/// Finishes the branch past the coordinator, whose session must be gone for that.
+/// Finishes the first database's branch past the coordinator, whose session must be gone for that.
 async fn finish_by_hand(world: &mut World, id: &str, commit: bool) {
     world.coordinator.kill().await;
     let mut look = world.look(0).await;
-    let sql = by_hand(world.server.make(), &look.prepared().await, id, commit);
+    let sql = by_hand(world.server.make(), &look.prepared().await, id, "from", commit);
     until("the branch to be free", async || look.try_rows(&sql).await.ok()).await;
     world.coordinator.start_again().await;
 }
@@ -262,6 +263,37 @@ async fn a_branch_committed_by_hand_is_acknowledged(make: Make) {
     decided(&mut world, "hand-1").await;
     finish_by_hand(&mut world, "hand-1", true).await;
     check(&world, "hand-1", "commit", 10).await;
+}
+
+/// MariaDB shows a commit to others before its log is written: whoever acknowledges a commit
+/// because its row is there, and has nothing written, loses it with the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_mariadb_only_shows_as_committed_is_made_durable_before_it_is_acknowledged() {
+    let server = own(Make::MariaDb, DatabaseOptions::default()).await;
+    let mut world = World::over(server, QUICK).await;
+    decided(&mut world, "shown").await;
+    world.coordinator.kill().await;
+    let mut look = world.look(0).await;
+    let names = look.prepared().await;
+    // What is committed now is written when somebody else's commit is.
+    let late = "SET GLOBAL innodb_flush_log_at_trx_commit = 0, innodb_flush_log_at_timeout = 2700";
+    look.rows(late).await;
+    for branch in ["from", "to"] {
+        let sql = by_hand(Make::MariaDb, &names, "shown", branch, true);
+        until("the branch to be free", async || look.try_rows(&sql).await.ok()).await;
+    }
+    look.rows("SET GLOBAL innodb_flush_log_at_trx_commit = 1").await;
+    world.coordinator.start_again().await;
+    world.coordinator.ask.ended("shown").await;
+    world.coordinator.kill().await;
+    let server = std::sync::Arc::clone(&world.server);
+    let again = move || {
+        server.kill();
+        server.start_again().unwrap();
+    };
+    tokio::task::spawn_blocking(again).await.unwrap();
+    let found = (world.balance(0, "A").await, world.balance(1, "A").await);
+    assert_eq!(found, (BALANCE - 10, BALANCE + 10));
 }
 
 async fn a_branch_rolled_back_by_hand_is_a_contradiction(make: Make) {
