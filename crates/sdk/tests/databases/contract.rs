@@ -237,3 +237,25 @@ async fn a_database_that_does_not_wait_for_the_disk_is_refused() {
         open(SqlOptions { without_durability: true, ..SqlOptions::default() }).await.unwrap();
     }
 }
+
+/// MariaDB shows a commit to others before its log is written. What is answered from a row that
+/// another call has written must not go with the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_answered_again_is_durable_even_if_it_was_only_shown() {
+    let server = tokio::task::spawn_blocking(|| start(Make::MariaDb)).await.unwrap();
+    let place = Place::on(&server).await;
+    let opened = Opened::new(&place).await;
+    // What is committed now is written when somebody else's commit is.
+    let late = "SET GLOBAL innodb_flush_log_at_trx_commit = 0, innodb_flush_log_at_timeout = 2700";
+    place.run(late).await;
+    assert_eq!(play(&*opened.participant(), "shown", "execute").await, "yes");
+    place.run("SET GLOBAL innodb_flush_log_at_trx_commit = 1").await;
+    assert_eq!(play(&*opened.participant(), "shown", "execute").await, "yes");
+    let again = move || {
+        server.kill();
+        server.start_again().unwrap();
+        server
+    };
+    let _server = tokio::task::spawn_blocking(again).await.unwrap();
+    assert_eq!(place.diary("shown").await, "execute");
+}
