@@ -1,9 +1,11 @@
 //! The small chores: each is one or two runs of cargo or of the built program. What they print and
 //! how they end is left to the program that they run.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::Failure;
+use crate::dist::dist;
 use crate::process::{cargo, root, run, target_dir};
 
 /// The model checker; options (`--deep`) are its own.
@@ -15,23 +17,21 @@ pub fn check(options: &[&str]) -> Result<(), Failure> {
 /// The figures of the last whole run, with machine and commit.
 const RESULTS: &str = "bench/results.json";
 
-/// Builds what users deploy (no test features) and measures it. Without options that is the whole
-/// table, beside the figures of the last run, which it replaces.
+/// Builds what users deploy (no test features, by a profile) and measures it. Without options that
+/// is the whole table, beside the figures of the last run, which it replaces.
 pub fn bench(options: &[&str]) -> Result<(), Failure> {
-    let dist = ["build", "--profile", "dist", "-p", "unanimity-server", "--bin", "unanimity"];
-    run(&mut cargo(&dist))?;
+    let program = dist()?;
     let page = target_dir().join("bench").join("report.html").display().to_string();
     let whole = ["all", "--markdown", "--save", RESULTS, "--html", &page];
-    measure("dist", if options.is_empty() { &whole } else { options })?;
+    measure(&program, if options.is_empty() { &whole } else { options })?;
     if options.is_empty() {
         println!("charts: {page}");
     }
     Ok(())
 }
 
-/// Runs the bench of the program as it was built last with this profile.
-pub fn measure(profile: &str, options: &[&str]) -> Result<(), Failure> {
-    let program = target_dir().join(profile).join("unanimity");
+/// Runs the bench of a program that was built.
+pub fn measure(program: &Path, options: &[&str]) -> Result<(), Failure> {
     let mut command = Command::new(program);
     command.current_dir(root()).arg("bench").args(options);
     run(command.env("BENCH_COMMIT", commit()))

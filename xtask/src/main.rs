@@ -3,6 +3,7 @@
 //! builds in seconds on a fresh machine.
 
 mod chores;
+mod dist;
 mod fuzz;
 mod need;
 mod process;
@@ -27,8 +28,10 @@ The project's chores.
   cargo xtask mutants [WORD]    hunt every deliberate bug with the model and the simulator
   cargo xtask proto [--check]   write the Rust code of proto/ anew, which needs protoc; --check
                                 only says whether it is as committed
-  cargo xtask bench [ARGS]      build the program and run `unanimity bench ARGS`; without ARGS
-                                the whole table, kept in bench/results.json
+  cargo xtask dist              build the program as it is deployed: in one piece, by a profile of
+                                its own runs; some twenty minutes from nothing
+  cargo xtask bench [ARGS]      the same, then run `unanimity bench ARGS`; without ARGS the whole
+                                table, kept in bench/results.json
   cargo xtask fuzz [--seconds N] [TARGET...]
                                 every parser of outside bytes, each for a minute (cargo-fuzz)
   cargo xtask schemathesis [--long]
@@ -67,6 +70,7 @@ fn dispatch(arguments: &[String]) -> Result<(), Failure> {
         ["fuzz", options @ ..] => fuzz::fuzz(options),
         ["schemathesis"] => schemathesis::schemathesis(schemathesis::SHORT),
         ["schemathesis", "--long"] => schemathesis::schemathesis(schemathesis::LONG),
+        ["dist"] => dist::dist().map(|program| println!("{}", program.display())),
         ["bench", options @ ..] => chores::bench(options),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::Failure;
 use crate::chores::{self, measure};
 use crate::need::{Server, need, need_server};
-use crate::process::{cargo, run, run_reading};
+use crate::process::{cargo, run, run_reading, target_dir};
 use crate::schemathesis::{LONG, SHORT, schemathesis};
 use crate::tally::Tally;
 use crate::{fuzz, tidy};
@@ -156,7 +156,7 @@ fn tests(tally: &mut Tally) -> Result<(), Failure> {
 fn bench(_: &mut Tally) -> Result<(), Failure> {
     let arguments = ["build", "--release", "--workspace", "--exclude", "unanimity-check"];
     run(cargo(&arguments).args(["--features", CRASH_POINTS, "--bin", "unanimity"]))?;
-    measure("release", &["all", "--short"])
+    measure(&target_dir().join("release").join("unanimity"), &["all", "--short"])
 }
 
 fn mutated_inputs(tally: &mut Tally) -> Result<(), Failure> {

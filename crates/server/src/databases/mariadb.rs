@@ -16,9 +16,8 @@
 //! was closed for another is waited for, so that the moment is not met.
 //!
 //! And a fourth: a commit is to be seen by others before the log with it is written, so what was
-//! seen can be prepared again after a crash. An acknowledgement that rests on the branch's row
-//! alone has something else written and committed first: the log has one order, so that takes the
-//! other along.
+//! seen can be gone after a crash. An answer that rests on the branch's row alone has something
+//! else committed first: the log has one order, and takes the other along.
 
 mod holding;
 mod listing;
@@ -36,7 +35,7 @@ use unanimity::core::Answer;
 use unanimity::core::guard::{Contradiction, LATE_REASON};
 
 use self::holding::Holding;
-use self::listing::recover;
+use self::listing::listed;
 use self::session::{Session, no_session};
 use self::trouble::{Trouble, is, is_broken, is_in_the_way, judge, number, said};
 use super::pool::{Lease, Pool, Purpose};
@@ -543,12 +542,6 @@ async fn abandon(session: &mut Session, xid: &str) -> Result<(), Error> {
     session.plain(&format!("XA ROLLBACK {xid}")).await
 }
 
-/// Whether a branch is among the prepared ones.
-async fn listed(session: &mut Session, branch: &Branch) -> Result<bool, Error> {
-    let wanted = branch.name.xid();
-    Ok(recover(session).await?.contains(&wanted))
-}
-
 /// The branch's row, once nobody who has written it is undecided still: it waits for the lock.
 async fn state(session: &mut Session, branch: &Branch) -> Result<Option<String>, Error> {
     let sql = format!(
@@ -558,7 +551,8 @@ async fn state(session: &mut Session, branch: &Branch) -> Result<Option<String>,
     session.connection.query_first(sql).await
 }
 
-/// What the server's word is worth that it has committed the branch of another session.
+/// What the server's word is worth that it has committed the branch of another session. A row that
+/// is there then was written with the log: nobody else can have committed what was there for us.
 async fn confirmed(session: &mut Session, branch: &Branch) -> Answer {
     match state(session, branch).await {
         Ok(Some(state)) if state == "committed" => Answer::Acknowledged,
@@ -577,21 +571,24 @@ async fn confirmed(session: &mut Session, branch: &Branch) -> Answer {
     }
 }
 
-async fn committed_before(session: &mut Session, branch: &Branch) -> Answer {
-    let answer = match state(session, branch).await {
-        Ok(state) => result::nothing_to_commit(state.as_deref(), &branch.name.xid().to_string()),
-        Err(error) => return unknown(&error),
-    };
-    if answer == Answer::Acknowledged
-        && let Err(error) = session.write_the_log().await
-    {
-        return unknown(&error);
+/// The row, if it is there, so that no crash of the server takes it away again.
+async fn seen(session: &mut Session, branch: &Branch) -> Result<Option<String>, Error> {
+    let state = state(session, branch).await?;
+    if state.is_some() {
+        session.write_the_log().await?;
     }
-    answer
+    Ok(state)
+}
+
+async fn committed_before(session: &mut Session, branch: &Branch) -> Answer {
+    match seen(session, branch).await {
+        Ok(state) => result::nothing_to_commit(state.as_deref(), &branch.name.xid().to_string()),
+        Err(error) => unknown(&error),
+    }
 }
 
 async fn rolled_back_before(session: &mut Session, branch: &Branch) -> Answer {
-    match state(session, branch).await {
+    match seen(session, branch).await {
         Ok(state) => result::row_before_rollback(state.as_deref()),
         Err(error) => unknown(&error),
     }

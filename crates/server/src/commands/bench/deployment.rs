@@ -410,13 +410,16 @@ pub(crate) struct ParticipantArguments {
 pub(crate) async fn participant(arguments: ParticipantArguments) -> Ended {
     let listener = tokio::net::TcpListener::bind(arguments.listen).await?;
     let says = format!("listening on http://{}", listener.local_addr()?);
-    if arguments.frames {
-        anstream::println!("{says}");
-        super::frames::echo(listener).await?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let shutdown = async move { terminate.recv().await.unwrap_or(()) };
+    if arguments.frames {
+        anstream::println!("{says}");
+        tokio::select! {
+            ended = super::frames::echo(listener) => ended?,
+            () = shutdown => {}
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let router = match &arguments.journal {
         Some(journal) => bare::router(Bare::open(journal, &arguments.before)?),
         None => participant_router(arguments.nothing_behind),

@@ -8,7 +8,7 @@ use unanimity_sdk::xa::name::{BranchName, Xid};
 
 use super::session::Session;
 use super::trouble::said;
-use super::{Mariadb, Purpose, give_back};
+use super::{Branch, Mariadb, Purpose, give_back};
 use crate::databases::listing::Prepared;
 
 impl Mariadb {
@@ -65,11 +65,17 @@ impl Mariadb {
 }
 
 /// Everything that is prepared in the server.
-pub(super) async fn recover(session: &mut Session) -> Result<Vec<Xid>, Error> {
+async fn recover(session: &mut Session) -> Result<Vec<Xid>, Error> {
     let rows: Vec<(i64, usize, usize, Vec<u8>)> = session.connection.query("XA RECOVER").await?;
     let xids = rows.into_iter().map(|(format_id, global, _, data)| {
         let (global, qualifier) = data.split_at(global.min(data.len()));
         Xid { format_id, global: global.to_vec(), qualifier: qualifier.to_vec() }
     });
     Ok(xids.collect())
+}
+
+/// Whether a branch is among the prepared ones.
+pub(super) async fn listed(session: &mut Session, branch: &Branch) -> Result<bool, Error> {
+    let wanted = branch.name.xid();
+    Ok(recover(session).await?.contains(&wanted))
 }
