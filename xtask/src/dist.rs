@@ -3,7 +3,7 @@
 //! Three steps: the program is built with counters in it; the bench is run with that, which says
 //! what is done often; and it is built once more by what was counted (`profile-generate` and
 //! `profile-use` of rustc). Nothing is done again whose causes are the same: both builds are
-//! cargo's, and the counts have a name that stands for the program that was run.
+//! cargo's, and the counts have a name that stands for the program that was run, and how.
 
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,9 @@ const RUNS: [&[&str]; 4] = [
     &["growth", "--seconds", "1", "--live", "100000"],
     &["growth", "--seconds", "1", "--recover", "100000"],
 ];
+
+/// Counted as well where there is a PostgreSQL: participants and guards in it.
+const RUN_OVER_DATABASES: &[&str] = &["--databases", "--seconds", "1"];
 
 /// Builds it, and says where it is.
 pub fn dist() -> Result<PathBuf, Failure> {
@@ -58,6 +61,7 @@ fn profile_of(program: &Path, merge: &Path) -> Result<PathBuf, Failure> {
     let bytes = std::fs::read(program).map_err(failed(program))?;
     let mut hasher = DefaultHasher::new();
     hasher.write(&bytes);
+    hasher.write(format!("{RUNS:?} {RUN_OVER_DATABASES:?}").as_bytes());
     let profile = folder.join(format!("{:016x}.profdata", hasher.finish()));
     if profile.exists() {
         return Ok(profile);
@@ -67,12 +71,18 @@ fn profile_of(program: &Path, merge: &Path) -> Result<PathBuf, Failure> {
         std::fs::remove_dir_all(&folder).map_err(failed(&folder))?;
     }
     std::fs::create_dir_all(&raw).map_err(failed(&raw))?;
-    for arguments in RUNS {
+    let count = |arguments: &[&str]| {
         println!("counting what is done often: unanimity bench {}", arguments.join(" "));
         let mut command = Command::new(program);
         command.arg("bench").args(arguments).arg("--folder").arg(&runs);
         // A file for each process: the bench starts several.
-        run(command.current_dir(root()).env("LLVM_PROFILE_FILE", raw.join("%m-%p.profraw")))?;
+        run(command.current_dir(root()).env("LLVM_PROFILE_FILE", raw.join("%m-%p.profraw")))
+    };
+    for arguments in RUNS {
+        count(arguments)?;
+    }
+    if let Err(error) = count(RUN_OVER_DATABASES) {
+        println!("what is done over databases counts as rare: {error}");
     }
     let merged = folder.join("merged");
     // One process that was ended before its counts were written is no reason to do without all.
