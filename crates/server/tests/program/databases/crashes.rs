@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use unanimity_databases::{Database, DatabaseOptions, Make};
 use unanimity_server::demo::fleet::Process;
 
-use super::world::{Look, own, statement};
+use super::world::{Look, die_and_start_again, own, statement};
 use crate::ask::{Ask, Coordinator, JSON};
 use crate::faults::long;
 use crate::setup::{Folder, program, until};
@@ -199,14 +199,7 @@ impl Ensemble {
     /// Kills one of the three and starts it again.
     async fn kill(&self, victim: usize) {
         match self.servers.get(victim) {
-            Some(server) => {
-                let server = Arc::clone(server);
-                let again = move || {
-                    server.kill();
-                    server.start_again().unwrap();
-                };
-                tokio::task::spawn_blocking(again).await.unwrap();
-            }
+            Some(server) => die_and_start_again(server).await,
             None => {
                 let mut coordinator = self.coordinator.lock().await;
                 coordinator.kill().await;

@@ -5,7 +5,7 @@ use unanimity_databases::{DatabaseOptions, Make};
 
 use super::on_both;
 use super::proxy::{Cut, Proxy};
-use super::world::{BALANCE, QUICK, World, branch, own};
+use super::world::{BALANCE, QUICK, World, branch, die_and_start_again, own};
 use crate::actor::{Actor, Hold};
 use crate::setup::until;
 
@@ -62,12 +62,7 @@ async fn prepared_work_survives_the_servers_death(make: Make) {
     let mut world = World::over(server, QUICK).await;
     let actor = Actor::start().await;
     held(&world, &actor, "dies-1", 100).await;
-    let server = std::sync::Arc::clone(&world.server);
-    let again = move || {
-        server.kill();
-        server.start_again().unwrap();
-    };
-    tokio::task::spawn_blocking(again).await.unwrap();
+    die_and_start_again(&world.server).await;
     prepared(&world, "dies-1", 2).await;
     actor.hold(Hold::Nobody);
     check(&world, "dies-1", "commit", 100).await;
@@ -290,12 +285,7 @@ async fn what_mariadb_only_shows_as_committed_is_made_durable_before_it_is_ackno
     world.coordinator.start_again().await;
     world.coordinator.ask.ended("shown").await;
     world.coordinator.kill().await;
-    let server = std::sync::Arc::clone(&world.server);
-    let again = move || {
-        server.kill();
-        server.start_again().unwrap();
-    };
-    tokio::task::spawn_blocking(again).await.unwrap();
+    die_and_start_again(&world.server).await;
     let found = (world.balance(0, "A").await, world.balance(1, "A").await);
     assert_eq!(found, (BALANCE - 10, BALANCE + 10));
 }

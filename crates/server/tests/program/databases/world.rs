@@ -108,6 +108,16 @@ pub async fn own(make: Make, options: DatabaseOptions) -> Arc<Database> {
     tokio::task::spawn_blocking(start).await.unwrap()
 }
 
+/// The server dies, and starts again.
+pub async fn die_and_start_again(server: &Arc<Database>) {
+    let server = Arc::clone(server);
+    let again = move || {
+        server.kill();
+        server.start_again().unwrap();
+    };
+    tokio::task::spawn_blocking(again).await.unwrap();
+}
+
 /// A coordinator over two databases of one server, each with four accounts.
 pub struct World {
     pub coordinator: Coordinator,
