@@ -2,7 +2,9 @@
 //! once, in one process, with journal and history in a folder. For profiling; the bench of the
 //! program compares the same with its ceilings.
 //!
-//! `cargo run --release -p unanimity --example embedded_speed -- [CONCURRENCY] [SECONDS] [SHARDS]`
+//! `cargo run --release -p unanimity --example embedded_speed -- [CONCURRENCY] [SECONDS] [SHARDS]
+//! [disk|memory] [one|own]`: the journal in a folder or nowhere, and the shards on one thread with
+//! those who begin, or on threads of their own.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -13,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
 use unanimity::{
-    BeginRequest, CallFuture, ManagerConfig, Storage, TransactionManager, Transport, Wait,
+    BeginError, BeginRequest, CallFuture, ManagerConfig, Storage, TransactionManager, Transport,
+    Wait,
 };
 
 #[global_allocator]
@@ -77,47 +80,58 @@ fn latency(mut taken_us: Vec<u32>) -> [u32; 3] {
     [0.5, 0.99, 0.999].map(share)
 }
 
+/// Begins one transaction after the other; how long each took.
+async fn initiate(
+    manager: TransactionManager,
+    committed: Arc<AtomicU64>,
+    end: Instant,
+) -> Result<Vec<u32>, BeginError> {
+    let (mut taken_us, mut asked_at) = (Vec::new(), Instant::now());
+    while asked_at < end {
+        let request = BeginRequest::new(plan(), Wait::Outcome);
+        let begun = manager.begin_and_tell(request).await?;
+        let now = Instant::now();
+        if begun.committed() {
+            committed.fetch_add(1, Ordering::Relaxed);
+            taken_us.push((now - asked_at).as_micros() as u32);
+        }
+        asked_at = now;
+    }
+    Ok(taken_us)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let argument = |at: usize, default: u64| {
         std::env::args().nth(at).and_then(|text| text.parse().ok()).unwrap_or(default)
     };
     let (concurrency, seconds, shards) = (argument(1, 1_024), argument(2, 5), argument(3, 1));
-    let memory = std::env::args().nth(4).is_some();
+    let says = |at: usize, word: &str| std::env::args().nth(at).is_some_and(|text| text == word);
+    let (memory, own) = (says(4, "memory"), says(5, "own"));
     let folder = PathBuf::from(format!("target/embedded-speed-{}", std::process::id()));
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let apart = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(shards as usize)
+        .thread_name("shard")
+        .enable_all()
+        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let committed = Arc::new(AtomicU64::new(0));
     let (rate, cpu, [half, most, nearly_all]) = runtime
         .block_on(async {
             let storage = if memory { Storage::Memory } else { Storage::Folder(folder.clone()) };
-            let config =
-                ManagerConfig { storage, shards: shards as u16, ..ManagerConfig::default() };
-            let manager = TransactionManager::start(config, Arc::new(AtOnce))?;
+            let config = ManagerConfig {
+                storage,
+                shards: shards as u16,
+                owns_runtime: true,
+                ..ManagerConfig::default()
+            };
+            let manager = {
+                let _within = own.then(|| apart.enter());
+                TransactionManager::start(config, Arc::new(AtOnce))?
+            };
             let end = Instant::now() + Duration::from_secs(seconds);
             let (start, cpu) = (Instant::now(), cpu_seconds());
-            let mut tasks = Vec::new();
-            for _ in 0..concurrency {
-                let (manager, committed) = (manager.clone(), Arc::clone(&committed));
-                tasks.push(tokio::spawn(async move {
-                    let mut taken_us = Vec::new();
-                    loop {
-                        let asked_at = Instant::now();
-                        if asked_at >= end {
-                            return Ok(taken_us);
-                        }
-                        let begun =
-                            manager.begin_and_tell(BeginRequest::new(plan(), Wait::Outcome)).await;
-                        match begun {
-                            Ok(begun) if begun.committed() => {
-                                committed.fetch_add(1, Ordering::Relaxed);
-                                taken_us.push(asked_at.elapsed().as_micros() as u32);
-                            }
-                            Ok(_) => {}
-                            Err(error) => return Err(error),
-                        }
-                    }
-                }));
-            }
+            let initiator = || tokio::spawn(initiate(manager.clone(), Arc::clone(&committed), end));
+            let tasks: Vec<_> = (0..concurrency).map(|_| initiator()).collect();
             let mut taken_us = Vec::new();
             for task in tasks {
                 taken_us.extend(task.await??);

@@ -3,7 +3,6 @@
 //! journal, the history. The load's own tasks run in the same process and are part of the figures.
 
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,10 +23,21 @@ use super::usage::Usage;
 /// How long what is under way at the end may take.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where the shards run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Threads {
+    /// All on one thread, which is that of the initiators too: nobody is woken on another core, and
+    /// what one of them has written is in that core's cache when the other reads it.
+    Shared,
+    /// Each on a thread of its own.
+    Own,
+}
+
 /// What one run is like.
 #[derive(Clone, Debug)]
 pub(super) struct Embedded {
     pub(super) shards: u16,
+    pub(super) threads: Threads,
     pub(super) load: Load,
     pub(super) window: Window,
     /// Whether the ceilings are measured too.
@@ -86,16 +96,21 @@ pub(super) async fn all(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (shards, window) = (arguments.shards, arguments.window());
+    let run = |threads, load, ceilings| Embedded { shards, threads, load, window, ceilings };
     let loads: &[usize] = if arguments.short { &[1, 256] } else { &[1, 64, 1_024, 4_096] };
+    for load in arguments.loads(loads) {
+        show(embedded(&run(Threads::Shared, load, !arguments.no_ceilings), folder).await?);
+    }
+    let loads: &[usize] = if arguments.short { &[256] } else { &[1_024] };
     let mut peak: f64 = 0.0;
     for load in arguments.loads(loads) {
-        let run = Embedded { shards, load, window, ceilings: !arguments.no_ceilings };
-        let row = embedded(&run, folder).await?;
+        let row = embedded(&run(Threads::Own, load, false), folder).await?;
         peak = peak.max(row.per_second);
         show(row);
     }
+    // Who lets them arrive has a thread too: it must not be late because a shard has much to do.
     for load in arguments.arrivals(peak) {
-        show(embedded(&Embedded { shards, load, window, ceilings: false }, folder).await?);
+        show(embedded(&run(Threads::Own, load, false), folder).await?);
     }
     Ok(())
 }
@@ -134,20 +149,30 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
         owns_runtime: true,
         ..ManagerConfig::default()
     };
-    let internals =
-        Internals { open_engine: Some(recorder.engines(&folder)), ..Internals::default() };
-    // A thread for each shard: who begins transactions has others.
-    let apart = Apart::with_threads(run.shards.into())?;
-    let manager = {
-        let _within = apart.0.as_ref().map(tokio::runtime::Runtime::enter);
-        TransactionManager::start_with(config, Arc::new(Agreeing), internals)?
+    let (recorded, within) = (Arc::clone(&recorder), folder.clone());
+    let start = move || {
+        let open_engine = Some(recorded.engines(&within));
+        let internals = Internals { open_engine, ..Internals::default() };
+        TransactionManager::start_with(config, Arc::new(Agreeing), internals)
     };
-    let measured = put_load_on(run, &manager, &recorder).await?;
-    let stopping = Instant::now();
-    manager.stop(STOP_TIMEOUT).await;
-    let drained = stopping.elapsed();
-    drop(manager);
-    drop(apart);
+    let (measured, drained) = match run.threads {
+        Threads::Own => {
+            let apart = Apart::with_threads(run.shards.into())?;
+            let manager = {
+                let _within = apart.0.as_ref().map(tokio::runtime::Runtime::enter);
+                start()?
+            };
+            load_until_stopped(run, manager, &recorder).await?
+        }
+        Threads::Shared => {
+            let (run, recorder) = (run.clone(), Arc::clone(&recorder));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let all = move || {
+                runtime.block_on(async { load_until_stopped(&run, start()?, &recorder).await })
+            };
+            tokio::task::spawn_blocking(all).await??
+        }
+    };
     let in_history = unanimity::count_history(&folder)?;
     std::fs::remove_dir_all(&folder)?;
     if measured.failed > 0 || in_history != measured.done_in_all {
@@ -158,7 +183,11 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     let whole = run.window.warm_up + run.window.counted;
     let busy = recorder.appending().as_secs_f64() / whole.as_secs_f64() / f64::from(run.shards);
     row.journal_busy = Some(busy);
-    row.case = format!("{} shard{}", run.shards, if run.shards == 1 { "" } else { "s" });
+    let shards = format!("{} shard{}", run.shards, if run.shards == 1 { "" } else { "s" });
+    row.case = match run.threads {
+        Threads::Shared => format!("{shards}, one thread"),
+        Threads::Own => format!("{shards}, own thread"),
+    };
     row.drained_ms = Some(drained.as_secs_f64() * 1_000.0);
     if run.ceilings {
         row.ceilings = ceilings(run, &recorder, measured.done_in_all, &folder)?;
@@ -166,40 +195,41 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     Ok(row)
 }
 
-async fn put_load_on(
+/// What came of it, and how long it took until what was under way at the end was in the history.
+async fn load_until_stopped(
     run: &Embedded,
-    manager: &TransactionManager,
+    manager: TransactionManager,
     recorder: &Arc<Recorder>,
-) -> anyhow::Result<Measured> {
-    let turn = commit_in_turn(manager, transfer());
+) -> anyhow::Result<(Measured, Duration)> {
     let usage = async || Usage { appends: recorder.appends(), ..Usage::own() };
-    measure(run.load, run.window, usage, turn).await
+    let measured = commits(&manager, transfer(), (run.load, run.window), usage).await?;
+    let stopping = Instant::now();
+    manager.stop(STOP_TIMEOUT).await;
+    Ok((measured, stopping.elapsed()))
 }
 
-/// A turn under way.
-type Turning = Pin<Box<dyn Future<Output = Turn> + Send>>;
-
-/// Begins a transaction, and expects that it commits.
-pub(super) fn commit_in_turn(
+/// Puts on a load of transactions, each of which is expected to commit.
+pub(super) async fn commits(
     manager: &TransactionManager,
     plan: Plan,
-) -> impl Fn() -> Turning + Clone + Send + Sync + 'static {
+    (load, window): (Load, Window),
+    usage: impl AsyncFn() -> Usage,
+) -> anyhow::Result<Measured> {
     let (plan, manager) = (Arc::new(plan), manager.clone());
-    move || {
+    let turn = move || {
         // Before a plan is made up that nobody would carry out.
-        let Ok(admitted) = manager.admit() else {
-            return Box::pin(std::future::ready(Turn::Refused)) as Turning;
-        };
-        let plan = Arc::clone(&plan);
-        Box::pin(async move {
+        let (admitted, plan) = (manager.admit(), Arc::clone(&plan));
+        async move {
+            let Ok(admitted) = admitted else { return Turn::Refused };
             let request = BeginRequest::new((*plan).clone(), Wait::Outcome);
             match admitted.begin_and_tell(request).await {
                 Ok(told) if told.committed() => Turn::Done,
                 Err(error) if comes_later(&error) => Turn::Refused,
                 Ok(_) | Err(_) => Turn::Failed,
             }
-        })
-    }
+        }
+    };
+    measure(load, window, usage, turn).await
 }
 
 /// Whether the manager asks to be asked again later.

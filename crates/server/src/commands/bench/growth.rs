@@ -13,8 +13,8 @@ use unanimity::core::Plan;
 use unanimity::{BeginRequest, Filter, ManagerConfig, Storage, TransactionManager, Wait};
 
 use super::BenchArguments;
-use super::embedded::{Agreeing, GONE, STOP_TIMEOUT, commit_in_turn, transfer};
-use super::measure::{Load, Measured, Window, measure};
+use super::embedded::{Agreeing, GONE, STOP_TIMEOUT, commits, transfer};
+use super::measure::{Load, Measured, Window};
 use super::row::{Report, Row};
 use super::usage::Usage;
 
@@ -200,9 +200,8 @@ async fn beside_history(
 }
 
 async fn put_load_on(manager: &TransactionManager, window: Window) -> anyhow::Result<Measured> {
-    let turn = commit_in_turn(manager, transfer());
-    let usage = async || Usage::own();
-    let measured = measure(Load::Closed(INITIATORS), window, usage, turn).await?;
+    let load = (Load::Closed(INITIATORS), window);
+    let measured = commits(manager, transfer(), load, async || Usage::own()).await?;
     if measured.failed > 0 {
         bail!("{} transactions did not commit", measured.failed);
     }

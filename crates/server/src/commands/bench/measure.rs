@@ -195,14 +195,17 @@ where
         workers.spawn(async move {
             let mut latencies_us = Vec::new();
             let mut since = Instant::now();
-            while Instant::now() < tally.until {
+            let mut now = since;
+            while now < tally.until {
                 let came_to = turn().await;
-                latencies_us.extend(tally.note(came_to, since, Instant::now()));
+                now = Instant::now();
+                latencies_us.extend(tally.note(came_to, since, now));
                 if came_to == Turn::Refused {
                     // Its latency goes on counting from the first try.
                     tokio::time::sleep(REFUSED_PAUSE).await;
+                    now = Instant::now();
                 } else {
-                    since = Instant::now();
+                    since = now;
                 }
             }
             tally.add(&latencies_us);

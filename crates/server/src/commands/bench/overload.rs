@@ -13,7 +13,7 @@ use anyhow::Context;
 use unanimity_sdk::api::{Outcome, TransactionRequest};
 
 use super::deployment::Deployment;
-use super::embedded::{Embedded, embedded};
+use super::embedded::{Embedded, Threads, embedded};
 use super::http::two_branches;
 use super::measure::{Load, Turn, Window, measure};
 use super::row::{Ceiling, PEAK, Row, cores};
@@ -51,7 +51,8 @@ async fn within_process(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (shards, window) = (arguments.shards, arguments.window());
-    let run = |load| Embedded { shards, load, window, ceilings: false };
+    let threads = Threads::Own;
+    let run = |load| Embedded { shards, threads, load, window, ceilings: false };
     let peak = embedded(&run(Load::Closed(TOGETHER)), folder).await?;
     let turn = || async { Turn::Refused };
     let refusals = measure(times(&peak), window, async || Usage::own(), turn).await?;
