@@ -28,12 +28,13 @@ pub(crate) trait OfTransaction {
     fn name(&self) -> &str;
 }
 
-type Part<V> = HashMap<u64, V, Mixed>;
+/// Found by how an id spreads; in no order.
+pub(crate) type BySpread<V> = HashMap<u64, V, Mixed>;
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct ById<V> {
-    parts: Vec<Part<V>>,
+    parts: Vec<BySpread<V>>,
     /// Those whose place in the parts another id has taken that spreads alike.
     others: BTreeMap<TransactionId, V>,
     mixed: Mixed,
@@ -49,8 +50,8 @@ impl<V> Default for ById<V> {
 impl<V> ById<V> {
     /// An empty one. Who does not know the seed cannot choose ids that are found slowly.
     pub(crate) fn new(seed: u64) -> Self {
-        let mixed = Mixed(splitmix64(seed));
-        Self { parts: vec![Part::with_hasher(mixed)], others: BTreeMap::new(), mixed, count: 0 }
+        let mixed = Mixed::new(seed);
+        Self { parts: vec![BySpread::with_hasher(mixed)], others: BTreeMap::new(), mixed, count: 0 }
     }
 
     pub(crate) const fn len(&self) -> usize {
@@ -144,7 +145,7 @@ impl<V: OfTransaction> ById<V> {
 
     fn divide(&mut self) {
         let mixed = self.mixed;
-        let parts = (0..PARTS).map(|_| Part::with_hasher(mixed)).collect();
+        let parts = (0..PARTS).map(|_| BySpread::with_hasher(mixed)).collect();
         for (spread, value) in mem::replace(&mut self.parts, parts).into_iter().flatten() {
             let part = self.part_of(spread);
             self.parts[part].insert(spread, value);
@@ -188,8 +189,14 @@ impl<V: OfTransaction> ById<V> {
 }
 
 /// Mixes the bits that an id carries with a number of the map's own.
-#[derive(Clone, Copy, Debug)]
-struct Mixed(u64);
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Mixed(u64);
+
+impl Mixed {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(splitmix64(seed))
+    }
+}
 
 impl BuildHasher for Mixed {
     type Hasher = MixedHasher;
@@ -199,7 +206,7 @@ impl BuildHasher for Mixed {
     }
 }
 
-struct MixedHasher(u64);
+pub(crate) struct MixedHasher(u64);
 
 impl Hasher for MixedHasher {
     fn finish(&self) -> u64 {

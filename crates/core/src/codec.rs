@@ -19,6 +19,7 @@ mod head;
 pub(crate) mod observation;
 #[cfg(any(test, feature = "mutations"))]
 mod older;
+mod packed;
 mod reading;
 mod snapshot;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use encoded::Encoded;
 pub use head::{RecordHead, decode_head};
 #[cfg(any(test, feature = "mutations"))]
 pub use older::{encode_version_1, plan_of_version_1};
+pub use packed::{PackedTransaction, PackedTransactions};
 pub use reading::{RecordReader, Whole};
 
 /// The version that is written; also the newest that is understood.
@@ -341,7 +343,10 @@ fn get_branch_plan(reader: &mut Reader<'_>) -> Result<BranchPlan, DecodeError> {
             _ => return Err(DecodeError::Malformed("kind")),
         },
         after: reader.list("after", |reader| reader.small("branch"))?.into(),
-        payload: reader.bytes("payload")?.into(),
+        payload: match reader.bytes("payload")? {
+            [] => Arc::default(), // That is nowhere, and takes no room.
+            payload => payload.into(),
+        },
         payload_in_phase_two: reader.flag("payload flag")?,
         by_initiator: false,
         delay_ms: 0,

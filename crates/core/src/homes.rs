@@ -25,7 +25,7 @@ impl OfTransaction for Home {
 struct Batch {
     /// How many records were written before it.
     records_before: u64,
-    /// How many are at home here.
+    /// How many are at home here, or ended so and are not in the history yet.
     count: usize,
     /// How the ids of all spread that ever were at home here.
     spreads: Vec<u64>,
@@ -69,7 +69,7 @@ impl Homes {
         batch.count += 1;
         batch.spreads.push(spread);
         if let Some(old) = old {
-            self.left(old);
+            self.leave(old, 1);
         }
     }
 
@@ -94,17 +94,21 @@ impl Homes {
         }
     }
 
-    /// The transaction is in the history; the journal may forget it.
-    pub(crate) fn leave(&mut self, id: &TransactionId) {
-        if let Some(home) = self.by_id.remove(id) {
-            self.left(home.position);
+    /// The transaction has ended. It is not known here any more, but the batch that was its home is
+    /// kept, until [`Homes::leave`]: gives back which that is.
+    pub(crate) fn end(&mut self, id: &TransactionId) -> Option<u64> {
+        let position = self.by_id.remove(id)?.position;
+        if self.mutations.has(Mutation::EndedForgottenTooEarly) {
+            self.leave(position, 1);
+            return None;
         }
+        Some(position)
     }
 
-    /// One less is at home in this batch.
-    fn left(&mut self, position: u64) {
+    /// So many whose home was this batch are in the history, or at home elsewhere.
+    pub(crate) fn leave(&mut self, position: u64, count: usize) {
         let Some(batch) = self.by_batch.get_mut(&position) else { return };
-        batch.count -= 1;
+        batch.count -= count;
         if batch.count == 0 {
             self.by_batch.remove(&position);
         } else if batch.count < batch.spreads.len() / 4 {
@@ -117,7 +121,7 @@ impl Homes {
         }
     }
 
-    /// Whether the transaction is live, or ended and not in the history yet.
+    /// Whether the transaction is live, or has ended and [`Homes::end`] was not told.
     #[must_use]
     pub fn knows(&self, id: &TransactionId) -> bool {
         self.by_id.contains(id)
@@ -154,9 +158,12 @@ impl Homes {
         here.map(|(spread, home)| TransactionId::from_parts(spread, Arc::clone(&home.name)))
     }
 
-    /// Those that keep the oldest batch from being forgotten.
-    pub(crate) fn oldest(&self) -> impl Iterator<Item = TransactionId> {
-        self.by_batch.first_key_value().into_iter().flat_map(|batch| self.at_home(batch))
+    /// Those that keep the oldest batch from being forgotten. `None` if others do too that have
+    /// ended, and will be in the history soon.
+    pub(crate) fn oldest(&self) -> Option<Vec<TransactionId>> {
+        let Some(batch) = self.by_batch.first_key_value() else { return Some(Vec::new()) };
+        let at_home: Vec<TransactionId> = self.at_home(batch).collect();
+        (at_home.len() == batch.1.count).then_some(at_home)
     }
 
     /// Whether some are being written anew.
@@ -199,8 +206,10 @@ mod tests {
         assert_eq!(homes.stragglers(1, 5), [id("a")]);
         homes.settle(id("a"), 8, 8);
         assert_eq!(homes.low_water(9), 5);
-        homes.leave(&id("b"));
-        homes.leave(&id("b"));
+        assert_eq!((homes.oldest(), homes.end(&id("b"))), (Some(vec![id("b")]), Some(5)));
+        assert_eq!((homes.knows(&id("b")), homes.end(&id("b"))), (false, None));
+        assert_eq!((homes.low_water(9), homes.oldest()), (5, None), "kept until it is told");
+        homes.leave(5, 1);
         assert_eq!(homes.low_water(9), 8);
         assert_eq!(homes.low_water(7), 7);
     }
@@ -217,7 +226,8 @@ mod tests {
         assert_eq!((homes.low_water(9), homes.stragglers(8, 9)), (3, vec![]));
         homes.durable(9);
         assert_eq!((homes.low_water(10), homes.stragglers(8, 9)), (3, vec![]));
-        homes.leave(&id("b"));
+        assert_eq!(homes.end(&id("b")), Some(3));
+        homes.leave(3, 1);
         homes.durable(10);
         assert_eq!((homes.low_water(11), homes.stragglers(8, 9)), (9, vec![id("a")]));
         assert!(!homes.knows(&id("b")));

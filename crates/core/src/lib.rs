@@ -21,6 +21,7 @@ mod by_id;
 mod codec;
 mod coordinator;
 mod decision;
+mod ending;
 mod event;
 mod facts;
 pub mod guard;
@@ -57,13 +58,14 @@ pub use asking::{
     own_work_again_ms,
 };
 pub use codec::{
-    DecodeError, Encoded, RECORD_VERSION, RecordHead, RecordReader, Whole, decode_head,
-    decode_record, digested_bytes, encode_record,
+    DecodeError, Encoded, PackedTransaction, PackedTransactions, RECORD_VERSION, RecordHead,
+    RecordReader, Whole, decode_head, decode_record, digested_bytes, encode_record,
 };
 #[cfg(any(test, feature = "mutations"))]
 pub use codec::{encode_version_1, plan_of_version_1};
 pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
+pub use ending::Ending;
 pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
 pub use facts::ApplyError;
 pub use homes::Homes;

@@ -92,11 +92,13 @@ pub enum Mutation {
     DormantPartForgotten,
     /// The history notes that it holds what has ended in batches that are not durable yet.
     ArchivedMarkTooHigh,
+    /// The journal may forget a transaction that has ended before the history has it.
+    EndedForgottenTooEarly,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -140,6 +142,7 @@ impl Mutation {
         Self::DormantNotTakenUp,
         Self::DormantPartForgotten,
         Self::ArchivedMarkTooHigh,
+        Self::EndedForgottenTooEarly,
     ];
 }
 

@@ -194,8 +194,8 @@ impl<R> Outbox<R> {
         let room =
             self.gathered.back().is_some_and(|batch| batch.records.bytes() < BATCH_BYTES_MAX);
         if !room {
-            let batch = Gathered { position: self.next_position, ..Gathered::default() };
-            self.gathered.push_back(batch);
+            let (position, records) = (self.next_position, Encoded::like(self.batch_bytes));
+            self.gathered.push_back(Gathered { position, records, ..Gathered::default() });
             self.next_position += 1;
         }
         self.last_position()
@@ -294,15 +294,21 @@ impl<R> Outbox<R> {
         self.held.len()
     }
 
-    /// Whether the transaction is live, or ended and not in the history yet.
+    /// Whether the transaction is live, or has ended and [`Outbox::ended`] was not told.
     #[must_use]
     pub fn knows(&self, id: &TransactionId) -> bool {
         self.homes.knows(id)
     }
 
-    /// The transaction is in the history: the journal may forget it.
-    pub fn archived(&mut self, id: &TransactionId) {
-        self.homes.leave(id);
+    /// The transaction has ended, durably: it is not known here any more. The journal keeps it
+    /// until [`Outbox::archived`] is told the position that is given back.
+    pub fn ended(&mut self, id: &TransactionId) -> Option<u64> {
+        self.homes.end(id)
+    }
+
+    /// So many for which [`Outbox::ended`] gave this position are in the history.
+    pub fn archived(&mut self, position: u64, count: usize) {
+        self.homes.leave(position, count);
     }
 
     /// The position before which the journal may forget everything, if it is worth asking.
@@ -347,8 +353,8 @@ impl<R> Outbox<R> {
             return Vec::new(); // Nothing need be forgotten yet.
         }
         // One that has ended and cannot go into the history is not live, and stays all the same.
-        let stays = |id: TransactionId| coordinator.stays(&id) || !coordinator.knows(&id);
-        if self.homes.oldest().any(stays) {
+        let stays = |id: &TransactionId| coordinator.stays(id) || !coordinator.knows(id);
+        if self.homes.oldest().is_none_or(|oldest| oldest.iter().any(stays)) {
             return Vec::new(); // Nothing could be forgotten by it.
         }
         let share = usize::try_from(batches_max / 4).unwrap_or(usize::MAX).max(1);

@@ -193,7 +193,10 @@ impl Replay {
         }
         let ended = self.coordinator.take_later(record).map_err(|error| error.to_string())?;
         match ended {
-            Some(ended) if position <= self.archived_up_to => self.homes.leave(&ended.id),
+            Some(ended) if position <= self.archived_up_to => {
+                let home = self.homes.end(&ended.id);
+                home.into_iter().for_each(|position| self.homes.leave(position, 1));
+            }
             ended => self.ended.extend(ended.map(Arc::from)),
         }
         Ok(())

@@ -95,6 +95,10 @@ impl<'a> Reader<'a> {
         Self { left: bytes, version: 0, shared: Some(shared) }
     }
 
+    pub(crate) const fn sharing_this_version(bytes: &'a [u8], shared: &'a mut Shared) -> Self {
+        Self { left: bytes, version: crate::RECORD_VERSION, shared: Some(shared) }
+    }
+
     pub(crate) const fn of_this_version(bytes: &'a [u8]) -> Self {
         Self { left: bytes, version: crate::RECORD_VERSION, shared: None }
     }

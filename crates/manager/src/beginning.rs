@@ -23,14 +23,14 @@ use crate::watchers::{BeginAnswer, Begun, OwedTold, Told, ToldSink, Wait};
 pub struct BeginRequest {
     /// The id, if the caller chooses it.
     pub id: Option<TransactionId>,
-    /// What to do.
-    pub plan: Plan,
+    /// What to do. (Boxed, because a request is moved several times on its way.)
+    pub plan: Box<Plan>,
     /// Until when to wait.
     pub wait: Wait,
     /// Whether the id was made up just now, so that nobody can have used it.
     fresh: bool,
     /// The options as the caller asked for them, if the plan's were filled up from elsewhere.
-    asked: Option<Options>,
+    asked: Option<Box<Options>>,
     /// Whether the caller has checked the plan and its participants.
     checked: bool,
 }
@@ -38,27 +38,27 @@ pub struct BeginRequest {
 impl BeginRequest {
     /// A request under an id of the manager's choice.
     #[must_use]
-    pub const fn new(plan: Plan, wait: Wait) -> Self {
-        Self { id: None, plan, wait, fresh: true, asked: None, checked: false }
+    pub fn new(plan: Plan, wait: Wait) -> Self {
+        Self { id: None, plan: Box::new(plan), wait, fresh: true, asked: None, checked: false }
     }
 
     /// A request under an id of the caller's choice: making it again gives the same transaction.
     #[must_use]
-    pub const fn with_id(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: false, asked: None, checked: false }
+    pub fn with_id(id: TransactionId, plan: Plan, wait: Wait) -> Self {
+        Self { id: Some(id), plan: Box::new(plan), wait, fresh: false, asked: None, checked: false }
     }
 
     /// A request under an id from [`TransactionManager::generate_id`], used for nothing before.
     #[must_use]
-    pub const fn fresh(id: TransactionId, plan: Plan, wait: Wait) -> Self {
-        Self { id: Some(id), plan, wait, fresh: true, asked: None, checked: false }
+    pub fn fresh(id: TransactionId, plan: Plan, wait: Wait) -> Self {
+        Self { id: Some(id), plan: Box::new(plan), wait, fresh: true, asked: None, checked: false }
     }
 
     /// The options that the caller asked for, where the plan's own were filled up from a
     /// configuration: so that the same request is the same also after that has changed.
     #[must_use]
     pub fn asking(self, options: Options) -> Self {
-        Self { asked: Some(options), ..self }
+        Self { asked: Some(Box::new(options)), ..self }
     }
 
     /// For who has asked [`Plan::check`] and, of each branch, [`TransactionManager::check_branch`],
@@ -194,7 +194,7 @@ impl Admitted {
             None => fingerprint(&request.plan),
             Some(options) => {
                 let (open, branches) = (request.plan.open, request.plan.branches.clone());
-                fingerprint(&Plan { open, branches, options })
+                fingerprint(&Plan { open, branches, options: *options })
             }
         };
         let id = request.id.unwrap_or_else(TransactionManager::generate_id);
@@ -210,7 +210,7 @@ impl Admitted {
             Some(waiting) => waiting.moves_to(door),
             None => door.enter(Instant::now()),
         };
-        let (plan, wait) = (Box::new(request.plan), request.wait);
+        let (plan, wait) = (request.plan, request.wait);
         let command = Unanswered { id, fingerprint, plan, may_be_used, wait };
         Ok(Ready { manager, shard, waiting, command })
     }

@@ -28,7 +28,7 @@ pub(crate) fn generate_id() -> TransactionId {
 
 /// Bits that come only once: a counter, and 128 bits of this process's own to hide it behind.
 /// SplitMix64 is a bijection, so that no two counts of one process meet in either half.
-fn random_bits() -> [u64; 2] {
+pub(crate) fn random_bits() -> [u64; 2] {
     static SEED: OnceLock<(u64, u64)> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let (high, low) = SEED.get_or_init(|| uuid::Uuid::new_v4().as_u64_pair());

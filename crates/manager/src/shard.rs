@@ -4,14 +4,15 @@
 //! hardly anybody else could (`writing`).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::mem;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{
-    Coordinator, Doing, Effect, Event, Millis, Mutations, Operation, Out, Outbox, OutboxBounds,
-    Plan, Replayed, Step, TransactionId,
+    Call, Coordinator, Doing, Effect, Ending, Event, Millis, Mutations, Operation, Out, Outbox,
+    OutboxBounds, Plan, Replayed, Step, TransactionId,
 };
 
 use crate::admission::Waiting;
@@ -21,7 +22,7 @@ use crate::clock::Clock;
 use crate::crash_point::crash_point;
 use crate::error::Unavailable;
 use crate::filter::Filter;
-use crate::generate::Spread;
+use crate::generate::{Spread, random_bits};
 use crate::history::ArchiveRequest;
 use crate::journal_thread::{JOURNAL_GONE, Receipt, ShardJournal};
 use crate::recovery::Recovered;
@@ -168,19 +169,18 @@ pub(crate) struct Shard {
     journal: ShardJournal,
     receipts: mpsc::UnboundedReceiver<Receipt>,
     history: std_mpsc::Sender<ArchiveRequest>,
-    archived: mpsc::UnboundedReceiver<Result<Vec<TransactionId>, String>>,
-    archived_sender: mpsc::UnboundedSender<Result<Vec<TransactionId>, String>>,
+    archived: mpsc::UnboundedReceiver<Result<(), String>>,
+    archived_sender: mpsc::UnboundedSender<Result<(), String>>,
     outbox: Outbox<Reply>,
     watchers: Watchers,
+    /// Room for the effects of a step that are no calls.
+    others: Vec<Effect>,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
-    ending: HashMap<TransactionId, Shown, Spread>,
-    /// How many of them cannot go into the history.
-    unarchivable: usize,
+    ending: Ending,
     /// Whether everything that ended before this start can go into the history. One that cannot, or
     /// that was passed over and may have ended, must be found again, whatever ends after it.
     all_is_read: bool,
-    to_archive: Vec<Shown>,
     /// Ids whose use is being looked up in the history, and who else asks for them meanwhile.
     reserved: HashMap<TransactionId, Vec<BeginCommand>, Spread>,
     bounds: Bounds,
@@ -204,12 +204,19 @@ impl Shard {
             straggler_batches: parts.bounds.straggler_batches,
         };
         let positions = (first_position, next_position);
-        let outbox = Outbox::new(positions, (homes, records), bounds, Mutations::default());
-        let ending = ended.iter().map(|ended| (ended.id.clone(), Arc::clone(ended))).collect();
-        // The program breaks on those that are set aside: they stay where they are.
-        let (unarchivable, to_archive): (Vec<_>, Vec<_>) =
-            ended.into_iter().partition(|ended| ended.set_aside.is_some());
-        let aside = coordinator.aside().count() + unarchivable.len();
+        let mut outbox = Outbox::new(positions, (homes, records), bounds, Mutations::default());
+        let mut ending = Ending::new(random_bits()[0]);
+        for ended in ended {
+            if ended.set_aside.is_some() {
+                ending.set_aside(ended);
+                continue;
+            }
+            parts.blame.on(&ended.id, Doing::Archiving, || {
+                ending.insert(&ended);
+                ending.pack(&ended.id, outbox.ended(&ended.id));
+            });
+        }
+        let aside = coordinator.aside().count() + ending.stay();
         metrics::gauge!("unanimity_transactions_set_aside").increment(aside as f64);
         Self {
             number: parts.number,
@@ -236,10 +243,9 @@ impl Shard {
             archived_sender,
             outbox,
             watchers: Watchers::default(),
+            others: Vec::new(),
+            all_is_read: ending.stay() == 0 && unread.is_empty(),
             ending,
-            all_is_read: unarchivable.is_empty() && unread.is_empty(),
-            unarchivable: unarchivable.len(),
-            to_archive,
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
@@ -334,7 +340,7 @@ impl Shard {
     }
 
     fn is_idle(&self) -> bool {
-        let archived = self.ending.len() == self.unarchivable;
+        let archived = self.ending.len() == self.ending.stay();
         self.coordinator.is_at_rest() && archived && self.outbox.is_idle()
     }
 
@@ -360,7 +366,7 @@ impl Shard {
     fn take(&mut self, step: Step) {
         let mut is_watched = false;
         for ended in step.ended() {
-            self.ending.insert(ended.id.clone(), Arc::clone(ended));
+            self.ending.insert(ended);
             is_watched |= self.watchers.any(&ended.id);
         }
         if let Some(out) = self.outbox.take(step) {
@@ -395,33 +401,39 @@ impl Shard {
 
     /// Calls first, and who waits is told last: the runtime turns at once to what was woken last,
     /// and an answer that is ready should not wait until calls are written.
-    fn carry_out_all(&mut self, mut effects: Vec<Effect>) {
-        let mut commits = 0;
-        for call in effects.extract_if(.., |effect| matches!(effect, Effect::Call(_))) {
-            if is_commit(&call) {
-                commits += 1;
-                if commits == 2 {
-                    crash_point("between_commit_calls");
-                }
-            }
-            self.carry_out(call);
-        }
+    fn carry_out_all(&mut self, effects: Vec<Effect>) {
+        let (mut commits, mut others) = (0, mem::take(&mut self.others));
         for effect in effects {
-            self.carry_out(effect);
+            match effect {
+                Effect::Call(call) => {
+                    commits += usize::from(call.operation == Operation::Commit);
+                    if commits == 2 && call.operation == Operation::Commit {
+                        crash_point("between_commit_calls");
+                    }
+                    self.call(call);
+                }
+                other => others.push(other),
+            }
+        }
+        for effect in others.drain(..) {
+            self.tell(effect);
+        }
+        self.others = others;
+    }
+
+    fn call(&mut self, call: Call) {
+        if call.operation == Operation::Prepare {
+            crash_point("before_prepare_call");
+        }
+        match dispatch(&self.transport, call, (self.now, &self.answers_sender)) {
+            Some(answer) => self.answered.push_back(answer),
+            None => self.has_woken = true,
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn tell(&mut self, effect: Effect) {
         match effect {
-            Effect::Call(call) => {
-                if call.operation == Operation::Prepare {
-                    crash_point("before_prepare_call");
-                }
-                match dispatch(&self.transport, call, (self.now, &self.answers_sender)) {
-                    Some(answer) => self.answered.push_back(answer),
-                    None => self.has_woken = true,
-                }
-            }
+            Effect::Call(call) => self.call(call),
             Effect::Begun(id) => {
                 self.meters.begun();
                 self.notify(&id, Wait::Accepted);
@@ -450,11 +462,11 @@ impl Shard {
         if self.watchers.ended(&transaction) {
             self.has_woken = true;
         }
-        self.to_archive.push(transaction);
+        self.ending.pack(&transaction.id, self.outbox.ended(&transaction.id));
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {
-        if self.watchers.notify(id, told, self.coordinator.get(id)) {
+        if self.watchers.notify(id, told, || self.coordinator.get(id)) {
             self.has_woken = true;
         }
     }
@@ -497,8 +509,4 @@ impl Shard {
         }
         false
     }
-}
-
-fn is_commit(effect: &Effect) -> bool {
-    matches!(effect, Effect::Call(call) if call.operation == Operation::Commit)
 }

@@ -290,14 +290,17 @@ impl Watchers {
     /// 3. The decision is durable, and answers them too.
     ///
     /// Says whether it answered anybody.
-    pub(crate) fn notify(
+    pub(crate) fn notify<'a>(
         &mut self,
         id: &TransactionId,
         told: Wait,
-        live: Option<&Transaction>,
+        live: impl FnOnce() -> Option<&'a Transaction>,
     ) -> bool {
-        let Some(live) = live.filter(|live| reached(live) <= told) else { return false };
         let Some(Waiting { first, others }) = self.by_id.get_mut(id) else { return false };
+        if first.wait > told && others.is_empty() {
+            return false; // So it is with most beginnings.
+        }
+        let Some(live) = live().filter(|live| reached(live) <= told) else { return false };
         let (mut showing, waiting) = (Showing::Live(live), others.len());
         for watcher in others.extract_if(.., |watcher| watcher.wait <= told) {
             watcher.answer(&mut showing);

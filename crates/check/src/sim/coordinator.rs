@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use unanimity_core::{
-    Answer, Doing, Effect, Encoded, Event, Out, Transaction, TransactionId, decode_record,
+    Answer, Doing, Effect, Encoded, Event, Out, PackedTransactions, RecordReader, Transaction,
+    TransactionId, decode_record,
 };
 use unanimity_journal::{AppendFault, Engine, JournalError};
 use unanimity_judge::{Event as Seen, ToldLine};
 
+use super::archiving::first_of;
 use super::lines::fact_line;
 use super::options::FaultKind;
 use super::poison::breaks;
@@ -151,7 +153,7 @@ impl Simulation {
         }
         self.start_append(generation, number);
         let Some(shard) = self.shard(generation, number) else { return };
-        let done = std::mem::take(&mut shard.to_archive);
+        let done = shard.to_archive();
         let timer = shard.coordinator.next_timer().map(|timer| timer.at);
         let due = timer.into_iter().chain(shard.outbox.lingers_until()).min();
         // One that could not be read may have ended: it is not counted.
@@ -163,7 +165,7 @@ impl Simulation {
             let what = "live transactions".into();
             self.see(Seen::Height { what, value: heights.0, most: heights.1 });
         }
-        if !done.is_empty() {
+        if let Some(done) = done {
             self.archive(generation, number, done);
         }
         let Some(shard) = self.shard(generation, number) else { return };
@@ -176,21 +178,10 @@ impl Simulation {
         }
     }
 
-    fn archive(
-        &mut self,
-        generation: u64,
-        number: usize,
-        done: Vec<Arc<unanimity_core::Transaction>>,
-    ) {
+    fn archive(&mut self, generation: u64, number: usize, done: Arc<PackedTransactions>) {
         let mut delay = self.disk_random.delay(5);
         if self.strikes(FaultKind::HistorySlow) {
             delay += self.faults.random().between(500, 5_000);
-        }
-        if let Some(shard) = self.shard(generation, number)
-            && let Some(up_to) = shard.outbox.let_out_up_to()
-        {
-            let first = done.first().map(|one| one.id.clone());
-            shard.archiving.push_back((first, up_to));
         }
         self.later(delay, Happening::Archived(generation, number, done));
     }
@@ -200,7 +191,7 @@ impl Simulation {
         &mut self,
         generation: u64,
         number: usize,
-        done: Vec<Arc<unanimity_core::Transaction>>,
+        done: Arc<PackedTransactions>,
     ) {
         if let Some(delay) = self.sleeps(generation) {
             self.later(delay, Happening::Archived(generation, number, done));
@@ -209,18 +200,15 @@ impl Simulation {
         if self.shard(generation, number).is_none() {
             return;
         }
-        for one in &done {
-            self.disk.history.insert(one.id.clone(), Arc::clone(one));
+        let mut reader = RecordReader::default();
+        for one in done.iter() {
+            let ended = one.unpack(&mut reader);
+            self.disk.history.insert(ended.id.clone(), Arc::new(ended));
         }
         let Some(shard) = self.shard(generation, number) else { return };
-        let noted = shard.written(done.first().map(|one| &one.id));
+        let noted = shard.archived(first_of(&done).as_ref());
         let of = shard.number;
         self.disk.archived_up_to.extend(noted.map(|up_to| (of, up_to)));
-        let Some(shard) = self.shard(generation, number) else { return };
-        for one in done {
-            shard.ending.remove(&one.id);
-            shard.outbox.archived(&one.id);
-        }
         self.forget(generation, number);
         self.settle(generation, number);
     }
@@ -305,13 +293,14 @@ impl Simulation {
             Effect::Decided(id, ..) => {
                 let Some(shard) = self.shard(generation, number) else { return };
                 let live = shard.coordinator.get(&id).map(server::said);
-                let said = live.or_else(|| shard.ending.get(&id).map(|one| server::said(one)));
+                let said = live.or_else(|| shard.ending.get(&id).map(|one| server::said(&one)));
                 self.tell(generation, number, &id, said);
             }
             Effect::Ended(transaction) => {
                 let id = transaction.id.clone();
                 let Some(shard) = self.shard(generation, number) else { return };
-                shard.to_archive.push(Arc::clone(&transaction));
+                let home = shard.outbox.ended(&id);
+                shard.ending.pack(&id, home);
                 self.situations.ended(&transaction);
                 self.measure_timeline(&transaction);
                 self.tell(generation, number, &id, Some(server::said(&transaction)));

@@ -2,6 +2,7 @@
 //! that ship; networks, disks, clocks and people that are modelled and fail. FoundationDB (Zhou and
 //! others, SIGMOD 2021, section 4) and TigerBeetle showed the way.
 
+mod archiving;
 pub mod command;
 pub mod coordinator;
 pub mod initiator;

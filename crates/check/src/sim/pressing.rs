@@ -1,7 +1,5 @@
 //! What a shard gives to its outbox, and for whom that is pressing: as the program's shard does it.
 
-use std::sync::Arc;
-
 use unanimity_core::{Out, Step};
 
 use super::server::{Answered, Shard};
@@ -11,7 +9,7 @@ impl Shard {
     pub fn take(&mut self, step: Step) -> Vec<Out<Answered>> {
         let mut is_watched = false;
         for ended in step.ended() {
-            self.ending.insert(ended.id.clone(), Arc::clone(ended));
+            self.ending.insert(ended);
             is_watched |= self.waiting.contains_key(&ended.id);
         }
         let out = self.outbox.take(step).into_iter().collect();

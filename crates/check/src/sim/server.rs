@@ -7,12 +7,13 @@ use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use unanimity_core::{
-    BranchPlan, Call, CloseRefusal, Coordinator, CoordinatorConfig, Doing, Event, Gathered,
+    BranchPlan, Call, CloseRefusal, Coordinator, CoordinatorConfig, Doing, Ending, Event, Gathered,
     Heuristic, Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay, ReplayError,
     Replayed, Stage, Transaction, TransactionId, decode_head, digested_bytes, plan_of_version_1,
 };
 use unanimity_journal::{Batch, Engine, JournalError, MemoryEngine};
 
+use super::archiving::Archiving;
 use super::options::Options;
 use super::poison::{Panics, Poisoned, breaks};
 use super::upgrade::Misreading;
@@ -122,12 +123,9 @@ pub struct Shard {
     /// How many transactions may be live: the limit, or what was live already when it started.
     pub live_most: u64,
     /// Ended, and not in the history yet.
-    pub ending: BTreeMap<TransactionId, Arc<Transaction>>,
-    /// To be written to the history.
-    pub to_archive: Vec<Arc<Transaction>>,
-    /// What the history was given, in order: the first of each, until it is written; and up to
-    /// which position of the journal everything is then in the history that has ended.
-    pub archiving: VecDeque<(Option<TransactionId>, u64)>,
+    pub ending: Ending,
+    /// What the history was given and has not written, in order.
+    pub archiving: VecDeque<Archiving>,
     /// Whether everything that was found could be read: else the history notes no position.
     pub all_is_read: bool,
     /// Who waits for what.
@@ -252,20 +250,20 @@ pub fn recover(
             truncate_bytes_min: if limits.keeps_batches == 4 { 1 } else { u64::MAX },
             straggler_batches: u64::from(limits.keeps_batches) * 2,
         };
-        let ending = replayed.ended.iter().map(|one| (one.id.clone(), Arc::clone(one)));
         let places = (bounds.first, bounds.next + 1);
+        let homes = (replayed.homes, replayed.records);
+        let mut outbox = Outbox::new(places, homes, outbox_bounds, mutations);
+        let mut ending = Ending::new(0);
+        for one in &replayed.ended {
+            ending.insert(one);
+            ending.pack(&one.id, outbox.ended(&one.id));
+        }
         shards.push(Shard {
             number,
-            outbox: Outbox::new(
-                places,
-                (replayed.homes, replayed.records),
-                outbox_bounds,
-                mutations,
-            ),
+            outbox,
             is_older,
             live_most: (replayed.coordinator.len() as u64).max(u64::from(limits.live_max)),
-            ending: ending.collect(),
-            to_archive: replayed.ended,
+            ending,
             archiving: VecDeque::new(),
             // The older version notes nothing.
             all_is_read: replayed.unread.is_empty() && !is_older,
@@ -342,19 +340,6 @@ impl Reading<'_> {
 }
 
 impl Shard {
-    /// The history has written the request that begins with this one. What it may note now: it
-    /// writes requests in their order, however late this program hears of each.
-    pub fn written(&mut self, first: Option<&TransactionId>) -> Option<u64> {
-        if let Some(request) = self.archiving.iter_mut().find(|one| one.0.as_ref() == first) {
-            request.0 = None;
-        }
-        let mut noted = None;
-        while self.archiving.front().is_some_and(|(first, _)| first.is_none()) {
-            noted = self.archiving.pop_front().map(|(_, up_to)| up_to);
-        }
-        noted.filter(|_| self.all_is_read)
-    }
-
     /// Something has happened.
     pub fn handle(&mut self, now: u64, event: Event) -> Vec<Out<Answered>> {
         let aside = self.coordinator.is_set_aside(event.transaction());
@@ -498,7 +483,8 @@ impl Shard {
         history: &BTreeMap<TransactionId, Arc<Transaction>>,
         id: &TransactionId,
     ) -> Say {
-        let ended = || self.ending.get(id).or_else(|| history.get(id)).map(|one| said(one));
+        let archived = || history.get(id).cloned();
+        let ended = || self.ending.get(id).or_else(archived).map(|one| said(&one));
         match self.coordinator.get(id) {
             Some(live) => said(live),
             None => ended().unwrap_or(Say::Unknown),
@@ -514,7 +500,8 @@ impl Shard {
     ) -> Vec<Out<Answered>> {
         let fingerprint = fingerprint(&plan);
         let ended = self.ending.get(id);
-        let ended = ended.or_else(|| history.get(id).filter(|_| !self.outbox.knows(id)));
+        let archived = || history.get(id).filter(|_| !self.outbox.knows(id)).cloned();
+        let ended = ended.or_else(archived);
         if let Some(ended) = ended {
             let same = ended.fingerprint == fingerprint;
             let say = if same { self.status(history, id) } else { Say::Refused("id_reused") };

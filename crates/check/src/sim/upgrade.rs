@@ -80,7 +80,11 @@ impl Simulation {
         self.poisoned.clear();
         match self.faults.random().below(3) {
             0 => self.kill(generation, false),
-            1 => self.end_in_good_order(generation),
+            1 => {
+                // Not between two things that leave together: it hears of it with what comes next.
+                self.later(0, Happening::CoordinatorStops(generation));
+                return false;
+            }
             _ => {
                 self.note("a newer version takes over from one that stands still");
                 let until = self.now + self.faults.random().between(500, 8_000);
@@ -96,7 +100,7 @@ impl Simulation {
     }
 
     /// What is being written is waited for, and what may leave then leaves.
-    fn end_in_good_order(&mut self, generation: u64) {
+    pub(super) fn end_in_good_order(&mut self, generation: u64) {
         for number in 0..usize::from(self.options.shards) {
             for _ in 0..APPENDS_MAX {
                 let appends = self.shard(generation, number).is_some_and(|one| one.is_appending());

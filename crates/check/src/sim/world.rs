@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use unanimity_core::{Answer, BranchPlan, Mutations, Operation, Plan, Transaction, TransactionId};
+use unanimity_core::{
+    Answer, BranchPlan, Mutations, Operation, PackedTransactions, Plan, TransactionId,
+};
 use unanimity_journal::MemoryEngine;
 use unanimity_judge::{BranchLine, Event as Seen, Finding, Judge, Line, Sight};
 
@@ -84,7 +86,7 @@ pub(super) enum Happening {
     AppendDone(u64, usize),
     ShardWakes(u64, usize),
     TakesUp(u64, usize, u64),
-    Archived(u64, usize, Vec<Arc<Transaction>>),
+    Archived(u64, usize, Arc<PackedTransactions>),
     AskArrives(Asker, TransactionId, u64, Ask),
     SayArrives(Answered),
     InitiatorWakes(usize, u64),
@@ -94,6 +96,7 @@ pub(super) enum Happening {
     LocalEnds(Box<Begun>),
     LocksFreed(usize, usize, u64),
     CoordinatorStarts,
+    CoordinatorStops(u64),
 }
 
 /// Everything there is.
@@ -314,6 +317,7 @@ impl Simulation {
             Happening::LocalEnds(begun) => self.local_ends(begun),
             Happening::LocksFreed(number, replica, life) => self.locks_freed(number, replica, life),
             Happening::CoordinatorStarts => self.start_coordinator(),
+            Happening::CoordinatorStops(generation) => self.end_in_good_order(generation),
         }
     }
 

@@ -13,6 +13,12 @@ pub struct Encoded {
 }
 
 impl Encoded {
+    /// None, with room for a little more bytes than those of before had.
+    pub(crate) fn like(bytes: u64) -> Self {
+        let room = usize::try_from(bytes + bytes / 4).unwrap_or(0);
+        Self { bytes: Vec::with_capacity(room), ends: Vec::new() }
+    }
+
     /// Adds a record.
     pub fn push(&mut self, record: &Record) {
         encode_record(record, &mut self.bytes);

@@ -13,7 +13,7 @@ use crate::{
 /// Reads records for [`crate::Replay`]. It remembers what many have in common, and keeps that once.
 #[derive(Clone, Debug, Default)]
 pub struct RecordReader {
-    shared: Shared,
+    pub(super) shared: Shared,
 }
 
 /// All that a record says of a transaction, read from the one that begins it or writes it anew.

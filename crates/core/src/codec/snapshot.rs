@@ -9,9 +9,19 @@ use super::{
 use crate::timeline::Timeline;
 use crate::transaction::{Branch, Progress};
 use crate::wire::{Reader, Writer};
-use crate::{Decision, DecodeError, Transaction};
+use crate::{Decision, DecodeError, Transaction, TransactionId};
 
 pub(super) fn put(writer: &mut Writer<'_>, transaction: &Transaction) {
+    put_facts(writer, transaction);
+    let (count, bytes) = transaction.timeline.saved();
+    put_observations(writer, (u64::from(count), bytes));
+    writer.number(u64::from(transaction.timeline.dropped()));
+    writer.text(transaction.id.as_str());
+    writer.later(|writer| writer.flag(transaction.open));
+}
+
+/// What comes before the timeline and the id.
+pub(super) fn put_facts(writer: &mut Writer<'_>, transaction: &Transaction) {
     writer.number(transaction.begun_at);
     writer.fixed(&transaction.fingerprint.to_le_bytes());
     put_options(writer, &transaction.options);
@@ -23,16 +33,27 @@ pub(super) fn put(writer: &mut Writer<'_>, transaction: &Transaction) {
         writer.number(decision.at);
     });
     writer.flag(transaction.overdue);
-    let (count, bytes) = transaction.timeline.saved();
-    put_observations(writer, (u64::from(count), bytes));
-    writer.number(u64::from(transaction.timeline.dropped()));
-    writer.text(transaction.id.as_str());
-    writer.later(|writer| writer.flag(transaction.open));
 }
 
 pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
+    let mut transaction = get_facts(reader, TransactionId::first_that_spreads(0))?;
+    transaction.timeline = get_timeline(reader)?;
+    transaction.id = get_id(reader)?;
+    if reader.since(2) && reader.flag("open")? {
+        transaction.open = true;
+        transaction.closed_at = None;
+    }
+    check(&transaction)?;
+    Ok(transaction)
+}
+
+/// What comes before the timeline and the id, of a transaction of this id.
+pub(super) fn get_facts(
+    reader: &mut Reader<'_>,
+    id: TransactionId,
+) -> Result<Transaction, DecodeError> {
     let begun_at = reader.number("begun_at")?;
-    let mut transaction = Transaction {
+    Ok(Transaction {
         begun_at,
         fingerprint: u128::from_le_bytes(reader.fixed("fingerprint")?),
         options: get_options(reader).map(|options| reader.common_options(options))?,
@@ -41,20 +62,14 @@ pub(super) fn get(reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
         decision: reader.option("decision", get_decision)?,
         overdue: reader.flag("overdue")?,
         set_aside: None,
-        timeline: get_timeline(reader)?,
-        id: get_id(reader)?,
+        timeline: Timeline::default(),
+        id,
         ended_at: None,
         open: false,
         dormant: false,
         closed_at: Some(begun_at),
         settling: None,
-    };
-    if reader.since(2) && reader.flag("open")? {
-        transaction.open = true;
-        transaction.closed_at = None;
-    }
-    check(&transaction)?;
-    Ok(transaction)
+    })
 }
 
 /// What the core relies on of any transaction that it knows.

@@ -306,3 +306,27 @@ fn what_is_digested_tells_plans_apart_and_says_nothing_of_what_they_do_not_use()
     let fields = &digested[2 + 16..digested.len() - 1];
     assert!(old[start..plan_ends].windows(fields.len()).any(|bytes| bytes == fields));
 }
+
+#[test]
+fn what_is_packed_is_what_was_ended() {
+    let mut open = decided(Reason::Abandoned);
+    (open.open, open.closed_at, open.executing_since) = (true, None, None);
+    let mut settled = decided(Reason::Settled);
+    settled.branches[0].resolution = Some(Box::new(resolution()));
+    settled.branches[1].plan.payload = Arc::default();
+    let mut all: Vec<Transaction> = reasons().into_iter().map(decided).collect();
+    all.extend([open, settled, undecided()]);
+    for one in &mut all {
+        one.ended_at = Some(1_700_000_000_012);
+    }
+    let mut packed = PackedTransactions::default();
+    let places: Vec<usize> = all.iter().map(|one| packed.push(one)).collect();
+    assert_eq!((packed.len(), packed.is_empty()), (all.len(), false));
+    let mut reader = RecordReader::default();
+    let found: Vec<Transaction> = packed.iter().map(|one| one.unpack(&mut reader)).collect();
+    assert_eq!(found, all);
+    for (place, one) in places.into_iter().zip(&all) {
+        assert_eq!(packed.at(place).id(), &one.id);
+        assert_eq!(&packed.at(place).unpack(&mut reader), one);
+    }
+}

@@ -130,7 +130,8 @@ fn large_batches_are_forgotten_sooner() {
             outbox.take(coordinator.handle(1, begin(&id, &["a", "b"])));
             let batch = outbox.next_append().unwrap();
             outbox.receipt(Durable::up_to(batch.position));
-            outbox.archived(&TransactionId::new(&id).unwrap());
+            let home = outbox.ended(&TransactionId::new(&id).unwrap()).unwrap();
+            outbox.archived(home, 1);
             asked.extend(outbox.forgettable().map(|before| before - 1));
         }
         asked

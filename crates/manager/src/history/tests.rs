@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering};
 use tokio::sync::mpsc::unbounded_channel;
 use unanimity_core::{
     Answer, BranchPlan, Coordinator, CoordinatorConfig, Durable, Effect, Event, Kind, Operation,
-    Options, Plan, Transaction, TransactionId, splitmix64,
+    Options, PackedTransactions, Plan, Transaction, TransactionId, splitmix64,
 };
 
 use super::*;
@@ -77,6 +77,14 @@ fn one(number: u64, random: &mut Random) -> Transaction {
     run(&made(made_at, random), at, 0, participant, no)
 }
 
+fn packed<'a>(transactions: impl IntoIterator<Item = &'a Transaction>) -> Arc<PackedTransactions> {
+    let mut packed = PackedTransactions::default();
+    transactions.into_iter().for_each(|one| {
+        packed.push(one);
+    });
+    Arc::new(packed)
+}
+
 /// A history, and what was written to it.
 struct Stage {
     reader: HistoryReader,
@@ -99,7 +107,7 @@ impl Stage {
     /// Writes these together, and waits until they are there.
     fn write(&self, transactions: &[Transaction]) {
         let (sender, mut written) = unbounded_channel();
-        let transactions = transactions.iter().cloned().map(Arc::new).collect();
+        let transactions = packed(transactions);
         let request = ArchiveRequest { up_to: None, transactions, done: ArchiveReply::new(sender) };
         self.archive.as_ref().unwrap().send(request).unwrap();
         written.blocking_recv().unwrap().unwrap();
@@ -285,11 +293,11 @@ fn what_is_long_has_a_row_and_a_bundle_ends_in_time() {
 
 #[test]
 fn what_waits_is_taken_together_up_to_a_bound() {
-    let ended = Arc::new(run("t", START_MS, 7, "p", false));
+    let ended = run("t", START_MS, 7, "p", false);
     let (archive, requests) = mpsc::channel();
     let (sender, _answers) = unbounded_channel();
     for count in [1, 4_000, 200, 1] {
-        let transactions = vec![Arc::clone(&ended); count];
+        let transactions = packed(std::iter::repeat_n(&ended, count));
         let done = ArchiveReply::new(sender.clone());
         archive.send(ArchiveRequest { up_to: None, transactions, done }).unwrap();
     }

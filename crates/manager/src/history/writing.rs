@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::mpsc::UnboundedSender;
-use unanimity_core::{Doing, Millis, Outcome, Reason, Transaction, TransactionId};
+use unanimity_core::{
+    Doing, Millis, Outcome, PackedTransactions, Reason, RecordReader, Transaction,
+};
 
 use super::bundles::{self, Bundles};
 use super::courses::Courses;
@@ -25,8 +27,6 @@ const COURTESY_AFTER: usize = 64;
 const COURTESY_MAX: Duration = Duration::from_millis(8);
 /// At most this many transactions are written in one storage transaction.
 const WRITE_BATCH_MAX: usize = 4_096;
-/// What was written last is let go of after so long, if nothing else is written before.
-const KEPT_FOR: Duration = Duration::from_millis(50);
 /// So often it is looked what has come while it gathers.
 const LOOKS: u32 = 5;
 
@@ -35,12 +35,13 @@ pub(crate) struct ArchiveRequest {
     /// With these (and those before) everything is in the history that ended in this shard's
     /// journal up to this position.
     pub(crate) up_to: Option<(u16, u64)>,
-    pub(crate) transactions: Vec<Arc<Transaction>>,
+    pub(crate) transactions: Arc<PackedTransactions>,
     pub(crate) done: ArchiveReply,
 }
 
-/// What writing came to: the ids once they are durable, or why they are not and never will be.
-type Archived = Result<Vec<TransactionId>, String>;
+/// What writing came to: they are durable, or why they are not and never will be. Answers come in
+/// the order in which a shard has sent.
+type Archived = Result<(), String>;
 
 /// The answer that is owed for a request. If the request is lost, by a panic of the history's
 /// thread, the answer is that.
@@ -79,28 +80,21 @@ impl HistoryWriter {
     /// A writer of a coordinator that starts now, by its shards' clock.
     pub(crate) fn new(connection: Connection, started_at_ms: Millis, blame: Blame) -> Self {
         let (courses, bundles) = (Courses::default(), Bundles::default());
-        let courtesy = Courtesy::default();
-        Self { connection, rows: Rows { started_at_ms, blame, courses, bundles, courtesy } }
+        let (reader, courtesy) = (RecordReader::default(), Courtesy::default());
+        let rows = Rows { started_at_ms, blame, reader, courses, bundles, courtesy };
+        Self { connection, rows }
     }
 
     /// Writes until every sender is gone. Requests that wait together share one storage
     /// transaction.
     pub(crate) fn run(mut self, requests: &mpsc::Receiver<ArchiveRequest>, gathering: Duration) {
-        let mut kept = Kept::new();
-        while let Some(first) = next(requests, &mut kept) {
+        while let Ok(first) = requests.recv() {
             let batch = gather(first, requests, gathering);
             crash_point("before_history_write");
             let written = self.write_batch(&batch);
             crash_point("after_history_write");
-            for written in kept.drain(..) {
-                let count = written.len();
-                drop(written);
-                self.rows.courtesy.after(count);
-            }
             for mut request in batch {
-                let ids = request.transactions.iter().map(|ended| ended.id.clone()).collect();
-                request.done.tell(written.as_ref().map(|()| ids).map_err(ToString::to_string));
-                kept.push(request.transactions);
+                request.done.tell(written.as_ref().copied().map_err(ToString::to_string));
             }
             if let Err(error) = written {
                 tracing::error!(%error, "the history cannot be written; the coordinator stops");
@@ -115,22 +109,6 @@ impl HistoryWriter {
         self.rows.write(&storage, batch)?;
         storage.commit()
     }
-}
-
-/// What was written last. It is kept until the shards have let go of it too, so that it is freed on
-/// the history's thread: a shard has more to do.
-type Kept = Vec<Vec<Arc<Transaction>>>;
-
-/// The next request; `None`: there will be none.
-fn next(requests: &mpsc::Receiver<ArchiveRequest>, kept: &mut Kept) -> Option<ArchiveRequest> {
-    if !kept.is_empty() {
-        match requests.recv_timeout(KEPT_FOR) {
-            Ok(request) => return Some(request),
-            Err(mpsc::RecvTimeoutError::Timeout) => kept.clear(),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return None,
-        }
-    }
-    requests.recv().ok()
 }
 
 /// What comes within this time is written together, up to a bound. Nobody listens meanwhile, but
@@ -195,6 +173,7 @@ struct Rows {
     /// What ended no later may have been written before, by a coordinator that is gone.
     started_at_ms: Millis,
     blame: Blame,
+    reader: RecordReader,
     courses: Courses,
     bundles: Bundles,
     courtesy: Courtesy,
@@ -206,19 +185,22 @@ impl Rows {
         let next = "SELECT coalesce(max(number), 0) + 1 FROM transactions";
         let first: i64 = storage.prepare_cached(next)?.query_row([], |row| row.get(0))?;
         let mut number = first;
-        let mut participants: BTreeSet<&str> = BTreeSet::new();
+        let mut participants: BTreeSet<Arc<str>> = BTreeSet::new();
         let blame = self.blame.clone();
-        let all = batch.iter().flat_map(|request| &request.transactions);
-        for ended in all {
+        let all = batch.iter().flat_map(|request| request.transactions.iter());
+        for packed in all {
             self.courtesy.after(1);
-            let has_row = blame.on(&ended.id, Doing::Archiving, || {
-                panic_point(Doing::Archiving.as_str(), &ended.id);
-                self.write_one(storage, number, ended)
+            let id = packed.id().clone();
+            blame.on(&id, Doing::Archiving, || {
+                panic_point(Doing::Archiving.as_str(), &id);
+                let ended = packed.unpack(&mut self.reader);
+                if self.write_one(storage, number, &ended)? {
+                    number += 1;
+                    let branches = ended.branches.into_iter();
+                    participants.extend(branches.map(|branch| branch.plan.participant));
+                }
+                Ok::<_, rusqlite::Error>(())
             })?;
-            if has_row {
-                number += 1;
-                participants.extend(ended.branches.iter().map(|branch| &*branch.plan.participant));
-            }
         }
         self.bundles.write(storage, &mut self.courtesy)?;
         let mut insert = storage.prepare_cached(
@@ -226,7 +208,7 @@ impl Rows {
              VALUES (?1, ?2, ?3)",
         )?;
         for participant in participants {
-            insert.execute(params![participant, first, number - 1])?;
+            insert.execute(params![&*participant, first, number - 1])?;
         }
         let noted: BTreeMap<u16, u64> = batch.iter().filter_map(|request| request.up_to).collect();
         let mut note =

@@ -26,7 +26,8 @@ impl Shard {
             self.refuse(command.reply, BeginError::Overloaded);
             return;
         }
-        if !command.may_be_used || self.outbox.knows(&command.id) {
+        let known = |id| self.outbox.knows(id) || self.ending.contains(id);
+        if !command.may_be_used || known(&command.id) {
             self.begin(command);
             return;
         }

@@ -206,8 +206,9 @@ impl Shard {
 
     pub(super) fn list(&self, filter: &Filter, limit: usize) -> Vec<Shown> {
         let live = self.coordinator.iter().filter(|live| filter.passes(live));
-        let ending = self.ending.values().filter(|ended| filter.passes(ended));
-        let mut found: Vec<&Transaction> = live.chain(ending.map(|ended| &**ended)).collect();
+        let ending: Vec<Shown> = self.ending.iter().filter(|ended| filter.passes(ended)).collect();
+        let mut found: Vec<&Transaction> =
+            live.chain(ending.iter().map(|ended| &**ended)).collect();
         // By name, as the history does.
         found.sort_by(|a, b| (b.begun_at, b.id.as_str()).cmp(&(a.begun_at, a.id.as_str())));
         found.into_iter().take(limit).map(|found| Arc::new(found.clone())).collect()
@@ -224,7 +225,7 @@ impl Shard {
     ) {
         let watcher = Watcher { wait, existed: true, reply };
         let shown = self.coordinator.get(id).map(|live| (reached(live), Arc::new(live.clone())));
-        let ended = || self.ending.get(id).map(|ended| (Wait::Completed, Arc::clone(ended)));
+        let ended = || self.ending.get(id).map(|ended| (Wait::Completed, ended));
         match shown.or_else(ended) {
             Some((reached, transaction)) if !may_wait || reached >= wait => {
                 let send = move || watcher.answer(&mut Showing::Shared(transaction));

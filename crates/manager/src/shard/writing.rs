@@ -1,6 +1,6 @@
 //! What a shard writes: batches for its journal, and what has ended for the history.
 
-use unanimity_core::{Doing, Gathered, TransactionId};
+use unanimity_core::{Doing, Gathered};
 
 use super::Shard;
 use crate::history::{ArchiveReply, ArchiveRequest};
@@ -78,10 +78,7 @@ impl Shard {
     }
 
     pub(super) fn send_to_history(&mut self) -> Result<(), String> {
-        if self.to_archive.is_empty() {
-            return Ok(());
-        }
-        let transactions = std::mem::take(&mut self.to_archive);
+        let Some(transactions) = self.ending.send() else { return Ok(()) };
         let done = ArchiveReply::new(self.archived_sender.clone());
         let all = self.outbox.let_out_up_to().filter(|_| self.all_is_read);
         let up_to = all.map(|up_to| (self.number, up_to));
@@ -89,13 +86,11 @@ impl Shard {
         sent.map_err(|_| "the history's thread has ended".to_owned())
     }
 
-    pub(super) fn on_archived(
-        &mut self,
-        archived: Result<Vec<TransactionId>, String>,
-    ) -> Result<(), String> {
-        for id in archived.map_err(|error| format!("the history cannot be written: {error}"))? {
-            self.ending.remove(&id);
-            self.outbox.archived(&id);
+    /// The oldest of what the history was sent is there.
+    pub(super) fn on_archived(&mut self, archived: Result<(), String>) -> Result<(), String> {
+        archived.map_err(|error| format!("the history cannot be written: {error}"))?;
+        for (position, count) in self.ending.archived() {
+            self.outbox.archived(position, count);
         }
         self.forget()
     }

@@ -271,7 +271,8 @@ impl Alone {
                 Effect::Call(call) => self.answers.push(answered(&call)),
                 Effect::Ended(ended) => {
                     self.ended += 1;
-                    self.outbox.archived(&ended.id);
+                    let home = self.outbox.ended(&ended.id);
+                    home.into_iter().for_each(|position| self.outbox.archived(position, 1));
                 }
                 _ => {} // The others only tell; nobody listens here.
             }
