@@ -10,7 +10,12 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::by_id::{BySpread, Mixed};
-use crate::{PackedTransaction, PackedTransactions, RecordReader, Transaction, TransactionId};
+use crate::{
+    Millis, PackedTransaction, PackedTransactions, RecordReader, Transaction, TransactionId,
+};
+
+/// No more room is made for what is to gather, in bytes, however much there was before.
+const ROOM_MAX: usize = 1 << 20;
 
 /// Where one is packed, and how its id spreads.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +102,7 @@ impl Ending {
         let next = Batch {
             first: first + places.len() as u64,
             places: Vec::with_capacity(places.len()),
-            packed: Arc::new(PackedTransactions::with_capacity(packed.bytes())),
+            packed: Arc::new(PackedTransactions::with_capacity(packed.bytes().min(ROOM_MAX))),
             homes: Vec::with_capacity(homes.len()),
         };
         let batch = mem::replace(&mut self.gathers, next);
@@ -129,10 +134,7 @@ impl Ending {
     /// This one, if it is here.
     #[must_use]
     pub fn get(&self, id: &TransactionId) -> Option<Arc<Transaction>> {
-        match self.find(id)? {
-            Found::Whole(ended) => Some(Arc::clone(ended)),
-            Found::Packed(packed) => Some(Arc::new(packed.unpack(&mut RecordReader::default()))),
-        }
+        self.find(id).map(|found| found.whole(&mut RecordReader::default()))
     }
 
     fn find(&self, id: &TransactionId) -> Option<Found<'_>> {
@@ -154,12 +156,26 @@ impl Ending {
         Found::Packed(batch.packed.at(batch.places[place(batch.first)].at))
     }
 
-    /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = Arc<Transaction>> {
-        let mut reader = RecordReader::default();
+    /// The latest that pass, at most `limit`: those that began last come first, and of those that
+    /// began together those whose names come last. Asked in that order, until there are enough:
+    /// the others are not unpacked.
+    #[must_use]
+    pub fn latest(
+        &self,
+        limit: usize,
+        mut passes: impl FnMut(&Transaction) -> bool,
+    ) -> Vec<Arc<Transaction>> {
         let packed = self.sent.iter().chain([&self.gathers]).flat_map(|batch| batch.packed.iter());
-        let packed = packed.map(move |packed| Arc::new(packed.unpack(&mut reader)));
-        packed.chain(self.whole.iter().chain(self.aside.values()).cloned())
+        let whole = self.whole.iter().chain(self.aside.values());
+        let found = packed.map(Found::Packed).chain(whole.map(Found::Whole));
+        let mut found: Vec<(Millis, Found<'_>)> =
+            found.map(|found| (found.begun_at(), found)).collect();
+        found.sort_unstable_by(|(a, one), (b, other)| {
+            (b, other.id().as_str()).cmp(&(a, one.id().as_str()))
+        });
+        let mut reader = RecordReader::default();
+        let latest = found.into_iter().map(|(_, found)| found.whole(&mut reader));
+        latest.filter(|one| passes(one)).take(limit).collect()
     }
 
     /// How many cannot go into the history.
@@ -187,6 +203,20 @@ enum Found<'a> {
 }
 
 impl Found<'_> {
+    fn whole(self, reader: &mut RecordReader) -> Arc<Transaction> {
+        match self {
+            Self::Whole(ended) => Arc::clone(ended),
+            Self::Packed(packed) => Arc::new(packed.unpack(reader)),
+        }
+    }
+
+    fn begun_at(&self) -> Millis {
+        match self {
+            Self::Whole(ended) => ended.begun_at,
+            Self::Packed(packed) => packed.begun_at(),
+        }
+    }
+
     fn id(&self) -> &TransactionId {
         match self {
             Self::Whole(ended) => &ended.id,
@@ -217,17 +247,20 @@ mod tests {
         for id in gone {
             assert!(!ending.contains(id) && ending.get(id).is_none(), "{id}");
         }
-        let mut listed: Vec<TransactionId> = ending.iter().map(|one| one.id.clone()).collect();
-        listed.sort();
-        let mut expected: Vec<TransactionId> = there.iter().copied().cloned().collect();
-        expected.sort();
-        assert_eq!((listed, ending.len()), (expected, there.len()));
+        let listed = |limit| {
+            let latest = ending.latest(limit, |one| one.id.as_str() != "c");
+            latest.iter().map(|one| one.id.as_str().to_owned()).collect::<Vec<String>>()
+        };
+        let mut expected: Vec<String> = there.iter().map(|id| id.as_str().to_owned()).collect();
+        expected.sort_by(|a, b| b.cmp(a));
+        expected.retain(|id| id != "c");
+        assert_eq!((listed(usize::MAX), ending.len()), (expected.clone(), there.len()));
+        assert_eq!(listed(2), expected[..expected.len().min(2)]);
     }
 
     #[test]
     fn each_is_found_wherever_it_is_until_its_batch_is_in_the_history() {
-        let ids: Vec<TransactionId> = (0..6).map(|number| id(&format!("t{number}"))).collect();
-        let [a, b, c, d, e, stays] = &ids[..] else { panic!("six") };
+        let [a, b, c, d, e, stays] = &["a", "b", "c", "d", "e", "stays"].map(id);
         let mut ending = Ending::new(1);
         ending.set_aside(ended(stays));
         [a, b, c, d].into_iter().for_each(|id| ending.insert(&ended(id)));

@@ -3,8 +3,8 @@
 //! program compares the same with its ceilings.
 //!
 //! `cargo run --release -p unanimity --example embedded_speed -- [CONCURRENCY] [SECONDS] [SHARDS]
-//! [disk|memory] [one|own]`: the journal in a folder or nowhere, and the shards on one thread with
-//! those who begin, or on threads of their own.
+//! [disk|memory] [one|own|several]`: the journal in a folder or nowhere, and the shards on one
+//! thread with those who begin, on threads of their own, or among them on two.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -113,7 +113,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .thread_name("shard")
         .enable_all()
         .build()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = if says(5, "several") {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?
+    };
     let committed = Arc::new(AtomicU64::new(0));
     let (rate, cpu, [half, most, nearly_all]) = runtime
         .block_on(async {

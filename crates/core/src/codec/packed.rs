@@ -6,7 +6,7 @@
 use super::{get_count, get_id, snapshot};
 use crate::timeline::Timeline;
 use crate::wire::{Reader, Writer};
-use crate::{DecodeError, Observations, RecordReader, Transaction, TransactionId};
+use crate::{DecodeError, Millis, Observations, RecordReader, Transaction, TransactionId};
 
 /// The bytes in which the length of one is written.
 const LENGTH_BYTES: usize = 4;
@@ -108,6 +108,13 @@ impl<'a> PackedTransaction<'a> {
     #[must_use]
     pub const fn id(&self) -> &TransactionId {
         &self.id
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn begun_at(&self) -> Millis {
+        // What comes first of all facts.
+        readable(Reader::of_this_version(self.rest).number("begun_at"))
     }
 
     /// The transaction, with all that is shown of one that has ended. Left behind is what its

@@ -206,9 +206,8 @@ impl Shard {
 
     pub(super) fn list(&self, filter: &Filter, limit: usize) -> Vec<Shown> {
         let live = self.coordinator.iter().filter(|live| filter.passes(live));
-        let ending: Vec<Shown> = self.ending.iter().filter(|ended| filter.passes(ended)).collect();
-        let mut found: Vec<&Transaction> =
-            live.chain(ending.iter().map(|ended| &**ended)).collect();
+        let ended = self.ending.latest(limit, |ended| filter.passes(ended));
+        let mut found: Vec<&Transaction> = live.chain(ended.iter().map(|one| &**one)).collect();
         // By name, as the history does.
         found.sort_by(|a, b| (b.begun_at, b.id.as_str()).cmp(&(a.begun_at, a.id.as_str())));
         found.into_iter().take(limit).map(|found| Arc::new(found.clone())).collect()
