@@ -116,10 +116,12 @@ impl Ending {
     pub fn archived(&mut self) -> Vec<(u64, usize)> {
         let Some(batch) = self.sent.pop_front() else { return Vec::new() };
         for (number, Place { spread, at }) in (batch.first..).zip(&batch.places) {
-            if self.numbers.get(spread) == Some(&number) {
-                self.numbers.remove(spread);
-            } else {
-                self.others.remove(batch.packed.at(*at).id());
+            match self.numbers.remove(spread) {
+                Some(found) if found == number => {}
+                other => {
+                    self.numbers.extend(other.map(|other| (*spread, other)));
+                    self.others.remove(batch.packed.at(*at).id());
+                }
             }
         }
         batch.homes
@@ -134,7 +136,10 @@ impl Ending {
     /// This one, if it is here.
     #[must_use]
     pub fn get(&self, id: &TransactionId) -> Option<Arc<Transaction>> {
-        self.find(id).map(|found| found.whole(&mut RecordReader::default()))
+        self.find(id).map(|found| match found {
+            Found::Whole(ended) => Arc::clone(ended),
+            Found::Packed(packed) => Arc::new(packed.unpack_alone()),
+        })
     }
 
     fn find(&self, id: &TransactionId) -> Option<Found<'_>> {

@@ -123,7 +123,10 @@ impl QueueDelay {
     /// Takes in how long one has waited; gives back the moment, and whether none left for long.
     fn see(&self, waited: Duration, now: Instant) -> (u64, bool) {
         let now_us = self.moment(now);
-        let last_us = self.noted_us.swap(now_us, Ordering::Relaxed);
+        // Not in one: an atomic exchange waits for all that was written before, and here two who
+        // note at the same time may overwrite each other.
+        let last_us = self.noted_us.load(Ordering::Relaxed);
+        self.noted_us.store(now_us, Ordering::Relaxed);
         let paused = now_us.saturating_sub(last_us) > self.interval_us();
         if whole_us(waited) <= self.target_us || paused {
             self.calm_us.store(now_us, Ordering::Relaxed);
@@ -143,7 +146,8 @@ impl QueueDelay {
             self.gap_ns.store(0, relaxed);
             return;
         }
-        let counted = self.counted.fetch_add(1, relaxed) + 1;
+        let counted = self.counted.load(relaxed) + 1;
+        self.counted.store(counted, relaxed); // As above.
         let from_us = self.counted_from_us.load(relaxed);
         let took_us = now_us.saturating_sub(from_us);
         if took_us < self.target_us {

@@ -100,9 +100,8 @@ impl Admitted {
     /// # Errors
     /// As [`TransactionManager::begin`].
     pub async fn begin(self, request: BeginRequest) -> Result<BeginReply, BeginError> {
-        let manager = self.manager.clone();
         let (reply, replied) = oneshot::channel();
-        let fingerprint = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
+        let (manager, fingerprint) = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
         match replied.await.map_err(|_| manager.unavailable())?? {
             Begun::Shown { transaction, existed } => {
                 Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
@@ -119,9 +118,8 @@ impl Admitted {
     /// # Errors
     /// As [`TransactionManager::begin`].
     pub async fn begin_and_tell(self, request: BeginRequest) -> Result<Told, BeginError> {
-        let manager = self.manager.clone();
         let (reply, replied) = oneshot::channel();
-        let fingerprint = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
+        let (manager, fingerprint) = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
         match replied.await.map_err(|_| manager.unavailable())?? {
             Ok(told) => Ok(told),
             Err(id) => {
@@ -171,13 +169,17 @@ impl Admitted {
         self,
         request: BeginRequest,
         reply: BeginAnswer,
-    ) -> Result<u128, BeginError> {
+    ) -> Result<(TransactionManager, u128), BeginError> {
         let Ready { manager, shard, waiting, command } = self.made_ready(request)?;
         let fingerprint = command.fingerprint;
         let command = Command::Begin(command.answered(reply), waiting);
-        let sent = manager.inner.running.shards[shard].send(command).await;
-        sent.map_err(|_| manager.unavailable())?;
-        Ok(fingerprint)
+        let shard = &manager.inner.running.shards[shard];
+        let sent = match shard.try_send(command) {
+            // No room: what has come before has its turn.
+            Err(TrySendError::Full(command)) => shard.send(command).await.is_ok(),
+            sent => sent.is_ok(),
+        };
+        if sent { Ok((manager, fingerprint)) } else { Err(manager.unavailable().into()) }
     }
 
     /// Checks a request, and makes of it what is sent to its shard.

@@ -19,7 +19,7 @@ use crate::admission::Waiting;
 use crate::answers::{AnswerQueue, Answers, answers};
 use crate::blame::Blame;
 use crate::clock::Clock;
-use crate::crash_point::crash_point;
+use crate::crash_point::{crash_point, panic_point};
 use crate::error::Unavailable;
 use crate::filter::Filter;
 use crate::generate::{Spread, random_bits};
@@ -178,6 +178,8 @@ pub(crate) struct Shard {
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
     ending: Ending,
+    /// What had ended before this start, until the first turn.
+    had_ended: Vec<Shown>,
     /// Whether everything that ended before this start can go into the history. One that cannot, or
     /// that was passed over and may have ended, must be found again, whatever ends after it.
     all_is_read: bool,
@@ -204,17 +206,14 @@ impl Shard {
             straggler_batches: parts.bounds.straggler_batches,
         };
         let positions = (first_position, next_position);
-        let mut outbox = Outbox::new(positions, (homes, records), bounds, Mutations::default());
-        let mut ending = Ending::new(random_bits()[0]);
+        let outbox = Outbox::new(positions, (homes, records), bounds, Mutations::default());
+        let (mut ending, mut had_ended) = (Ending::new(random_bits()[0]), Vec::new());
         for ended in ended {
             if ended.set_aside.is_some() {
                 ending.set_aside(ended);
-                continue;
+            } else {
+                had_ended.push(ended);
             }
-            parts.blame.on(&ended.id, Doing::Archiving, || {
-                ending.insert(&ended);
-                ending.pack(&ended.id, outbox.ended(&ended.id));
-            });
         }
         let aside = coordinator.aside().count() + ending.stay();
         metrics::gauge!("unanimity_transactions_set_aside").increment(aside as f64);
@@ -246,6 +245,7 @@ impl Shard {
             others: Vec::new(),
             all_is_read: ending.stay() == 0 && unread.is_empty(),
             ending,
+            had_ended,
             reserved: HashMap::default(),
             bounds: parts.bounds,
             meters: Meters::new(),
@@ -258,6 +258,10 @@ impl Shard {
     /// ended, and recovery is the repair.
     pub(crate) async fn run(mut self) -> Result<(), String> {
         let (mut commands, mut waking) = (Vec::new(), Waking::default());
+        for ended in mem::take(&mut self.had_ended) {
+            self.ending.insert(&ended);
+            self.pack(&ended.id);
+        }
         loop {
             self.look_at_clock();
             self.meters.publish();
@@ -462,7 +466,17 @@ impl Shard {
         if self.watchers.ended(&transaction) {
             self.has_woken = true;
         }
-        self.ending.pack(&transaction.id, self.outbox.ended(&transaction.id));
+        self.pack(&transaction.id);
+    }
+
+    /// Its end is durable: the history is to have it. Whatever the program breaks on here keeps it
+    /// out of the history.
+    fn pack(&mut self, id: &TransactionId) {
+        let (ending, home) = (&mut self.ending, self.outbox.ended(id));
+        self.blame.on(id, Doing::Archiving, || {
+            panic_point("packing", id);
+            ending.pack(id, home);
+        });
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {

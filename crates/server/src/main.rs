@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-/// A transaction is made by one thread and freed by another; the system's allocator makes the two
-/// wait for each other. Measured: a quarter of the processor time of a transaction.
+/// Requests and answers are made by one thread and freed by another; the system's allocator makes
+/// the two wait for each other. Measured, when transactions were too: a quarter of the processor
+/// time of one.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,4 +1,4 @@
-//! Transactions that have ended, as bytes one after the other. They need a quarter of the room, and
+//! Transactions that have ended, as bytes one after the other. They need less room, and
 //! whoever reads them on another core fetches a few neighbouring lines of memory instead of every
 //! part of each; that the parts are freed where they were made saves as much again. Kept in memory
 //! only: nothing durable looks like this.
@@ -124,6 +124,12 @@ impl<'a> PackedTransaction<'a> {
     #[must_use]
     pub fn unpack(self, reader: &mut RecordReader) -> Transaction {
         readable(self.read(&mut Reader::sharing_this_version(self.rest, &mut reader.shared)))
+    }
+
+    /// The same, where it is the only one.
+    #[must_use]
+    pub fn unpack_alone(self) -> Transaction {
+        readable(self.read(&mut Reader::of_this_version(self.rest)))
     }
 
     fn read(&self, reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {

@@ -10,7 +10,8 @@ use crate::{
     BranchPlan, DecodeError, Fact, Millis, Options, Plan, RecordHead, Transaction, TransactionId,
 };
 
-/// Reads records for [`crate::Replay`]. It remembers what many have in common, and keeps that once.
+/// Reads records for [`crate::Replay`], and what was packed ([`crate::PackedTransaction`]). It
+/// remembers what many have in common, and keeps that once.
 #[derive(Clone, Debug, Default)]
 pub struct RecordReader {
     pub(super) shared: Shared,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 use unanimity_core::{
-    BranchPlan, CloseRefusal, Doing, EnlistRefusal, Event, Outcome, ResolveRefusal, Transaction,
-    TransactionId,
+    BranchPlan, CloseRefusal, Doing, EnlistRefusal, Event, Outcome, ResolveRefusal, Stage,
+    Transaction, TransactionId,
 };
 
 use super::Shard;
@@ -206,7 +206,9 @@ impl Shard {
 
     pub(super) fn list(&self, filter: &Filter, limit: usize) -> Vec<Shown> {
         let live = self.coordinator.iter().filter(|live| filter.passes(live));
-        let ended = self.ending.latest(limit, |ended| filter.passes(ended));
+        let wanted = filter.stage.as_deref().is_none_or(|stage| stage == Stage::Ended.as_str());
+        let limit_of_ended = if wanted { limit } else { 0 };
+        let ended = self.ending.latest(limit_of_ended, |ended| filter.passes(ended));
         let mut found: Vec<&Transaction> = live.chain(ended.iter().map(|one| &**one)).collect();
         // By name, as the history does.
         found.sort_by(|a, b| (b.begun_at, b.id.as_str()).cmp(&(a.begun_at, a.id.as_str())));

@@ -174,10 +174,15 @@ impl BenchArguments {
         named.iter().map(|initiators| Load::Closed(*initiators)).collect()
     }
 
+    /// Whether the command line says nothing of loads.
+    const fn leaves_loads_open(&self) -> bool {
+        self.rate.is_empty() && self.concurrency.is_empty()
+    }
+
     /// Whether to let transactions arrive as well, at shares of the rate that was the highest: only
     /// where the command line leaves the loads open.
     fn arrivals(&self, peak_per_second: f64) -> Vec<Load> {
-        if self.short || !(self.rate.is_empty() && self.concurrency.is_empty()) {
+        if self.short || !self.leaves_loads_open() {
             return Vec::new();
         }
         let at = |share: f64| Load::Open {

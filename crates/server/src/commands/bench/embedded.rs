@@ -99,19 +99,23 @@ pub(super) async fn all(
     let run = |threads, load, ceilings| Embedded { shards, threads, load, window, ceilings };
     let loads: &[usize] = if arguments.short { &[1, 256] } else { &[1, 64, 1_024, 4_096] };
     for load in arguments.loads(loads) {
-        show(embedded(&run(Threads::Shared, load, !arguments.no_ceilings), folder).await?);
+        // Who lets them arrive has a thread: it must not be late because a shard has much to do.
+        let threads = match load {
+            Load::Closed(_) => Threads::Shared,
+            Load::Open { .. } => Threads::Own,
+        };
+        show(embedded(&run(threads, load, !arguments.no_ceilings), folder).await?);
     }
-    let loads: &[usize] = if arguments.short { &[256] } else { &[1_024] };
-    let mut peak: f64 = 0.0;
-    for load in arguments.loads(loads) {
-        let row = embedded(&run(Threads::Own, load, false), folder).await?;
-        peak = peak.max(row.per_second);
-        show(row);
+    if !arguments.leaves_loads_open() {
+        return Ok(());
     }
-    // Who lets them arrive has a thread too: it must not be late because a shard has much to do.
-    for load in arguments.arrivals(peak) {
+    let at_once = if arguments.short { 256 } else { 1_024 };
+    let own = run(Threads::Own, Load::Closed(at_once), !arguments.no_ceilings);
+    let own = embedded(&own, folder).await?;
+    for load in arguments.arrivals(own.per_second) {
         show(embedded(&run(Threads::Own, load, false), folder).await?);
     }
+    show(own);
     Ok(())
 }
 

@@ -78,17 +78,11 @@ fn throughput(scenario: &str, rows: &[&Row]) -> Option<Figure> {
     })
 }
 
+/// Those of the case that comes first: lines between others would connect unlike things.
 fn by_initiators<'a>(rows: &[&'a Row]) -> Vec<(f64, &'a Row)> {
-    let mut closed: Vec<(f64, &Row)> = Vec::new();
-    for row in rows {
-        let Some(initiators) = row.initiators else { continue };
-        // Where the shape of the transaction is what varies, lines would connect unlike things.
-        if closed.iter().any(|(known, _)| *known == initiators as f64) {
-            return Vec::new();
-        }
-        closed.push((initiators as f64, row));
-    }
-    closed
+    let closed = rows.iter().filter_map(|row| Some((row.initiators? as f64, *row)));
+    let first = rows.iter().find(|row| row.initiators.is_some()).map(|row| &row.case);
+    closed.filter(|(_, row)| Some(&row.case) == first).collect()
 }
 
 /// Latencies against the load: the rate of arrivals where there is more than one, or initiators.
@@ -225,4 +219,27 @@ fn compared(changes: &[Change]) -> String {
         "<h2>Against the run before</h2><div class=\"wide\"><table><thead><tr><th></th><th>before \
          </th><th>now</th><th>change</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_connects_the_rows_of_one_case() {
+        let row =
+            |case: &str, initiators| Row { case: case.to_owned(), initiators, ..Row::default() };
+        let rows = [
+            row("arriving", None),
+            row("a", Some(1)),
+            row("a", Some(64)),
+            row("b", Some(64)),
+            row("a", Some(1_024)),
+        ];
+        let rows: Vec<&Row> = rows.iter().collect();
+        let at: Vec<f64> = by_initiators(&rows).iter().map(|(at, _)| *at).collect();
+        assert_eq!(at, [1.0, 64.0, 1_024.0]);
+        assert!(throughput("embedded", &rows).is_some());
+        assert!(throughput("wide", &[rows[1], rows[3]]).is_none(), "two cases make no line");
+    }
 }

@@ -152,10 +152,19 @@ async fn a_transaction_that_cannot_be_read_back_is_passed_over_and_kept() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_cannot_go_into_the_history_stays_out_of_it_and_known() {
+    stays_out_of_the_history("archiving:poison").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_cannot_be_packed_stays_out_of_the_history_and_known() {
+    stays_out_of_the_history("packing:poison").await;
+}
+
+async fn stays_out_of_the_history(where_it_breaks: &str) {
     let actor = Actor::start().await;
     let mut coordinator = Coordinator::start(&["--panics-per-transaction-max", "2"]).await;
     coordinator.kill().await;
-    breaks_on(&mut coordinator, "archiving:poison");
+    breaks_on(&mut coordinator, where_it_breaks);
     coordinator.start_again().await;
     let asked = request("poison", &actor.two());
     assert_eq!(coordinator.ask.begin(&asked).await.json()["outcome"], "commit");
