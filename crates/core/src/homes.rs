@@ -121,7 +121,7 @@ impl Homes {
         }
     }
 
-    /// Whether the transaction is live, or has ended and [`Homes::end`] was not told.
+    /// Whether the transaction is live, or has ended and was not let go of.
     #[must_use]
     pub fn knows(&self, id: &TransactionId) -> bool {
         self.by_id.contains(id)
