@@ -170,6 +170,9 @@ impl Ending {
         limit: usize,
         mut passes: impl FnMut(&Transaction) -> bool,
     ) -> Vec<Arc<Transaction>> {
+        if limit == 0 {
+            return Vec::new();
+        }
         let packed = self.sent.iter().chain([&self.gathers]).flat_map(|batch| batch.packed.iter());
         let whole = self.whole.iter().chain(self.aside.values());
         let found = packed.map(Found::Packed).chain(whole.map(Found::Whole));

@@ -1,7 +1,7 @@
-//! Transactions that have ended, as bytes one after the other. They need less room, and
-//! whoever reads them on another core fetches a few neighbouring lines of memory instead of every
-//! part of each; that the parts are freed where they were made saves as much again. Kept in memory
-//! only: nothing durable looks like this.
+//! Transactions that have ended, as bytes one after the other. They need less room, and whoever
+//! reads them on another core fetches a few neighbouring lines of memory instead of every part of
+//! each; that the parts are freed where they were made saves as much again. Kept in memory only:
+//! nothing durable looks like this.
 
 use super::{get_count, get_id, snapshot};
 use crate::timeline::Timeline;
