@@ -44,7 +44,7 @@ use append::{append_anew, append_behind};
 use failure::failure;
 use frames::Frames;
 use room::Room;
-use tail::{POSITION_MAX, key, load_checksums, load_tail, position, save_first};
+use tail::{POSITION_MAX, forget, key, load_checksums, load_tail, position};
 
 pub use wal::scan_write_ahead_log;
 
@@ -111,21 +111,39 @@ impl SqliteEngine {
         outcome
     }
 
+    fn write_batch(
+        &mut self,
+        shard: ShardId,
+        (position, records): (u64, &[&[u8]]),
+        before: Option<u64>,
+    ) -> Result<Receipt, JournalError> {
+        self.write(|engine| {
+            batch::check_size(&engine.path, shard, records)?;
+            engine.settle_wal(batch::encoded_bytes(records).unwrap_or(0))?;
+            engine.append_checked(shard, (position, records), before)
+        })
+    }
+
     fn append_checked(
         &mut self,
         shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
+        (position, records): (u64, &[&[u8]]),
+        before: Option<u64>,
     ) -> Result<Receipt, JournalError> {
         // What is known of the storage is verified by the statement that appends.
         let known = self.tails.get(&shard).filter(|tail| tail.next == position);
-        let appended = match known {
-            Some(tail) => append_behind(&self.connection, &self.path, shard, *tail, records)?,
-            None => None,
+        let appended = match (known, before) {
+            (Some(tail), None) => {
+                append_behind(&self.connection, &self.path, shard, *tail, records)?
+            }
+            (None, _) | (_, Some(_)) => None,
         };
         let tail = match appended {
             Some(tail) => tail,
-            None => append_anew(&mut self.connection, &self.path, shard, position, records)?,
+            None => {
+                let batch = (position, records);
+                append_anew(&mut self.connection, &self.path, shard, batch, before)?
+            }
         };
         self.frames.committed();
         self.tails.insert(shard, tail);
@@ -140,25 +158,10 @@ impl SqliteEngine {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(fail)?;
         let tail = load_tail(&transaction, path, shard)?;
-        if before <= tail.first {
-            return Ok(());
-        }
-        tail.check_inside(path, shard, before)?;
-        let first_previous = if before == tail.next {
-            tail.checksum
-        } else {
-            load_checksums(&transaction, path, shard, before)?.0
-        };
-        transaction
-            .prepare_cached("DELETE FROM batches WHERE key BETWEEN ?1 AND ?2")
-            .and_then(|mut delete| {
-                delete.execute(params![key(shard, tail.first), key(shard, before - 1)])
-            })
-            .map_err(fail)?;
-        save_first(&transaction, shard, before, first_previous).map_err(fail)?;
+        let tail = forget(&transaction, path, shard, tail, before)?;
         transaction.commit().map_err(fail)?;
         self.frames.committed();
-        self.tails.insert(shard, Tail { first: before, first_previous, ..tail });
+        self.tails.insert(shard, tail);
         Ok(())
     }
 
@@ -219,11 +222,17 @@ impl Engine for SqliteEngine {
         position: u64,
         records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
-        self.write(|engine| {
-            batch::check_size(&engine.path, shard, records)?;
-            engine.settle_wal(batch::encoded_bytes(records).unwrap_or(0))?;
-            engine.append_checked(shard, position, records)
-        })
+        self.write_batch(shard, (position, records), None)
+    }
+
+    fn append_and_truncate(
+        &mut self,
+        shard: ShardId,
+        position: u64,
+        records: &[&[u8]],
+        before: u64,
+    ) -> Result<Receipt, JournalError> {
+        self.write_batch(shard, (position, records), Some(before))
     }
 
     fn is_due(&self) -> bool {

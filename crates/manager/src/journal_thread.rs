@@ -2,7 +2,7 @@
 //! own, so that the shard gathers the next batch while it syncs; or by the shard itself, where
 //! hardly anything could gather. After any failure nothing more is done, by either.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,6 @@ const QUICK_MIN: u32 = 16;
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
 pub(crate) const JOURNAL_GONE: &str = "the journal's thread has ended";
-
-/// What the shard asks of its journal.
-enum JournalCommand {
-    /// Append this batch and answer with a receipt.
-    Append(Gathered),
-    /// Forget what lies before this position; no answer.
-    Truncate(u64),
-}
 
 /// A batch is durable.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +65,9 @@ impl Drop for Leave<'_> {
 struct Journal {
     open: Mutex<Open>,
     shard: ShardId,
+    /// What lies before this position may be forgotten, with the next append: both together are one
+    /// sync, and nobody waits for it alone. 0: nothing.
+    forgettable: AtomicU64,
 }
 
 struct Open {
@@ -94,7 +89,7 @@ impl Open {
 
 /// A shard's way to its journal.
 pub(crate) struct ShardJournal {
-    commands: mpsc::Sender<JournalCommand>,
+    batches: mpsc::Sender<Gathered>,
     /// Kept by its thread: there it is closed as well.
     journal: Weak<Journal>,
     here: AppendsHere,
@@ -112,9 +107,9 @@ impl ShardJournal {
         receipts: UnboundedSender<Receipt>,
     ) -> (Self, impl FnOnce() + Send + 'static) {
         let open = Mutex::new(Open { engine, has_failed: false });
-        let journal = Arc::new(Journal { open, shard });
-        let (commands, asked) = mpsc::channel();
-        let handle = Self { commands, journal: Arc::downgrade(&journal), here, quick: 0 };
+        let journal = Arc::new(Journal { open, shard, forgettable: AtomicU64::new(0) });
+        let (batches, asked) = mpsc::channel();
+        let handle = Self { batches, journal: Arc::downgrade(&journal), here, quick: 0 };
         (handle, move || journal.serve(&asked, &receipts))
     }
 
@@ -123,19 +118,18 @@ impl ShardJournal {
     /// # Errors
     /// The thread has ended.
     pub(crate) fn append(&self, batch: Gathered) -> Result<(), String> {
-        self.ask(JournalCommand::Append(batch))
+        self.batches.send(batch).map_err(|_| JOURNAL_GONE.to_owned())
     }
 
-    /// Has the thread forget what lies before this position.
+    /// What lies before this position may be forgotten: it is with the next append, or when the
+    /// shard ends.
     ///
     /// # Errors
     /// The thread has ended.
     pub(crate) fn truncate(&self, before: u64) -> Result<(), String> {
-        self.ask(JournalCommand::Truncate(before))
-    }
-
-    fn ask(&self, command: JournalCommand) -> Result<(), String> {
-        self.commands.send(command).map_err(|_| JOURNAL_GONE.to_owned())
+        let journal = self.journal.upgrade().ok_or_else(|| JOURNAL_GONE.to_owned())?;
+        journal.forgettable.store(before, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether the last few appends were all so quick that the caller may do the next one.
@@ -157,34 +151,58 @@ impl ShardJournal {
             if open.engine.is_due() {
                 return None;
             }
-            open.with(|engine| append(engine, journal.shard, batch))
+            open.with(|engine| journal.append(engine, batch))
         })
     }
 }
 
 impl Journal {
-    fn serve(
-        &self,
-        commands: &mpsc::Receiver<JournalCommand>,
-        receipts: &UnboundedSender<Receipt>,
-    ) {
-        while let Ok(command) = commands.recv() {
+    fn serve(&self, batches: &mpsc::Receiver<Gathered>, receipts: &UnboundedSender<Receipt>) {
+        while let Ok(batch) = batches.recv() {
             // An append of the shard's own has panicked: its engine may be in any state.
             let Ok(mut open) = self.open.lock() else { return };
-            let done = open.with(|engine| match command {
-                JournalCommand::Append(batch) => append(engine, self.shard, &batch).map(Some),
-                JournalCommand::Truncate(before) => {
-                    engine.truncate(self.shard, before).map(|()| None)
-                }
-            });
+            let done = open.with(|engine| self.append(engine, &batch));
             drop(open);
             let Some(done) = done else { return };
             let failed = done.is_err();
-            let gone = done.transpose().is_some_and(|receipt| receipts.send(receipt).is_err());
+            let gone = receipts.send(done).is_err();
             if failed || gone {
                 return;
             }
         }
+        if let (Ok(mut open), Some(before)) = (self.open.lock(), self.forgettable()) {
+            // dropped: what could not be forgotten is read once more, and forgotten later.
+            let _ = open.with(|engine| engine.truncate(self.shard, before));
+        }
+    }
+
+    /// What is to be forgotten now.
+    fn forgettable(&self) -> Option<u64> {
+        Some(self.forgettable.swap(0, Ordering::Relaxed)).filter(|before| *before > 0)
+    }
+
+    fn append(&self, engine: &mut dyn Engine, batch: &Gathered) -> Receipt {
+        if batch.has_begun {
+            crash_point("before_begun_append");
+        }
+        if batch.has_decided {
+            crash_point("before_decided_append");
+        }
+        let (start, records) = (Instant::now(), batch.records.slices());
+        let receipt = match self.forgettable() {
+            Some(before) => {
+                engine.append_and_truncate(self.shard, batch.position, &records, before)
+            }
+            None => engine.append(self.shard, batch.position, &records),
+        }?;
+        let took = start.elapsed();
+        if batch.has_begun {
+            crash_point("after_begun_append");
+        }
+        if batch.has_decided {
+            crash_point("after_decided_append");
+        }
+        Ok(Appended { durable: Durable::up_to(receipt.position()), took })
     }
 }
 
@@ -201,25 +219,6 @@ fn one_slow_append_takes_away_the_trust_in_quick_ones() {
         assert!(journal.is_quick());
         journal.took(QUICK + Duration::from_nanos(1));
     }
-}
-
-fn append(engine: &mut dyn Engine, shard: ShardId, batch: &Gathered) -> Receipt {
-    if batch.has_begun {
-        crash_point("before_begun_append");
-    }
-    if batch.has_decided {
-        crash_point("before_decided_append");
-    }
-    let start = Instant::now();
-    let receipt = engine.append(shard, batch.position, &batch.records.slices())?;
-    let took = start.elapsed();
-    if batch.has_begun {
-        crash_point("after_begun_append");
-    }
-    if batch.has_decided {
-        crash_point("after_decided_append");
-    }
-    Ok(Appended { durable: Durable::up_to(receipt.position()), took })
 }
 
 #[test]

@@ -56,10 +56,19 @@ impl Simulation {
         if let Some(fault) = fault {
             shard.engine.fail_append(1, fault);
         }
-        let of_shard = shard.number;
-        let result = shard.engine.append(of_shard, batch.position, &batch.records.slices());
+        let (of_shard, records) = (shard.number, batch.records.slices());
+        let before = shard.forgettable.take();
+        let result = match before {
+            Some(before) => {
+                shard.engine.append_and_truncate(of_shard, batch.position, &records, before)
+            }
+            None => shard.engine.append(of_shard, batch.position, &records),
+        };
         match result {
             Ok(receipt) => {
+                if before.is_some() {
+                    self.situations.count("journal forgot batches");
+                }
                 self.write_down(of_shard, batch.position, &batch.records);
                 let position = receipt.position();
                 self.see(Seen::Durable { shard: of_shard, position });
@@ -91,12 +100,8 @@ impl Simulation {
 
     fn forget(&mut self, generation: u64, number: usize) {
         let Some(shard) = self.shard(generation, number) else { return };
-        let Some(before) = shard.outbox.forgettable() else { return };
-        let of_shard = shard.number;
-        if shard.engine.truncate(of_shard, before).is_err() {
-            self.kill(generation, false);
-        } else {
-            self.situations.count("journal forgot batches");
+        if let Some(before) = shard.outbox.forgettable() {
+            shard.forgettable = Some(before);
         }
     }
 

@@ -118,6 +118,8 @@ pub struct Shard {
     pub engine: MemoryEngine,
     /// The batch that is being appended.
     pub appending: Option<Gathered>,
+    /// What lies before this position is forgotten with the next append.
+    pub forgettable: Option<u64>,
     /// Whether it knows no more than version 1 did, and writes its records.
     pub is_older: bool,
     /// How many transactions may be live: the limit, or what was live already when it started.
@@ -245,14 +247,9 @@ pub fn recover(
         engine.append(number, bounds.next, &[]).map_err(refused)?;
         latest = latest.max(replayed.latest);
         positions.push(bounds.next);
-        let outbox_bounds = OutboxBounds {
-            truncate_batches_min: u64::from(limits.keeps_batches),
-            truncate_bytes_min: if limits.keeps_batches == 4 { 1 } else { u64::MAX },
-            straggler_batches: u64::from(limits.keeps_batches) * 2,
-        };
         let places = (bounds.first, bounds.next + 1);
         let homes = (replayed.homes, replayed.records);
-        let mut outbox = Outbox::new(places, homes, outbox_bounds, mutations);
+        let mut outbox = Outbox::new(places, homes, outbox_bounds(limits.keeps_batches), mutations);
         let mut ending = Ending::new(0);
         for one in &replayed.ended {
             ending.insert(one);
@@ -270,6 +267,7 @@ pub fn recover(
             coordinator: replayed.coordinator,
             engine,
             appending: None,
+            forgettable: None,
             waiting: BTreeMap::new(),
             open: BTreeSet::new(),
             wakes_at: None,
@@ -281,6 +279,14 @@ pub fn recover(
     let ahead_ms = ahead_ms.max(latest.saturating_sub(now));
     let process = Process { generation, paused_until: 0, ahead_ms, shards };
     Ok(Recovered { process, positions, first_version })
+}
+
+fn outbox_bounds(keeps_batches: u16) -> OutboxBounds {
+    OutboxBounds {
+        truncate_batches_min: u64::from(keeps_batches),
+        truncate_bytes_min: if keeps_batches == 4 { 1 } else { u64::MAX },
+        straggler_batches: u64::from(keeps_batches) * 2,
+    }
 }
 
 fn refused(error: JournalError) -> NotRecovered {

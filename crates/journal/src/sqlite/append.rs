@@ -9,7 +9,7 @@ use std::path::Path;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::failure::failure;
-use super::tail::{POSITION_MAX, key, load_tail};
+use super::tail::{POSITION_MAX, forget, key, load_tail};
 use crate::batch::{self, GENESIS};
 use crate::chain::Tail;
 use crate::{JournalError, ShardId};
@@ -44,19 +44,24 @@ pub(super) fn append_behind(
     Ok((inserted == 1).then(|| behind(tail, &bytes)))
 }
 
-/// Asks the storage where it ends, and appends if that is at `position`. Returns the new tail.
+/// Asks the storage where it ends, and appends if that is at `position`; forgets what lies before
+/// `before`, if anything is to be forgotten. Returns the new tail.
 pub(super) fn append_anew(
     connection: &mut Connection,
     path: &Path,
     shard: ShardId,
-    position: u64,
-    records: &[&[u8]],
+    (position, records): (u64, &[&[u8]]),
+    before: Option<u64>,
 ) -> Result<Tail, JournalError> {
     let fail = |error| failure(path, error);
     let transaction =
         connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
     let tail = load_tail(&transaction, path, shard)?;
     tail.check_free(path, shard, position)?;
+    let tail = match before {
+        Some(before) => forget(&transaction, path, shard, tail, before)?,
+        None => tail,
+    };
     let bytes = batch::encode(shard, position, tail.checksum, records);
     transaction
         .prepare_cached("INSERT INTO batches (key, bytes) VALUES (?1, ?2)")

@@ -92,7 +92,7 @@ pub(super) fn load_first(
     Ok((first, previous))
 }
 
-pub(super) fn save_first(
+fn save_first(
     connection: &Connection,
     shard: ShardId,
     first: u64,
@@ -103,6 +103,32 @@ pub(super) fn save_first(
         .prepare_cached("INSERT OR REPLACE INTO shards VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![shard, first.cast_signed(), previous, checksum])?;
     Ok(())
+}
+
+/// Deletes the batches before `before`. To be called within a transaction; going backwards changes
+/// nothing.
+pub(super) fn forget(
+    connection: &Connection,
+    path: &Path,
+    shard: ShardId,
+    tail: Tail,
+    before: u64,
+) -> Result<Tail, JournalError> {
+    if before <= tail.first {
+        return Ok(tail);
+    }
+    tail.check_inside(path, shard, before)?;
+    let first_previous = if before == tail.next {
+        tail.checksum
+    } else {
+        load_checksums(connection, path, shard, before)?.0
+    };
+    connection
+        .prepare_cached("DELETE FROM batches WHERE key BETWEEN ?1 AND ?2")
+        .and_then(|mut delete| delete.execute([key(shard, tail.first), key(shard, before - 1)]))
+        .and_then(|_| save_first(connection, shard, before, first_previous))
+        .map_err(|error| failure(path, error))?;
+    Ok(Tail { first: before, first_previous, ..tail })
 }
 
 fn first_checksum(shard: ShardId, first: u64, previous: u32) -> u32 {

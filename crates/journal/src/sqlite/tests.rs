@@ -164,7 +164,7 @@ fn an_append_does_not_make_the_log_longer_while_it_syncs() {
             let bytes = if position % 7 == 0 { 300_000 } else { 300 };
             engine.settle_wal(bytes).unwrap();
             let before = length();
-            engine.append_checked(0, position, &[&vec![1; bytes]]).unwrap();
+            engine.append_checked(0, (position, &[&vec![1; bytes]]), None).unwrap();
             assert_eq!(length(), before, "append {position}");
         }
         assert!(length() < 5200 * 4120, "it is reused: {}", length());
@@ -242,6 +242,26 @@ fn an_inherited_log_is_emptied_before_the_first_write() {
         engine.truncate(0, 0).unwrap();
         assert_eq!(pending(engine), 0);
         assert!(!engine.inherited);
+    });
+}
+
+/// One transaction of SQLite's, so that the log's end can be judged: [`wal`] counts on it.
+#[test]
+fn a_batch_and_what_is_forgotten_with_it_are_one_commit() {
+    with_engine("one-commit", |engine| {
+        for position in 1..5 {
+            engine.append(0, position, &[]).unwrap();
+        }
+        let commits = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let seen = std::sync::Arc::clone(&commits);
+        let hooked = engine.connection.commit_hook(Some(move || {
+            seen.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            false
+        }));
+        hooked.unwrap();
+        engine.append_and_truncate(0, 5, &[b"x"], 4).unwrap();
+        assert_eq!(commits.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(engine.bounds(0).unwrap(), crate::Bounds { first: 4, next: 6 });
     });
 }
 

@@ -6,7 +6,8 @@
 //! bit rotted in the middle. The difference can be told: each transaction of ours is synced before
 //! the next one is written, and a log inherited from a crash is emptied before it is written to. So
 //! after a frame that does not fit, at most the rest of *one* transaction may follow. Sound frames
-//! beyond that were durable, and the log is damaged.
+//! beyond that were durable, and the log is damaged. (So a truncation cannot do without its sync by
+//! itself, though nobody waits for it: it shares a transaction with an append.)
 //!
 //! What cannot be told: damage within the last transaction looks like a crash during it (and so
 //! does, in the last but one, a commit mark that was damaged into none); and a log that a bad disk

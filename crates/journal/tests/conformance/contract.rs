@@ -117,6 +117,26 @@ fn truncation_is_remembered_and_never_goes_back() {
 }
 
 #[test]
+fn a_batch_that_is_appended_while_others_are_forgotten_continues_them() {
+    for storage in Storage::all() {
+        let mut engine = storage.open();
+        fill(&mut *engine, 0, 4);
+        let whole = contents(&mut *engine, 0).unwrap();
+        assert_eq!(code(engine.append_and_truncate(0, 3, &[], 2)), "journal_conflict");
+        assert_eq!(contents(&mut *engine, 0).unwrap(), whole, "a conflict forgets nothing");
+        // (position, before, first afterwards): some, none, all that was there.
+        for (position, before, first) in [(4, 2, 2), (5, 1, 2), (6, 6, 6)] {
+            engine.append_and_truncate(0, position, &[b"x"], before).unwrap();
+            drop(engine);
+            engine = storage.open();
+            let (bounds, batches) = contents(&mut *engine, 0).unwrap();
+            assert_eq!(bounds, Bounds { first, next: position + 1 });
+            assert!(batches.iter().map(|batch| batch.position).eq(first..=position));
+        }
+    }
+}
+
+#[test]
 fn an_error_names_its_place_and_the_way_out() {
     for storage in Storage::all() {
         let message = storage.open().append(9, 4, &[]).unwrap_err().to_string();

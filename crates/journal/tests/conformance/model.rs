@@ -9,6 +9,7 @@ use crate::{Batch, Storage, code, contents, proptest_config, read, slices};
 enum Action {
     Append(Vec<Vec<u8>>),
     AppendAt(u64),
+    AppendAndTruncate(Vec<Vec<u8>>, u64),
     Truncate(u64),
     ReadFrom(u64),
     Harden,
@@ -18,8 +19,10 @@ enum Action {
 fn action() -> impl Strategy<Value = Action> {
     let record = prop::collection::vec(any::<u8>(), 0..6000);
     prop_oneof![
-        8 => prop::collection::vec(record, 0..4).prop_map(Action::Append),
+        8 => prop::collection::vec(record.clone(), 0..4).prop_map(Action::Append),
         1 => (0..20u64).prop_map(Action::AppendAt),
+        2 => (prop::collection::vec(record, 0..4), 0..20u64)
+            .prop_map(|(records, before)| Action::AppendAndTruncate(records, before)),
         2 => (0..20u64).prop_map(Action::Truncate),
         2 => (0..20u64).prop_map(Action::ReadFrom),
         1 => Just(Action::Harden),
@@ -74,6 +77,13 @@ fn play(storage: &Storage, script: &[(bool, Action)]) {
                 if *position == next {
                     model.batches.push(Batch { position: next, records: Vec::new() });
                 }
+            }
+            Action::AppendAndTruncate(records, before) => {
+                // No further than what was there before: what both engines do in one.
+                let before = (*before).min(next);
+                engine.append_and_truncate(shard, next, &slices(records), before).unwrap();
+                model.batches.push(Batch { position: next, records: records.clone() });
+                assert!(model.truncate(before));
             }
             Action::Truncate(before) => {
                 assert_eq!(engine.truncate(shard, *before).is_ok(), model.truncate(*before));
