@@ -173,8 +173,6 @@ pub(crate) struct Shard {
     archived_sender: mpsc::UnboundedSender<Result<(), String>>,
     outbox: Outbox<Reply>,
     watchers: Watchers,
-    /// Room for the effects of a step that are no calls.
-    others: Vec<Effect>,
     /// Ended, and not known to be in the history yet. What is told of one still waits for the
     /// records that ended it.
     ending: Ending,
@@ -242,7 +240,6 @@ impl Shard {
             archived_sender,
             outbox,
             watchers: Watchers::default(),
-            others: Vec::new(),
             all_is_read: ending.stay() == 0 && unread.is_empty(),
             ending,
             had_ended,
@@ -405,24 +402,21 @@ impl Shard {
 
     /// Calls first, and who waits is told last: the runtime turns at once to what was woken last,
     /// and an answer that is ready should not wait until calls are written.
-    fn carry_out_all(&mut self, effects: Vec<Effect>) {
-        let (mut commits, mut others) = (0, mem::take(&mut self.others));
-        for effect in effects {
-            match effect {
-                Effect::Call(call) => {
-                    commits += usize::from(call.operation == Operation::Commit);
-                    if commits == 2 && call.operation == Operation::Commit {
-                        crash_point("between_commit_calls");
-                    }
-                    self.call(call);
+    fn carry_out_all(&mut self, mut effects: Vec<Effect>) {
+        let mut commits = 0;
+        // What is not taken out stays where it is: to move an effect costs more than to look at it.
+        for effect in effects.extract_if(.., |effect| matches!(effect, Effect::Call(_))) {
+            if let Effect::Call(Call { operation: Operation::Commit, .. }) = &effect {
+                commits += 1;
+                if commits == 2 {
+                    crash_point("between_commit_calls");
                 }
-                other => others.push(other),
             }
+            self.carry_out(effect);
         }
-        for effect in others.drain(..) {
-            self.tell(effect);
+        for effect in effects {
+            self.carry_out(effect);
         }
-        self.others = others;
     }
 
     fn call(&mut self, call: Call) {
@@ -435,9 +429,8 @@ impl Shard {
         }
     }
 
-    fn tell(&mut self, effect: Effect) {
+    fn carry_out(&mut self, effect: Effect) {
         match effect {
-            Effect::Call(call) => self.call(call),
             Effect::Begun(id) => {
                 self.meters.begun();
                 self.notify(&id, Wait::Accepted);
@@ -453,6 +446,7 @@ impl Shard {
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
             Effect::Ended(transaction) => self.ended(transaction),
+            Effect::Call(call) => self.call(call),
             // Told by who took the request in.
             Effect::Refused(..)
             | Effect::Enlisted(..)
