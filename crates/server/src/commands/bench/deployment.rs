@@ -30,7 +30,7 @@ use crate::demo::settle;
 use crate::inbound::{self, InboundLimits};
 use crate::problem::{Problem, code};
 
-/// The most requests that the load client has under way in an open loop.
+/// The most requests that the load client has under way in an open loop, if not told otherwise.
 const OPEN_REQUESTS_MAX: usize = 4_000;
 /// A client's pool opens more connections than it has requests, and those of the client before may
 /// not be closed yet. Who has no place at the coordinator is hung up on while it is idle, and then
@@ -48,12 +48,27 @@ pub(super) struct Deployment {
     pub(super) participants: Vec<String>,
     /// The coordinator's memory before any load.
     pub(super) idle_kib: Option<u64>,
-    /// Whether the load client holds back what would be refused.
+    /// What the load client is like.
+    pub(super) manners: Manners,
+    /// How many transactions ended so far, by what was seen of them.
+    ended: u64,
+}
+
+/// What the load client does where it is asked for more than is carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manners {
+    /// Whether it holds back what would be refused.
     pub(super) holds_back: bool,
     /// How long it lets a beginning wait for its turn to be sent; 0: as long as it takes.
     pub(super) begin_wait_max_ms: u64,
-    /// How many transactions ended so far, by what was seen of them.
-    ended: u64,
+    /// The most requests that it has under way in an open loop.
+    pub(super) open_requests_max: usize,
+}
+
+impl Default for Manners {
+    fn default() -> Self {
+        Self { holds_back: true, begin_wait_max_ms: 0, open_requests_max: OPEN_REQUESTS_MAX }
+    }
 }
 
 /// The coordinator and the participants that a user names.
@@ -128,18 +143,8 @@ impl Deployment {
     pub(super) fn own(own: Own) -> Self {
         let Own { coordinator: url, token, participants } = own;
         let (processes, data, idle_kib) = (Vec::new(), PathBuf::new(), None);
-        let (holds_back, begin_wait_max_ms, ended) = (true, 0, 0);
-        Self {
-            processes,
-            data,
-            url,
-            token,
-            participants,
-            idle_kib,
-            holds_back,
-            begin_wait_max_ms,
-            ended,
-        }
+        let (manners, ended) = (Manners::default(), 0);
+        Self { processes, data, url, token, participants, idle_kib, manners, ended }
     }
 
     /// Whether it was started here.
@@ -147,9 +152,17 @@ impl Deployment {
         !self.processes.is_empty()
     }
 
+    const fn requests_max(&self, load: Load) -> usize {
+        match load {
+            Load::Closed(0) => 1,
+            Load::Closed(initiators) => initiators,
+            Load::Open { .. } => self.manners.open_requests_max,
+        }
+    }
+
     /// A client with room for so many requests at once.
     pub(super) fn client(&self, requests_max: usize) -> anyhow::Result<Client> {
-        let (holds_back, begin_wait_max_ms) = (self.holds_back, self.begin_wait_max_ms);
+        let Manners { holds_back, begin_wait_max_ms, .. } = self.manners;
         let limits = ClientOptions::default();
         let options = ClientOptions { requests_max, holds_back, begin_wait_max_ms, ..limits };
         Ok(Client::with_options(&self.url, self.token.as_deref(), options)?)
@@ -163,7 +176,7 @@ impl Deployment {
         request: &Arc<TransactionRequest>,
         expected: Outcome,
     ) -> anyhow::Result<Measured> {
-        let client = self.client(requests_max(load))?;
+        let client = self.client(self.requests_max(load))?;
         let usage = async || self.usage(&client).await;
         let turn = turn(&client, request, Some(expected));
         let measured = measure(load, window, usage, turn).await?;
@@ -179,8 +192,8 @@ impl Deployment {
         request: &Arc<TransactionRequest>,
         others: &Arc<TransactionRequest>,
     ) -> anyhow::Result<Measured> {
-        let client = self.client(requests_max(load))?;
-        let beside = self.client(requests_max(load))?;
+        let client = self.client(self.requests_max(load))?;
+        let beside = self.client(self.requests_max(load))?;
         let usage = async || self.usage(&client).await;
         let none = async || Usage::default();
         let measured = measure(load, window, usage, turn(&client, request, Some(Outcome::Commit)));
@@ -201,8 +214,8 @@ impl Deployment {
         let client = self.client(1)?;
         let options = StreamClientOptions {
             requests_max: usize::MAX,
-            holds_back: self.holds_back,
-            begin_wait_max_ms: self.begin_wait_max_ms,
+            holds_back: self.manners.holds_back,
+            begin_wait_max_ms: self.manners.begin_wait_max_ms,
             ..Default::default()
         };
         let on_stream = StreamClient::with_options(&self.url, self.token.as_deref(), options)?;
@@ -299,13 +312,6 @@ impl Deployment {
             bail!("{ended} transactions have ended, but {in_history} are in the history");
         }
         Ok(())
-    }
-}
-
-fn requests_max(load: Load) -> usize {
-    match load {
-        Load::Closed(initiators) => initiators.max(1),
-        Load::Open { .. } => OPEN_REQUESTS_MAX,
     }
 }
 

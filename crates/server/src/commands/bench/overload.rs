@@ -10,9 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
+use unanimity_sdk::ClientOptions;
 use unanimity_sdk::api::{Outcome, TransactionRequest};
 
-use super::deployment::Deployment;
+use super::deployment::{Deployment, Manners};
 use super::embedded::{Embedded, Threads, embedded};
 use super::http::two_branches;
 use super::measure::{Load, Turn, Window, measure};
@@ -27,8 +28,6 @@ const TIMES: f64 = 3.0;
 const INITIATORS: usize = 128;
 /// And within one process, or over one stream.
 const TOGETHER: usize = 1_024;
-/// Whether the client holds back what would be refused, and how that is called.
-const HOLDING_BACK: [(bool, &str); 2] = [(true, "3 x"), (false, "3 x insisted")];
 /// How long a client that holds back lets a beginning wait for its turn to be sent.
 const BEGIN_WAIT_MAX_MS: u64 = 200;
 /// How long prepares may take at a participant that is silent.
@@ -77,12 +76,11 @@ async fn over_http(
     show(Row { case: "http, peak".to_owned(), ..peak.clone() });
     let refusal_us = deployment.refusal_us(INITIATORS, half(window), &request).await?;
     let load = times(&peak);
-    for (holds_back, case) in HOLDING_BACK {
-        deployment.holds_back = holds_back;
-        deployment.begin_wait_max_ms = if holds_back { BEGIN_WAIT_MAX_MS } else { 0 };
+    for (manners, case) in [one_client(), many_clients(), insistent()] {
+        deployment.manners = manners;
         let measured = deployment.commit(load, window, &request, Outcome::Commit).await?;
         let row = Row::new("overload", load, &measured);
-        let floor_us = if holds_back { 0.0 } else { refusal_us };
+        let floor_us = if manners.holds_back { 0.0 } else { refusal_us };
         show(Row { case: format!("http, {case}"), ..beside_peak(row, &peak, floor_us) });
     }
     deployment.finish().await.context("overload")?;
@@ -104,17 +102,34 @@ async fn over_stream(
     show(Row { case: "stream, peak".to_owned(), ..peak.clone() });
     let refusal_us = message_us(TOGETHER, half(window), (&folder, arguments.sizes())).await?;
     let load = times(&peak);
-    for (holds_back, case) in HOLDING_BACK {
-        deployment.holds_back = holds_back;
-        deployment.begin_wait_max_ms = if holds_back { BEGIN_WAIT_MAX_MS } else { 0 };
+    for (manners, case) in [one_client(), insistent()] {
+        deployment.manners = manners;
         let measured = deployment.commit_on_stream(load, window, &request).await?;
         let row = Row::new("overload", load, &measured);
-        let floor_us = if holds_back { 0.0 } else { refusal_us };
+        let floor_us = if manners.holds_back { 0.0 } else { refusal_us };
         show(Row { case: format!("stream, {case}"), ..beside_peak(row, &peak, floor_us) });
     }
     deployment.finish().await.context("overload over the stream")?;
     std::fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// A client as the SDK makes it, but for how patient it is, and how the case is called.
+fn one_client() -> (Manners, &'static str) {
+    let open_requests_max = ClientOptions::default().requests_max;
+    (Manners { open_requests_max, ..many_clients().0 }, "3 x")
+}
+
+/// As many requests at once as many such clients have together.
+fn many_clients() -> (Manners, &'static str) {
+    let (holds_back, begin_wait_max_ms) = (true, BEGIN_WAIT_MAX_MS);
+    let manners = Manners { holds_back, begin_wait_max_ms, ..Manners::default() };
+    (manners, "3 x by many")
+}
+
+/// As many, who ask again and again.
+fn insistent() -> (Manners, &'static str) {
+    (Manners { holds_back: false, ..Manners::default() }, "3 x insisted")
 }
 
 fn half(window: Window) -> Window {
