@@ -150,23 +150,19 @@ pub trait Engine: Send + 'static {
     /// [`JournalError::Gap`] if `before` is beyond `next`: nothing was changed.
     fn truncate(&mut self, shard: ShardId, before: u64) -> Result<(), JournalError>;
 
-    /// Appends a batch and forgets all batches before `before`, which is at most `position`. An
-    /// engine that can do both in one storage transaction saves a sync.
+    /// Appends a batch and forgets all batches before `before`, both in one storage transaction: a
+    /// truncation that shares the sync of an append costs nobody a wait.
     ///
     /// # Errors
-    /// Those of [`Engine::append`] and of [`Engine::truncate`]. Where the second is refused after
-    /// the first was done, the batch may be there: nothing that rests on it may leave.
+    /// Those of [`Engine::append`]. [`JournalError::Gap`] if `before` is beyond `position`: nothing
+    /// was written, and nothing forgotten.
     fn append_and_truncate(
         &mut self,
         shard: ShardId,
         position: u64,
         records: &[&[u8]],
         before: u64,
-    ) -> Result<Receipt, JournalError> {
-        let receipt = self.append(shard, position, records)?;
-        self.truncate(shard, before)?;
-        Ok(receipt)
-    }
+    ) -> Result<Receipt, JournalError>;
 
     /// Makes everything that [`Engine::read`] has shown durable again: after a failed sync the page
     /// cache can show what the disk does not hold. To be called after recovery's read and before

@@ -58,11 +58,21 @@ struct Log {
     synced: usize,
     /// Whether a sync failed, so that there is a hole on the disk where reads show a batch.
     hole: bool,
+    /// What was forgotten since then, from which position on and behind which checksum: the disk
+    /// has it still.
+    forgotten: Option<(u64, u32, Vec<Vec<u8>>)>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { first: 1, first_previous: GENESIS, batches: Vec::new(), synced: 0, hole: false }
+        Self {
+            first: 1,
+            first_previous: GENESIS,
+            batches: Vec::new(),
+            synced: 0,
+            hole: false,
+            forgotten: None,
+        }
     }
 }
 
@@ -95,7 +105,37 @@ impl Log {
 
     fn harden(&mut self) {
         self.hole = false;
+        self.forgotten = None;
         self.sync();
+    }
+
+    /// Forgets what lies before a position, which must be inside.
+    fn truncate(&mut self, before: u64) {
+        if before <= self.first {
+            return;
+        }
+        let count = self.index(before);
+        let (first, first_previous) = (self.first, self.first_previous);
+        self.first_previous = self.checksum_before(count);
+        self.first = before;
+        let gone = self.batches.drain(..count);
+        if self.hole {
+            let old = self.forgotten.get_or_insert_with(|| (first, first_previous, Vec::new()));
+            old.2.extend(gone);
+        } else {
+            drop(gone);
+            self.synced = self.synced.saturating_sub(count);
+        }
+    }
+
+    /// Loses power.
+    fn lose_unsynced(&mut self) {
+        if let Some((first, first_previous, mut batches)) = self.forgotten.take() {
+            batches.append(&mut self.batches);
+            (self.first, self.first_previous, self.batches) = (first, first_previous, batches);
+        }
+        self.batches.truncate(self.synced);
+        self.hole = false;
     }
 
     fn index(&self, position: u64) -> usize {
@@ -126,8 +166,7 @@ impl MemoryEngine {
     /// Loses power: what was never synced is gone. Engines that are still open should be dropped.
     pub fn lose_unsynced(&self) {
         for log in self.lock().shards.values_mut() {
-            log.batches.truncate(log.synced);
-            log.hole = false;
+            log.lose_unsynced();
         }
     }
 
@@ -165,11 +204,27 @@ impl MemoryEngine {
         }
     }
 
+    fn write_batch(
+        &mut self,
+        shard: ShardId,
+        (position, records): (u64, &[&[u8]]),
+        before: Option<u64>,
+    ) -> Result<Receipt, JournalError> {
+        self.check_poison()?;
+        batch::check_size(Path::new(PLACE), shard, records)?;
+        if self.append_unless_faulty(shard, (position, records), before)?.is_none() {
+            return Ok(Receipt::new(shard, position));
+        }
+        let message = format!("injected failure of append {position} on shard {shard}");
+        self.poison = Some(message.clone());
+        Err(JournalError::Io { path: path(), message })
+    }
+
     fn append_unless_faulty(
         &self,
         shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
+        (position, records): (u64, &[&[u8]]),
+        before: Option<u64>,
     ) -> Result<Option<AppendFault>, JournalError> {
         let mut storage = self.lock();
         storage.appends += 1;
@@ -179,10 +234,15 @@ impl MemoryEngine {
         if !self.mutations.has(Mutation::ConflictOverlooked) {
             log.tail().check_free(Path::new(PLACE), shard, position)?;
         }
-        if fault != Some(AppendFault::Lost) {
-            log.push(shard, records);
+        let before = before.filter(|before| *before > log.first);
+        if let Some(before) = before {
+            log.tail().check_inside(Path::new(PLACE), shard, before)?;
         }
         log.hole |= fault == Some(AppendFault::Unsynced);
+        if fault != Some(AppendFault::Lost) {
+            before.into_iter().for_each(|before| log.truncate(before));
+            log.push(shard, records);
+        }
         if fault.is_none() || fault == Some(AppendFault::Durable) {
             log.sync();
         }
@@ -198,14 +258,17 @@ impl Engine for MemoryEngine {
         position: u64,
         records: &[&[u8]],
     ) -> Result<Receipt, JournalError> {
-        self.check_poison()?;
-        batch::check_size(Path::new(PLACE), shard, records)?;
-        if self.append_unless_faulty(shard, position, records)?.is_none() {
-            return Ok(Receipt::new(shard, position));
-        }
-        let message = format!("injected failure of append {position} on shard {shard}");
-        self.poison = Some(message.clone());
-        Err(JournalError::Io { path: path(), message })
+        self.write_batch(shard, (position, records), None)
+    }
+
+    fn append_and_truncate(
+        &mut self,
+        shard: ShardId,
+        position: u64,
+        records: &[&[u8]],
+        before: u64,
+    ) -> Result<Receipt, JournalError> {
+        self.write_batch(shard, (position, records), Some(before))
     }
 
     fn read(
@@ -247,11 +310,7 @@ impl Engine for MemoryEngine {
             return Ok(());
         }
         log.tail().check_inside(Path::new(PLACE), shard, before)?;
-        let forgotten = log.index(before);
-        log.first_previous = log.checksum_before(forgotten);
-        log.batches.drain(..forgotten);
-        log.synced = log.synced.saturating_sub(forgotten);
-        log.first = before;
+        log.truncate(before);
         log.sync();
         Ok(())
     }

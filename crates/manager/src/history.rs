@@ -29,9 +29,9 @@ const HISTORY_VERSION: i64 = 3;
 /// The bytes of a page in a history that is made new. Rows come to the end; with SQLite's usual
 /// 4,096 much of the time went into beginning pages.
 const PAGE_BYTES: i64 = 16_384;
-/// After so many pages (8 MB) in its write-ahead log SQLite writes them into the file, within a
-/// commit of the history's thread. Nobody waits for that, but the journals share the disk: with
-/// 32 MB an append that came meanwhile took 12 ms, with 8 MB 6, and as many are committed.
+/// After so many pages (8 MB of ours) in its write-ahead log SQLite writes them into the file,
+/// within a commit of the history's thread. Nobody waits for that, but the journals share the disk:
+/// with 32 MB an append that came meanwhile took 12 ms, with 8 MB 6, and as many are committed.
 const WAL_PAGES: i64 = 512;
 /// The writer's cache, in KiB: a whole batch has room, or it would be written twice.
 const CACHE_KIB: i64 = 8_192;

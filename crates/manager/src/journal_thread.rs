@@ -21,6 +21,14 @@ const QUICK_MIN: u32 = 16;
 /// Said where the journal's thread has ended, by a panic, without saying why.
 pub(crate) const JOURNAL_GONE: &str = "the journal's thread has ended";
 
+/// What the shard asks of its journal.
+enum JournalCommand {
+    /// Append this batch and answer with a receipt.
+    Append(Gathered),
+    /// Forget what may be forgotten; no answer.
+    Truncate,
+}
+
 /// A batch is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
@@ -65,8 +73,8 @@ impl Drop for Leave<'_> {
 struct Journal {
     open: Mutex<Open>,
     shard: ShardId,
-    /// What lies before this position may be forgotten, with the next append: both together are one
-    /// sync, and nobody waits for it alone. 0: nothing.
+    /// What lies before this position may be forgotten. 0: nothing, or it was. It goes with the
+    /// next append: both together are one sync.
     forgettable: AtomicU64,
 }
 
@@ -89,7 +97,7 @@ impl Open {
 
 /// A shard's way to its journal.
 pub(crate) struct ShardJournal {
-    batches: mpsc::Sender<Gathered>,
+    commands: mpsc::Sender<JournalCommand>,
     /// Kept by its thread: there it is closed as well.
     journal: Weak<Journal>,
     here: AppendsHere,
@@ -108,8 +116,8 @@ impl ShardJournal {
     ) -> (Self, impl FnOnce() + Send + 'static) {
         let open = Mutex::new(Open { engine, has_failed: false });
         let journal = Arc::new(Journal { open, shard, forgettable: AtomicU64::new(0) });
-        let (batches, asked) = mpsc::channel();
-        let handle = Self { batches, journal: Arc::downgrade(&journal), here, quick: 0 };
+        let (commands, asked) = mpsc::channel();
+        let handle = Self { commands, journal: Arc::downgrade(&journal), here, quick: 0 };
         (handle, move || journal.serve(&asked, &receipts))
     }
 
@@ -118,18 +126,33 @@ impl ShardJournal {
     /// # Errors
     /// The thread has ended.
     pub(crate) fn append(&self, batch: Gathered) -> Result<(), String> {
-        self.batches.send(batch).map_err(|_| JOURNAL_GONE.to_owned())
+        self.ask(JournalCommand::Append(batch))
     }
 
-    /// What lies before this position may be forgotten: it is with the next append, or when the
-    /// shard ends.
+    /// Has what lies before this position forgotten with the next append.
     ///
     /// # Errors
     /// The thread has ended.
-    pub(crate) fn truncate(&self, before: u64) -> Result<(), String> {
+    pub(crate) fn forget_with_next(&self, before: u64) -> Result<(), String> {
         let journal = self.journal.upgrade().ok_or_else(|| JOURNAL_GONE.to_owned())?;
         journal.forgettable.store(before, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// No append is on its way: has the thread forget by itself what may be forgotten.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub(crate) fn forget_now(&self) -> Result<(), String> {
+        let waits = |journal: Arc<Journal>| journal.forgettable.load(Ordering::Relaxed) > 0;
+        if self.journal.upgrade().is_some_and(waits) {
+            self.ask(JournalCommand::Truncate)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, command: JournalCommand) -> Result<(), String> {
+        self.commands.send(command).map_err(|_| JOURNAL_GONE.to_owned())
     }
 
     /// Whether the last few appends were all so quick that the caller may do the next one.
@@ -148,7 +171,7 @@ impl ShardJournal {
         let journal = self.journal.upgrade()?;
         self.here.alone(|| {
             let mut open = journal.open.try_lock().ok()?;
-            if open.engine.is_due() {
+            if open.engine.is_due() || journal.forgettable.load(Ordering::Relaxed) > 0 {
                 return None;
             }
             open.with(|engine| journal.append(engine, batch))
@@ -157,22 +180,28 @@ impl ShardJournal {
 }
 
 impl Journal {
-    fn serve(&self, batches: &mpsc::Receiver<Gathered>, receipts: &UnboundedSender<Receipt>) {
-        while let Ok(batch) = batches.recv() {
+    fn serve(
+        &self,
+        commands: &mpsc::Receiver<JournalCommand>,
+        receipts: &UnboundedSender<Receipt>,
+    ) {
+        while let Ok(command) = commands.recv() {
             // An append of the shard's own has panicked: its engine may be in any state.
             let Ok(mut open) = self.open.lock() else { return };
-            let done = open.with(|engine| self.append(engine, &batch));
+            let done = open.with(|engine| match command {
+                JournalCommand::Append(batch) => self.append(engine, &batch).map(Some),
+                JournalCommand::Truncate => match self.forgettable() {
+                    Some(before) => engine.truncate(self.shard, before).map(|()| None),
+                    None => Ok(None),
+                },
+            });
             drop(open);
             let Some(done) = done else { return };
             let failed = done.is_err();
-            let gone = receipts.send(done).is_err();
+            let gone = done.transpose().is_some_and(|receipt| receipts.send(receipt).is_err());
             if failed || gone {
                 return;
             }
-        }
-        if let (Ok(mut open), Some(before)) = (self.open.lock(), self.forgettable()) {
-            // dropped: what could not be forgotten is read once more, and forgotten later.
-            let _ = open.with(|engine| engine.truncate(self.shard, before));
         }
     }
 

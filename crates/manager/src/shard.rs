@@ -404,7 +404,7 @@ impl Shard {
     /// and an answer that is ready should not wait until calls are written.
     fn carry_out_all(&mut self, mut effects: Vec<Effect>) {
         let mut commits = 0;
-        // What is not taken out stays where it is: to move an effect costs more than to look at it.
+        // Few that are not taken out have to be moved for it: that costs more than to look at them.
         for effect in effects.extract_if(.., |effect| matches!(effect, Effect::Call(_))) {
             if let Effect::Call(Call { operation: Operation::Commit, .. }) = &effect {
                 commits += 1;

@@ -56,17 +56,11 @@ impl Simulation {
         if let Some(fault) = fault {
             shard.engine.fail_append(1, fault);
         }
-        let (of_shard, records) = (shard.number, batch.records.slices());
-        let before = shard.forgettable.take();
-        let result = match before {
-            Some(before) => {
-                shard.engine.append_and_truncate(of_shard, batch.position, &records, before)
-            }
-            None => shard.engine.append(of_shard, batch.position, &records),
-        };
+        let (of_shard, forgets) = (shard.number, shard.forgettable.is_some());
+        let result = shard.append(&batch);
         match result {
             Ok(receipt) => {
-                if before.is_some() {
+                if forgets {
                     self.situations.count("journal forgot batches");
                 }
                 self.write_down(of_shard, batch.position, &batch.records);
@@ -102,6 +96,13 @@ impl Simulation {
         let Some(shard) = self.shard(generation, number) else { return };
         if let Some(before) = shard.outbox.forgettable() {
             shard.forgettable = Some(before);
+        }
+        let of_shard = shard.number;
+        let Some(before) = shard.forgettable.take_if(|_| shard.outbox.is_idle()) else { return };
+        if shard.engine.truncate(of_shard, before).is_err() {
+            self.kill(generation, false);
+        } else {
+            self.situations.count("journal forgot batches by itself");
         }
     }
 

@@ -11,7 +11,7 @@ use unanimity_core::{
     Heuristic, Operation, Out, Outbox, OutboxBounds, Outcome, Plan, Refusal, Replay, ReplayError,
     Replayed, Stage, Transaction, TransactionId, decode_head, digested_bytes, plan_of_version_1,
 };
-use unanimity_journal::{Batch, Engine, JournalError, MemoryEngine};
+use unanimity_journal::{Batch, Engine, JournalError, MemoryEngine, Receipt};
 
 use super::archiving::Archiving;
 use super::options::Options;
@@ -544,6 +544,15 @@ impl Shard {
             self.waiting.insert(id.clone(), later);
         }
         now
+    }
+
+    /// Appends a batch, and forgets with it what may be forgotten.
+    pub fn append(&mut self, batch: &Gathered) -> Result<Receipt, JournalError> {
+        let (number, position, records) = (self.number, batch.position, batch.records.slices());
+        match self.forgettable.take() {
+            Some(before) => self.engine.append_and_truncate(number, position, &records, before),
+            None => self.engine.append(number, position, &records),
+        }
     }
 
     /// Whether a batch is being appended.

@@ -16,7 +16,7 @@ pub struct Situations {
 }
 
 /// What every run set must meet, and at least how often in 10,000 seeds.
-pub const REQUIRED: [(&str, u64); 71] = [
+pub const REQUIRED: [(&str, u64); 72] = [
     ("commit: all_yes", 1_000),
     ("commit: settled_by_participant", 50),
     ("rollback: voted_no", 1_000),
@@ -56,6 +56,7 @@ pub const REQUIRED: [(&str, u64); 71] = [
     ("settled by hand", 5),
     ("written anew", 100),
     ("journal forgot batches", 100),
+    ("journal forgot batches by itself", 100),
     ("an end went with what came next", 1_000),
     ("fenced", 5),
     ("a failed append ended the shard", 50),

@@ -105,7 +105,7 @@ impl Simulation {
                 _ => AppendFault::Unsynced,
             };
             shard.engine.fail_append(1, fault);
-            let result = shard.engine.append(shard.number, batch.position, &batch.records.slices());
+            let result = shard.append(&batch);
             let conflict = matches!(result, Err(JournalError::Conflict { .. }));
             if fault != AppendFault::Lost && !conflict {
                 self.write_down(shard.number, batch.position, &batch.records);

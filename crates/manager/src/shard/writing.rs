@@ -95,9 +95,12 @@ impl Shard {
         self.forget()
     }
 
-    /// Lets the journal forget what nobody needs any more.
+    /// Lets the journal forget what nobody needs any more: with the next append, which is being
+    /// gathered or follows the one under way; or by itself where nothing is written.
     fn forget(&mut self) -> Result<(), String> {
-        let Some(low_water) = self.outbox.forgettable() else { return Ok(()) };
-        self.journal.truncate(low_water)
+        if let Some(low_water) = self.outbox.forgettable() {
+            self.journal.forget_with_next(low_water)?;
+        }
+        if self.outbox.is_idle() { self.journal.forget_now() } else { Ok(()) }
     }
 }

@@ -145,6 +145,18 @@ impl Engine for Gated {
         Ok(())
     }
 
+    fn append_and_truncate(
+        &mut self,
+        shard: ShardId,
+        position: u64,
+        records: &[&[u8]],
+        before: u64,
+    ) -> Result<Receipt, JournalError> {
+        let receipt = self.append(shard, position, records)?;
+        self.truncate(shard, before)?;
+        Ok(receipt)
+    }
+
     fn harden(&mut self, shard: ShardId) -> Result<(), JournalError> {
         self.memory.harden(shard)
     }

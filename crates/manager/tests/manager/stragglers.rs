@@ -8,12 +8,14 @@ use tokio::task::JoinSet;
 use unanimity::{BeginRequest, Bounds, ManagerConfig, TransactionManager, Wait};
 use unanimity_journal::Engine;
 
-use crate::fake::{Fake, Wire, begin, ended, id, plan, short, soon};
+use crate::fake::{Fake, Wire, begin, ended, id, plan, short, soon, until};
 use crate::gated::Gated;
+
+const TRUNCATE_BATCHES_MIN: u64 = 4;
 
 fn start(gated: &Gated, fake: &Arc<Fake>) -> TransactionManager {
     let bounds = Bounds {
-        truncate_batches_min: 4,
+        truncate_batches_min: TRUNCATE_BATCHES_MIN,
         straggler_batches: 16,
         gather: Duration::ZERO,
         ..Bounds::default()
@@ -96,4 +98,18 @@ async fn while_the_disk_is_never_idle() {
     let (kept, next) = kept(&gated);
     assert!(kept < 100 && next > 300 && truncations > 5, "{kept} {next} {truncations}");
     gated.allow_all();
+}
+
+/// The history has the last of them when nothing is appended any more.
+#[tokio::test]
+async fn what_nobody_needs_is_forgotten_though_nothing_is_appended_any_more() {
+    let (gated, fake) = (Gated::default(), Fake::new());
+    let manager = start(&gated, &fake);
+    fake.close("stuck commit");
+    for n in 0..10 {
+        begin(&manager, &format!("U-{n}"), &["stuck"], Wait::Outcome).await;
+    }
+    assert!(kept(&gated).0 >= 20);
+    fake.open("stuck commit");
+    until(|| kept(&gated).0 < TRUNCATE_BATCHES_MIN).await;
 }

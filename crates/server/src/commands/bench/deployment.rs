@@ -61,7 +61,7 @@ pub(super) struct Manners {
     pub(super) holds_back: bool,
     /// How long it lets a beginning wait for its turn to be sent; 0: as long as it takes.
     pub(super) begin_wait_max_ms: u64,
-    /// The most requests that it has under way in an open loop.
+    /// The most requests over HTTP that it has under way in an open loop.
     pub(super) open_requests_max: usize,
 }
 
@@ -213,7 +213,6 @@ impl Deployment {
     ) -> anyhow::Result<Measured> {
         let client = self.client(1)?;
         let options = StreamClientOptions {
-            requests_max: usize::MAX,
             holds_back: self.manners.holds_back,
             begin_wait_max_ms: self.manners.begin_wait_max_ms,
             ..Default::default()
