@@ -1,6 +1,8 @@
 //! What has changed since the run before: throughput, and cost where that is what a row is about.
 //! Runs on another machine are not compared.
 
+use std::collections::HashMap;
+
 use super::row::{Report, Row};
 
 /// Less than this is noise, in percent.
@@ -24,11 +26,21 @@ impl Change {
     }
 }
 
-/// What a row is called, in any run.
-fn name(row: &Row) -> String {
-    // A rate of arrivals follows from what was measured before it and differs each time.
-    let load = if row.arrivals_per_second.is_some() { String::new() } else { row.load() };
-    format!("{} {} {load}", row.scenario, row.case).trim().to_owned()
+/// What the rows are called, in any run.
+fn names(rows: &[Row]) -> Vec<String> {
+    let mut arriving: HashMap<String, u32> = HashMap::new();
+    let name = |row: &Row| {
+        let case = format!("{} {}", row.scenario, row.case).trim().to_owned();
+        if row.arrivals_per_second.is_none() {
+            return format!("{case} {}", row.load()).trim().to_owned();
+        }
+        // A rate follows from what was measured before it and differs each time; the first of a
+        // case is a part of that as it was then.
+        let number = arriving.entry(case.clone()).or_default();
+        *number += 1;
+        if *number == 1 { case } else { format!("{case}, rate {number}") }
+    };
+    rows.iter().map(name).collect()
 }
 
 /// Row by row, in the order of the run now.
@@ -36,9 +48,14 @@ pub(super) fn changes(before: &Report, now: &Report) -> Vec<Change> {
     if before.machine != now.machine || before.cores != now.cores {
         return Vec::new();
     }
-    let found = |row: &Row| before.rows.iter().find(|old| name(old) == name(row));
-    let both = now.rows.iter().filter_map(|row| Some((row, found(row)?)));
-    both.map(|(row, old)| Change { name: name(row), before: old.per_second, now: row.per_second })
+    let rates = before.rows.iter().map(|row| row.per_second);
+    let before: HashMap<String, f64> = names(&before.rows).into_iter().zip(rates).collect();
+    let named = names(&now.rows).into_iter().zip(&now.rows);
+    named
+        .filter_map(|(name, row)| {
+            let before = *before.get(&name)?;
+            Some(Change { name, before, now: row.per_second })
+        })
         .collect()
 }
 
@@ -82,5 +99,20 @@ mod tests {
         assert_eq!(found, [Change { name: "a".to_owned(), before: 100.0, now: 120.0 }]);
         assert!(told(&before, &found).contains("+20 %"));
         assert_eq!(changes(&report("other", &[("a", 100.0)]), &now), []);
+    }
+
+    /// Each has another rate in each run, so their order tells which is which.
+    #[test]
+    fn of_the_arriving_rows_of_a_case_the_first_is_compared_with_the_first() {
+        let arriving = |factor: f64| {
+            let mut report = report("m", &[("a", 10.0 * factor), ("a", 20.0 * factor)]);
+            for row in &mut report.rows {
+                row.arrivals_per_second = Some(row.per_second);
+            }
+            report
+        };
+        let found = changes(&arriving(1.0), &arriving(1.5));
+        let rates: Vec<_> = found.iter().map(|change| (change.before, change.now)).collect();
+        assert_eq!(rates, [(10.0, 15.0), (20.0, 30.0)]);
     }
 }
