@@ -114,6 +114,22 @@ pub trait Engine: Send + 'static {
         shard: ShardId,
         position: u64,
         records: &[&[u8]],
+    ) -> Result<Receipt, JournalError> {
+        self.append_and_truncate(shard, position, records, None)
+    }
+
+    /// Appends a batch and forgets all batches before `before`, if any are to be forgotten, both in
+    /// one storage transaction: a truncation that shares the sync of an append costs nobody a wait.
+    ///
+    /// # Errors
+    /// Those of [`Engine::append`]. [`JournalError::Gap`] if `before` is beyond `position`: nothing
+    /// was written, and nothing forgotten.
+    fn append_and_truncate(
+        &mut self,
+        shard: ShardId,
+        position: u64,
+        records: &[&[u8]],
+        before: Option<u64>,
     ) -> Result<Receipt, JournalError>;
 
     /// Whether the next append will take longer, because much is to be tidied up with it. Who wraps
@@ -149,20 +165,6 @@ pub trait Engine: Send + 'static {
     /// # Errors
     /// [`JournalError::Gap`] if `before` is beyond `next`: nothing was changed.
     fn truncate(&mut self, shard: ShardId, before: u64) -> Result<(), JournalError>;
-
-    /// Appends a batch and forgets all batches before `before`, both in one storage transaction: a
-    /// truncation that shares the sync of an append costs nobody a wait.
-    ///
-    /// # Errors
-    /// Those of [`Engine::append`]. [`JournalError::Gap`] if `before` is beyond `position`: nothing
-    /// was written, and nothing forgotten.
-    fn append_and_truncate(
-        &mut self,
-        shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
-        before: u64,
-    ) -> Result<Receipt, JournalError>;
 
     /// Makes everything that [`Engine::read`] has shown durable again: after a failed sync the page
     /// cache can show what the disk does not hold. To be called after recovery's read and before

@@ -111,9 +111,6 @@ impl Log {
 
     /// Forgets what lies before a position, which must be inside.
     fn truncate(&mut self, before: u64) {
-        if before <= self.first {
-            return;
-        }
         let count = self.index(before);
         let (first, first_previous) = (self.first, self.first_previous);
         self.first_previous = self.checksum_before(count);
@@ -204,22 +201,6 @@ impl MemoryEngine {
         }
     }
 
-    fn write_batch(
-        &mut self,
-        shard: ShardId,
-        (position, records): (u64, &[&[u8]]),
-        before: Option<u64>,
-    ) -> Result<Receipt, JournalError> {
-        self.check_poison()?;
-        batch::check_size(Path::new(PLACE), shard, records)?;
-        if self.append_unless_faulty(shard, (position, records), before)?.is_none() {
-            return Ok(Receipt::new(shard, position));
-        }
-        let message = format!("injected failure of append {position} on shard {shard}");
-        self.poison = Some(message.clone());
-        Err(JournalError::Io { path: path(), message })
-    }
-
     fn append_unless_faulty(
         &self,
         shard: ShardId,
@@ -252,23 +233,21 @@ impl MemoryEngine {
 }
 
 impl Engine for MemoryEngine {
-    fn append(
-        &mut self,
-        shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
-    ) -> Result<Receipt, JournalError> {
-        self.write_batch(shard, (position, records), None)
-    }
-
     fn append_and_truncate(
         &mut self,
         shard: ShardId,
         position: u64,
         records: &[&[u8]],
-        before: u64,
+        before: Option<u64>,
     ) -> Result<Receipt, JournalError> {
-        self.write_batch(shard, (position, records), Some(before))
+        self.check_poison()?;
+        batch::check_size(Path::new(PLACE), shard, records)?;
+        if self.append_unless_faulty(shard, (position, records), before)?.is_none() {
+            return Ok(Receipt::new(shard, position));
+        }
+        let message = format!("injected failure of append {position} on shard {shard}");
+        self.poison = Some(message.clone());
+        Err(JournalError::Io { path: path(), message })
     }
 
     fn read(

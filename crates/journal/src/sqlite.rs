@@ -111,19 +111,6 @@ impl SqliteEngine {
         outcome
     }
 
-    fn write_batch(
-        &mut self,
-        shard: ShardId,
-        (position, records): (u64, &[&[u8]]),
-        before: Option<u64>,
-    ) -> Result<Receipt, JournalError> {
-        self.write(|engine| {
-            batch::check_size(&engine.path, shard, records)?;
-            engine.settle_wal(batch::encoded_bytes(records).unwrap_or(0))?;
-            engine.append_checked(shard, (position, records), before)
-        })
-    }
-
     fn append_checked(
         &mut self,
         shard: ShardId,
@@ -216,23 +203,18 @@ impl SqliteEngine {
 }
 
 impl Engine for SqliteEngine {
-    fn append(
-        &mut self,
-        shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
-    ) -> Result<Receipt, JournalError> {
-        self.write_batch(shard, (position, records), None)
-    }
-
     fn append_and_truncate(
         &mut self,
         shard: ShardId,
         position: u64,
         records: &[&[u8]],
-        before: u64,
+        before: Option<u64>,
     ) -> Result<Receipt, JournalError> {
-        self.write_batch(shard, (position, records), Some(before))
+        self.write(|engine| {
+            batch::check_size(&engine.path, shard, records)?;
+            engine.settle_wal(batch::encoded_bytes(records).unwrap_or(0))?;
+            engine.append_checked(shard, (position, records), before)
+        })
     }
 
     fn is_due(&self) -> bool {

@@ -218,12 +218,8 @@ impl Journal {
             crash_point("before_decided_append");
         }
         let (start, records) = (Instant::now(), batch.records.slices());
-        let receipt = match self.forgettable() {
-            Some(before) => {
-                engine.append_and_truncate(self.shard, batch.position, &records, before)
-            }
-            None => engine.append(self.shard, batch.position, &records),
-        }?;
+        let (position, before) = (batch.position, self.forgettable());
+        let receipt = engine.append_and_truncate(self.shard, position, &records, before)?;
         let took = start.elapsed();
         if batch.has_begun {
             crash_point("after_begun_append");

@@ -548,11 +548,8 @@ impl Shard {
 
     /// Appends a batch, and forgets with it what may be forgotten.
     pub fn append(&mut self, batch: &Gathered) -> Result<Receipt, JournalError> {
-        let (number, position, records) = (self.number, batch.position, batch.records.slices());
-        match self.forgettable.take() {
-            Some(before) => self.engine.append_and_truncate(number, position, &records, before),
-            None => self.engine.append(number, position, &records),
-        }
+        let (records, before) = (batch.records.slices(), self.forgettable.take());
+        self.engine.append_and_truncate(self.number, batch.position, &records, before)
     }
 
     /// Whether a batch is being appended.

@@ -259,7 +259,7 @@ fn a_batch_and_what_is_forgotten_with_it_are_one_commit() {
             false
         }));
         hooked.unwrap();
-        engine.append_and_truncate(0, 5, &[b"x"], 4).unwrap();
+        engine.append_and_truncate(0, 5, &[b"x"], Some(4)).unwrap();
         assert_eq!(commits.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert_eq!(engine.bounds(0).unwrap(), crate::Bounds { first: 4, next: 6 });
     });

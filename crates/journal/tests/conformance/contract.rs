@@ -122,12 +122,12 @@ fn a_batch_that_is_appended_while_others_are_forgotten_continues_them() {
         let mut engine = storage.open();
         fill(&mut *engine, 0, 4);
         let whole = contents(&mut *engine, 0).unwrap();
-        assert_eq!(code(engine.append_and_truncate(0, 3, &[], 2)), "journal_conflict");
-        assert_eq!(code(engine.append_and_truncate(0, 4, &[], 5)), "journal_gap");
+        assert_eq!(code(engine.append_and_truncate(0, 3, &[], Some(2))), "journal_conflict");
+        assert_eq!(code(engine.append_and_truncate(0, 4, &[], Some(5))), "journal_gap");
         assert_eq!(contents(&mut *engine, 0).unwrap(), whole, "nothing written or forgotten");
         // (position, before, first afterwards): some, none, all that was there.
         for (position, before, first) in [(4, 2, 2), (5, 1, 2), (6, 6, 6)] {
-            engine.append_and_truncate(0, position, &[b"x"], before).unwrap();
+            engine.append_and_truncate(0, position, &[b"x"], Some(before)).unwrap();
             drop(engine);
             engine = storage.open();
             let (bounds, batches) = contents(&mut *engine, 0).unwrap();

@@ -79,7 +79,7 @@ fn play(storage: &Storage, script: &[(bool, Action)]) {
                 }
             }
             Action::AppendAndTruncate(records, before) => {
-                let done = engine.append_and_truncate(shard, next, &slices(records), *before);
+                let done = engine.append_and_truncate(shard, next, &slices(records), Some(*before));
                 assert_eq!(done.is_ok(), model.truncate(*before));
                 if done.is_ok() {
                     model.batches.push(Batch { position: next, records: records.clone() });

@@ -97,11 +97,12 @@ impl Gated {
 }
 
 impl Engine for Gated {
-    fn append(
+    fn append_and_truncate(
         &mut self,
         shard: ShardId,
         position: u64,
         records: &[&[u8]],
+        before: Option<u64>,
     ) -> Result<Receipt, JournalError> {
         if records.is_empty() {
             return self.memory.append(shard, position, records); // The start's own.
@@ -116,7 +117,9 @@ impl Engine for Gated {
         let panics = gate.panics;
         drop(gate);
         assert!(!panics, "an append that panics, as it was told to");
-        self.memory.append(shard, position, records)
+        let receipt = self.memory.append(shard, position, records)?;
+        before.map_or(Ok(()), |before| self.truncate(shard, before))?;
+        Ok(receipt)
     }
 
     fn read(
@@ -143,18 +146,6 @@ impl Engine for Gated {
             gate.lost.extend(lost);
         });
         Ok(())
-    }
-
-    fn append_and_truncate(
-        &mut self,
-        shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
-        before: u64,
-    ) -> Result<Receipt, JournalError> {
-        let receipt = self.append(shard, position, records)?;
-        self.truncate(shard, before)?;
-        Ok(receipt)
     }
 
     fn harden(&mut self, shard: ShardId) -> Result<(), JournalError> {

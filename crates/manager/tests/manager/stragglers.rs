@@ -48,8 +48,10 @@ async fn check(workers: usize, each: usize) {
     soon(all.join_all()).await;
     let (lost, truncations) = gated.truncations();
     assert_eq!(lost, Vec::<String>::new());
-    let (kept, next) = kept(&gated);
-    assert!(kept < 200 && next > 1_000 && truncations > 20, "{kept} {next} {truncations}");
+    let (_, next) = kept(&gated);
+    assert!(next > 1_000 && truncations > 20, "{next} {truncations}");
+    // The history may have the last of them later.
+    until(|| kept(&gated).0 < 200).await;
     manager.stop(Duration::ZERO).await;
 
     let fake = Fake::new();

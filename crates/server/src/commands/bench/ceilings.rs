@@ -22,12 +22,7 @@ use super::usage::Usage;
 /// What an engine was asked to do, small enough to be kept for millions of transactions.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
-    Append {
-        records: u32,
-        bytes: u32,
-    },
-    /// With the append that comes next.
-    TruncateWith(u64),
+    Append { records: u32, bytes: u32, before: Option<u64> },
     Truncate(u64),
 }
 
@@ -59,17 +54,6 @@ impl Recorder {
         Duration::from_micros(self.appending_us.load(Ordering::Relaxed))
     }
 
-    fn note_append(&self, shard: ShardId, records: &[&[u8]]) {
-        let bytes = records.iter().map(|record| record.len()).sum::<usize>();
-        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        self.note(shard, Asked::Append { records: small(records.len()), bytes: small(bytes) });
-    }
-
-    fn took(&self, appending: Duration) {
-        let took_us = u64::try_from(appending.as_micros()).unwrap_or(u64::MAX);
-        self.appending_us.fetch_add(took_us, Ordering::Relaxed);
-    }
-
     fn note(&self, shard: ShardId, asked: Asked) {
         self.locked().entry(shard).or_default().push(asked);
     }
@@ -86,31 +70,21 @@ struct Recorded {
 }
 
 impl Engine for Recorded {
-    fn append(
-        &mut self,
-        shard: ShardId,
-        position: u64,
-        records: &[&[u8]],
-    ) -> Result<Receipt, JournalError> {
-        self.recorder.note_append(shard, records);
-        let start = Instant::now();
-        let receipt = self.engine.append(shard, position, records);
-        self.recorder.took(start.elapsed());
-        receipt
-    }
-
     fn append_and_truncate(
         &mut self,
         shard: ShardId,
         position: u64,
         records: &[&[u8]],
-        before: u64,
+        before: Option<u64>,
     ) -> Result<Receipt, JournalError> {
-        self.recorder.note(shard, Asked::TruncateWith(before));
-        self.recorder.note_append(shard, records);
+        let bytes = records.iter().map(|record| record.len()).sum::<usize>();
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let asked = Asked::Append { records: small(records.len()), bytes: small(bytes), before };
+        self.recorder.note(shard, asked);
         let start = Instant::now();
         let receipt = self.engine.append_and_truncate(shard, position, records, before);
-        self.recorder.took(start.elapsed());
+        let took_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.recorder.appending_us.fetch_add(took_us, Ordering::Relaxed);
         receipt
     }
 
@@ -177,21 +151,17 @@ pub(super) fn journal_alone(
 fn again(shard: ShardId, asked: &[Asked], folder: &Path) -> anyhow::Result<Duration> {
     let mut engine = SqliteEngine::open(&folder.join(format!("again-{shard}.db")))?;
     engine.harden(shard)?;
-    let (mut took, mut position, mut forgets) = (Duration::ZERO, 1, None);
+    let (mut took, mut position) = (Duration::ZERO, 1);
     for asked in asked {
         match *asked {
-            Asked::Append { records, bytes } => {
+            Asked::Append { records, bytes, before } => {
                 let each: Vec<u8> = vec![0xA5; (bytes / records.max(1)) as usize];
                 let batch = vec![&*each; records as usize];
                 let start = Instant::now();
-                match forgets.take() {
-                    Some(before) => engine.append_and_truncate(shard, position, &batch, before),
-                    None => engine.append(shard, position, &batch),
-                }?;
+                engine.append_and_truncate(shard, position, &batch, before)?;
                 took += start.elapsed();
                 position += 1;
             }
-            Asked::TruncateWith(before) => forgets = Some(before),
             Asked::Truncate(before) => {
                 let start = Instant::now();
                 engine.truncate(shard, before)?;
