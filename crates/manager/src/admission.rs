@@ -19,11 +19,15 @@
 //! routers, here of the logarithm of the share that is let in: the same correction is then right
 //! for twice as many as can be served and for a hundred times).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use unanimity_core::splitmix64;
+
+pub(crate) use door::{Door, Inside, Waiting};
+
+mod door;
 
 /// A queue with fewer than this is no overload, however slowly it moves: a machine that is busy
 /// with something else must not refuse the few that come. Timeouts see to those.
@@ -58,6 +62,15 @@ pub struct QueueDelay {
     target_us: u64,
     /// The delay that is aimed at where too many come, in targets.
     aim: f64,
+    /// Between two who leave, as it was counted last; 0: not known.
+    gap_ns: AtomicU64,
+    leaving: Apart<Leaving>,
+    coming: Apart<Coming>,
+}
+
+/// What those write who leave.
+#[derive(Debug, Default)]
+struct Leaving {
     /// When somebody last had not waited for too long, in microseconds since the start.
     calm_us: AtomicU64,
     /// When somebody last left.
@@ -66,14 +79,31 @@ pub struct QueueDelay {
     counted_from_us: AtomicU64,
     /// How many have left since then.
     counted: AtomicU64,
-    /// Between two who leave, as it was counted last; 0: not known.
-    gap_ns: AtomicU64,
+}
+
+/// What those write who come.
+#[derive(Debug, Default)]
+struct Coming {
     /// What the delay beyond the aim has come to over time, as a float; above zero while any are
     /// refused at the door.
     integral: AtomicU64,
     /// Up to when it is reckoned.
     reckoned_us: AtomicU64,
     drawn: AtomicU64,
+}
+
+/// Something on cache lines of its own, of which processors fetch two at a time: cores that write
+/// what lies beside it do not wait for each other.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 impl QueueDelay {
@@ -84,14 +114,9 @@ impl QueueDelay {
             started: Instant::now(),
             target_us: whole_us(target),
             aim: AIM_TARGETS,
-            calm_us: AtomicU64::new(0),
-            noted_us: AtomicU64::new(0),
-            counted_from_us: AtomicU64::new(0),
-            counted: AtomicU64::new(0),
             gap_ns: AtomicU64::new(0),
-            integral: AtomicU64::new(0),
-            reckoned_us: AtomicU64::new(0),
-            drawn: AtomicU64::new(1),
+            leaving: Apart::default(),
+            coming: Apart::default(),
         }
     }
 
@@ -125,11 +150,12 @@ impl QueueDelay {
         let now_us = self.moment(now);
         // Not in one: an atomic exchange waits for all that was written before, and here two who
         // note at the same time may overwrite each other.
-        let last_us = self.noted_us.load(Ordering::Relaxed);
-        self.noted_us.store(now_us, Ordering::Relaxed);
+        let Leaving { calm_us, noted_us, .. } = &*self.leaving;
+        let last_us = noted_us.load(Ordering::Relaxed);
+        noted_us.store(now_us, Ordering::Relaxed);
         let paused = now_us.saturating_sub(last_us) > self.interval_us();
         if whole_us(waited) <= self.target_us || paused {
-            self.calm_us.store(now_us, Ordering::Relaxed);
+            calm_us.store(now_us, Ordering::Relaxed);
         }
         (now_us, paused)
     }
@@ -140,22 +166,25 @@ impl QueueDelay {
     /// would seem short to the next.
     fn count(&self, now_us: u64, nobody_stood: bool) {
         let relaxed = Ordering::Relaxed;
+        let Leaving { counted_from_us, counted: count, .. } = &*self.leaving;
         if nobody_stood {
-            self.counted_from_us.store(now_us, relaxed);
-            self.counted.store(0, relaxed);
-            self.gap_ns.store(0, relaxed);
+            counted_from_us.store(now_us, relaxed);
+            count.store(0, relaxed);
+            if self.gap_ns.load(relaxed) != 0 {
+                self.gap_ns.store(0, relaxed); // Those who come read it, each of them.
+            }
             return;
         }
-        let counted = self.counted.load(relaxed) + 1;
-        self.counted.store(counted, relaxed); // As above.
-        let from_us = self.counted_from_us.load(relaxed);
+        let counted = count.load(relaxed) + 1;
+        count.store(counted, relaxed); // As above.
+        let from_us = counted_from_us.load(relaxed);
         let took_us = now_us.saturating_sub(from_us);
         if took_us < self.target_us {
             return;
         }
         let gap_ns = took_us.saturating_mul(1_000) / counted;
-        if self.counted_from_us.compare_exchange(from_us, now_us, relaxed, relaxed).is_ok() {
-            self.counted.store(0, relaxed);
+        if counted_from_us.compare_exchange(from_us, now_us, relaxed, relaxed).is_ok() {
+            count.store(0, relaxed);
             self.gap_ns.store(gap_ns, relaxed);
         }
     }
@@ -182,26 +211,27 @@ impl QueueDelay {
     /// long for an interval.
     fn integral(&self, delay: f64, now: Instant) -> f64 {
         let (relaxed, now_us) = (Ordering::Relaxed, self.moment(now));
-        let (from_us, bits) = (self.reckoned_us.load(relaxed), self.integral.load(relaxed));
+        let Coming { integral: held, reckoned_us, .. } = &*self.coming;
+        let (from_us, bits) = (reckoned_us.load(relaxed), held.load(relaxed));
         let passed_us = now_us.saturating_sub(from_us);
         // Nobody has asked for long: what it had come to says nothing of now.
         let stale = passed_us > self.interval_us();
         let integral = if stale { 0.0 } else { f64::from_bits(bits) };
         // Not for everybody who comes, and for each moment once.
         if passed_us * 32 < self.target_us
-            || self.reckoned_us.compare_exchange(from_us, now_us, relaxed, relaxed).is_err()
+            || reckoned_us.compare_exchange(from_us, now_us, relaxed, relaxed).is_err()
         {
             return integral;
         }
         let beyond = self.beyond(delay).min(INTEGRAL_TARGETS_MAX);
         let passed = passed_us.min(self.interval_us()) as f64 / self.target_us as f64;
-        let moves = Self::since(&self.noted_us, now_us) <= self.interval_us();
+        let moves = Self::since(&self.leaving.noted_us, now_us) <= self.interval_us();
         let next = if moves && (integral > 0.0 || self.is_congested(now)) {
             (integral + INTEGRAL * beyond * passed).clamp(0.0, INTEGRAL_MAX)
         } else {
             0.0
         };
-        self.integral.store(next.to_bits(), relaxed);
+        held.store(next.to_bits(), relaxed);
         next
     }
 
@@ -215,15 +245,15 @@ impl QueueDelay {
 
     /// From 0 to 1, as if at random.
     fn draw(&self) -> f64 {
-        let drawn = splitmix64(self.drawn.fetch_add(1, Ordering::Relaxed));
+        let drawn = splitmix64(self.coming.drawn.fetch_add(1, Ordering::Relaxed));
         (drawn >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Whether everybody has waited for longer than the target for a whole interval, until now.
     fn is_congested(&self, now: Instant) -> bool {
         let (now_us, interval_us) = (self.moment(now), self.interval_us());
-        Self::since(&self.calm_us, now_us) > interval_us
-            && Self::since(&self.noted_us, now_us) <= interval_us
+        Self::since(&self.leaving.calm_us, now_us) > interval_us
+            && Self::since(&self.leaving.noted_us, now_us) <= interval_us
     }
 
     fn since(then: &AtomicU64, now_us: u64) -> u64 {
@@ -236,68 +266,6 @@ impl QueueDelay {
 
     fn moment(&self, now: Instant) -> u64 {
         whole_us(now.saturating_duration_since(self.started))
-    }
-}
-
-/// The way into a queue, past which everybody goes: also those count who wait to be let in, where
-/// there is a bound on how many are inside.
-#[derive(Debug)]
-pub(crate) struct Door {
-    delay: QueueDelay,
-    waiting: AtomicUsize,
-}
-
-impl Door {
-    /// To a queue in which waiting for `target` is acceptable.
-    pub(crate) fn new(target: Duration) -> Arc<Self> {
-        let delay = QueueDelay { aim: AT_THE_DOOR_AIM_TARGETS, ..QueueDelay::new(target) };
-        Arc::new(Self { delay, waiting: AtomicUsize::new(0) })
-    }
-
-    /// Whether somebody who comes now is to be refused.
-    pub(crate) fn refuses_next(&self, now: Instant) -> bool {
-        self.delay.refuses_next(self.waiting.load(Ordering::Relaxed), now)
-    }
-
-    /// Somebody comes to wait.
-    pub(crate) fn enter(self: &Arc<Self>, now: Instant) -> Waiting {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting { door: Arc::clone(self), came_at: now }
-    }
-}
-
-/// Somebody who waits, for as long as this exists.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    door: Arc<Door>,
-    came_at: Instant,
-}
-
-impl Waiting {
-    /// Whether this is where they wait.
-    pub(crate) fn is_at(&self, door: &Arc<Door>) -> bool {
-        Arc::ptr_eq(&self.door, door)
-    }
-
-    /// They wait elsewhere from now on, as if they had come there.
-    pub(crate) fn moves_to(self, door: &Arc<Door>) -> Self {
-        if self.is_at(door) {
-            return self;
-        }
-        door.enter(self.came_at)
-    }
-
-    /// Their turn has come; says whether to refuse them.
-    pub(crate) fn refused(self, now: Instant) -> bool {
-        let waited = now.saturating_duration_since(self.came_at);
-        let others = self.door.waiting.load(Ordering::Relaxed).saturating_sub(1);
-        self.door.delay.refuses(waited, others, now)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.door.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -494,19 +462,6 @@ mod tests {
         assert!(refused && queue.refuses(waited, WAITING_MIN, at(&queue, 60)));
         assert!(!queue.refuses(Duration::from_millis(15), WAITING_MIN, at(&queue, 60)));
         assert!(queue.refuses_next(500, at(&queue, 60)), "they would wait for 50 ms still");
-    }
-
-    #[test]
-    fn who_waits_counts_until_taken_out_or_given_up() {
-        let (door, now) = (Door::new(Duration::from_millis(TARGET_MS)), Instant::now());
-        let all: Vec<Waiting> = (0..3).map(|_| door.enter(now)).collect();
-        let count = || door.waiting.load(Ordering::Relaxed);
-        assert_eq!(count(), 3);
-        let mut all = all.into_iter();
-        assert!(all.next().is_some_and(|first| !first.refused(now)));
-        assert_eq!(count(), 2);
-        drop(all);
-        assert_eq!(count(), 0);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 //! is done for a request: a refusal must cost as little as it can. How that is judged is
 //! `admission`'s.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use unanimity_core::{Options, Plan, PlanError, TransactionId, digested_bytes, splitmix64};
 
 use crate::admission::Waiting;
@@ -101,16 +102,18 @@ impl Admitted {
     /// As [`TransactionManager::begin`].
     pub async fn begin(self, request: BeginRequest) -> Result<BeginReply, BeginError> {
         let (reply, replied) = oneshot::channel();
-        let (manager, fingerprint) = self.ask_to_begin(request, BeginAnswer::Whole(reply)).await?;
-        match replied.await.map_err(|_| manager.unavailable())?? {
+        let asked = self.ask_to_begin(request, BeginAnswer::Whole(reply))?;
+        let Asked { manager, fingerprint, sending } = asked;
+        wait_for_room(sending).await;
+        let id = match replied.await.map_err(|_| manager.unavailable())?? {
             Begun::Shown { transaction, existed } => {
-                Ok(BeginReply { transaction: TransactionView::of(&transaction), existed })
+                let transaction = TransactionView::of(&transaction);
+                return Ok(BeginReply { transaction, existed });
             }
-            Begun::InHistory(id) => {
-                let view = manager.begun_before(&id, fingerprint).await?;
-                Ok(BeginReply { transaction: view, existed: true })
-            }
-        }
+            Begun::InHistory(id) => id,
+        };
+        let transaction = Box::pin(manager.begun_before(&id, fingerprint)).await?;
+        Ok(BeginReply { transaction, existed: true })
     }
 
     /// As [`TransactionManager::begin_and_tell`].
@@ -119,14 +122,15 @@ impl Admitted {
     /// As [`TransactionManager::begin`].
     pub async fn begin_and_tell(self, request: BeginRequest) -> Result<Told, BeginError> {
         let (reply, replied) = oneshot::channel();
-        let (manager, fingerprint) = self.ask_to_begin(request, BeginAnswer::Told(reply)).await?;
-        match replied.await.map_err(|_| manager.unavailable())?? {
-            Ok(told) => Ok(told),
-            Err(id) => {
-                let view = manager.begun_before(&id, fingerprint).await?;
-                Ok(Told::of_view(id, view))
-            }
-        }
+        let asked = self.ask_to_begin(request, BeginAnswer::Told(reply))?;
+        let Asked { manager, fingerprint, sending } = asked;
+        wait_for_room(sending).await;
+        let id = match replied.await.map_err(|_| manager.unavailable())?? {
+            Ok(told) => return Ok(told),
+            Err(id) => id,
+        };
+        let view = Box::pin(manager.begun_before(&id, fingerprint)).await?;
+        Ok(Told::of_view(id, view))
     }
 
     /// As [`Self::begin_and_tell`], for who begins a great many: returns at once, and `sink` is
@@ -155,39 +159,38 @@ impl Admitted {
             Err(error) => return owed.settle(Err(error)),
         };
         let Ready { manager, shard, waiting, command } = ready;
-        let command = Command::Begin(command.answered(BeginAnswer::Sink(owed)), waiting);
+        let command = command.answered(BeginAnswer::Sink(owed), &waiting);
         let shard = &manager.inner.running.shards[shard];
-        // If its shard has ended the command is dropped, and the sink told.
-        if let Err(TrySendError::Full(command)) = shard.try_send(command) {
-            let shard = shard.clone();
-            tokio::spawn(async move { drop(shard.send(command).await) });
+        if let Some(sending) = hand_over(shard, command, waiting) {
+            tokio::spawn(sending);
         }
     }
 
-    /// Checks a request and sends it to its shard; gives back its fingerprint.
-    async fn ask_to_begin(
-        self,
-        request: BeginRequest,
-        reply: BeginAnswer,
-    ) -> Result<(TransactionManager, u128), BeginError> {
+    /// Checks a request and sends it to its shard, if there is room. Not within the caller's own
+    /// future, of which there may be many thousand: there it would leave its place behind.
+    fn ask_to_begin(self, request: BeginRequest, reply: BeginAnswer) -> Result<Asked, BeginError> {
         let Ready { manager, shard, waiting, command } = self.made_ready(request)?;
         let fingerprint = command.fingerprint;
-        let command = Command::Begin(command.answered(reply), waiting);
+        let command = command.answered(reply, &waiting);
         let shard = &manager.inner.running.shards[shard];
-        let sent = match shard.try_send(command) {
-            // No room: what has come before has its turn.
-            Err(TrySendError::Full(command)) => shard.send(command).await.is_ok(),
-            sent => sent.is_ok(),
-        };
-        if sent { Ok((manager, fingerprint)) } else { Err(manager.unavailable().into()) }
+        let sending = hand_over(shard, command, waiting);
+        Ok(Asked { manager, fingerprint, sending })
     }
 
     /// Checks a request, and makes of it what is sent to its shard.
     fn made_ready(self, request: BeginRequest) -> Result<Ready, BeginError> {
         let Self { manager, waiting } = self;
-        if !request.checked {
+        // Its shard checks the plan in any case. Here it is for what costs much before that, and to
+        // tell of two mistakes the first.
+        let bad_participant = match request.checked {
+            true => None,
+            false => manager.check_participants(&request.plan).err(),
+        };
+        if !request.checked && (bad_participant.is_some() || !request.fresh) {
             request.plan.check()?;
-            manager.check_participants(&request.plan)?;
+        }
+        if let Some(error) = bad_participant {
+            return Err(error.into());
         }
         manager.check_busy(&request.plan)?;
         let may_be_used = !request.fresh;
@@ -218,6 +221,41 @@ impl Admitted {
     }
 }
 
+/// A beginning on its way to a shard that has no room yet. If the shard has ended the beginning is
+/// dropped, and with it what would answer.
+type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A beginning that was sent, or waits for room.
+struct Asked {
+    manager: TransactionManager,
+    fingerprint: u128,
+    sending: Option<Sending>,
+}
+
+/// Sends a beginning to its shard; gives back what remains to be waited for, if there is no room:
+/// what has come before has its turn.
+fn hand_over(shard: &mpsc::Sender<Command>, command: Command, waiting: Waiting) -> Option<Sending> {
+    match shard.try_send(command) {
+        Ok(()) => waiting.hand_over(),
+        Err(TrySendError::Closed(_)) => {}
+        Err(TrySendError::Full(command)) => {
+            let shard = shard.clone();
+            return Some(Box::pin(async move {
+                if shard.send(command).await.is_ok() {
+                    waiting.hand_over();
+                }
+            }));
+        }
+    }
+    None
+}
+
+async fn wait_for_room(sending: Option<Sending>) {
+    if let Some(sending) = sending {
+        sending.await;
+    }
+}
+
 /// A beginning that can be sent to its shard.
 struct Ready {
     manager: TransactionManager,
@@ -236,9 +274,11 @@ struct Unanswered {
 }
 
 impl Unanswered {
-    fn answered(self, reply: BeginAnswer) -> BeginCommand {
-        let Self { id, fingerprint, plan, may_be_used, wait } = self;
-        BeginCommand { id, fingerprint, plan, may_be_used, wait, reply }
+    fn answered(self, reply: BeginAnswer, waiting: &Waiting) -> Command {
+        let (Self { id, fingerprint, plan, may_be_used, wait }, came_at) =
+            (self, waiting.came_at());
+        let command = BeginCommand { id, fingerprint, plan, may_be_used, came_at, wait, reply };
+        Command::Begin(Box::new(command))
     }
 }
 

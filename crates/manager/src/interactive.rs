@@ -43,7 +43,7 @@ impl TransactionManager {
         let (reply, replied) = oneshot::channel();
         let id_of = id.clone();
         let command = EnlistCommand { id: id_of, branch, after, refers, branches_max, reply };
-        self.send(id, Command::Ask(Ask::Enlist(command))).await?;
+        self.send(id, Command::Ask(Box::new(Ask::Enlist(command)))).await?;
         let enlisted = replied.await.map_err(|_| self.unavailable())?;
         let unknown = matches!(enlisted, Err(EnlistError::Refused(EnlistRefusal::Unknown)));
         if unknown && self.get(id).await?.is_some_and(|known| known.completed) {
@@ -63,7 +63,8 @@ impl TransactionManager {
         wait: Wait,
     ) -> Result<TransactionView, CommitError> {
         let (reply, replied) = oneshot::channel();
-        self.send(id, Command::Ask(Ask::Commit { id: id.clone(), wait, reply })).await?;
+        let ask = Ask::Commit { id: id.clone(), wait, reply };
+        self.send(id, Command::Ask(Box::new(ask))).await?;
         let (shown, rolled_back) = match replied.await.map_err(|_| self.unavailable())? {
             Committing::Whole => return Err(CommitError::Whole),
             Committing::SetAside => return Err(CommitError::SetAside),
@@ -97,7 +98,7 @@ impl TransactionManager {
         let (reply, replied) = oneshot::channel();
         let (name, by, reason) = (branch.to_owned(), by.into(), reason.into());
         let ask = Ask::Resolve { id: id.clone(), branch: name, outcome, by, reason, reply };
-        self.send(id, Command::Ask(ask)).await?;
+        self.send(id, Command::Ask(Box::new(ask))).await?;
         let resolved = replied.await.map_err(|_| self.unavailable())?;
         let known = self.get(id).await?;
         match (resolved, known) {

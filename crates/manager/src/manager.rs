@@ -198,7 +198,8 @@ impl TransactionManager {
         let mut found: Vec<(TransactionView, Option<TimelineView>)> = Vec::new();
         for shard in &self.inner.running.shards {
             let (reply, replied) = oneshot::channel();
-            let command = Command::List { filter: filter.clone(), limit: limit + 1, reply };
+            let command =
+                Command::List { filter: Box::new(filter.clone()), limit: limit + 1, reply };
             shard.send(command).await.map_err(|_| self.unavailable())?;
             let live = replied.await.map_err(|_| self.unavailable())?;
             found.extend(live.iter().map(|live| {
@@ -219,7 +220,7 @@ impl TransactionManager {
     pub async fn has_live(&self) -> Result<bool, Unavailable> {
         for shard in &self.inner.running.shards {
             let (reply, replied) = oneshot::channel();
-            let command = Command::List { filter: Filter::default(), limit: 1, reply };
+            let command = Command::List { filter: Box::default(), limit: 1, reply };
             shard.send(command).await.map_err(|_| self.unavailable())?;
             if !replied.await.map_err(|_| self.unavailable())?.is_empty() {
                 return Ok(true);
@@ -332,7 +333,7 @@ impl TransactionManager {
 
     async fn tell(&self, id: &TransactionId, event: Event) -> Result<(), Unavailable> {
         let (reply, replied) = oneshot::channel();
-        self.send(id, Command::Tell { event, reply }).await?;
+        self.send(id, Command::Tell { event: Box::new(event), reply }).await?;
         replied.await.map_err(|_| self.unavailable())
     }
 

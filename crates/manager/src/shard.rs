@@ -15,7 +15,7 @@ use unanimity_core::{
     OutboxBounds, Plan, Replayed, Step, TransactionId,
 };
 
-use crate::admission::Waiting;
+use crate::admission::Inside;
 use crate::answers::{AnswerQueue, Answers, answers};
 use crate::blame::Blame;
 use crate::clock::Clock;
@@ -77,9 +77,9 @@ impl Default for Bounds {
     }
 }
 
-/// What others ask of a shard.
+/// What others ask of a shard. Small, because it is moved twice on its way.
 pub(crate) enum Command {
-    Begin(BeginCommand, Waiting),
+    Begin(Box<BeginCommand>),
     /// Show a transaction, now or when what is waited for has come. `None`: not known here.
     Get {
         id: TransactionId,
@@ -88,12 +88,12 @@ pub(crate) enum Command {
     },
     /// Live and just ended transactions that pass the filter, latest first.
     List {
-        filter: Filter,
+        filter: Box<Filter>,
         limit: usize,
         reply: oneshot::Sender<Vec<Shown>>,
     },
     /// A request for a live transaction.
-    Ask(Ask),
+    Ask(Box<Ask>),
     /// Take up one that is set aside. That it was is on record no more.
     TakeUp {
         id: TransactionId,
@@ -101,7 +101,7 @@ pub(crate) enum Command {
     },
     /// Something for the core; answered when it has been taken in.
     Tell {
-        event: Event,
+        event: Box<Event>,
         reply: oneshot::Sender<()>,
     },
     /// Finish what is live, take nothing new.
@@ -117,6 +117,8 @@ pub(crate) struct BeginCommand {
     pub(crate) plan: Box<Plan>,
     /// Whether the history may hold this id already and must be asked.
     pub(crate) may_be_used: bool,
+    /// Since when they wait who ask for it.
+    pub(crate) came_at: Instant,
     pub(crate) wait: Wait,
     pub(crate) reply: BeginAnswer,
 }
@@ -138,6 +140,7 @@ pub(crate) struct ShardParts {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) was_used: WasUsed,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) door: Inside,
     pub(crate) journal: ShardJournal,
     pub(crate) receipts: mpsc::UnboundedReceiver<Receipt>,
     pub(crate) history: std_mpsc::Sender<ArchiveRequest>,
@@ -160,6 +163,7 @@ pub(crate) struct Shard {
     transport: Arc<dyn Transport>,
     was_used: WasUsed,
     commands: mpsc::Receiver<Command>,
+    door: Inside,
     answers: AnswerQueue,
     answers_sender: Answers,
     /// Answers that were taken from there, or came at once.
@@ -228,6 +232,7 @@ impl Shard {
             transport: parts.transport,
             was_used: parts.was_used,
             commands: parts.commands,
+            door: parts.door,
             answers,
             answers_sender,
             answered: VecDeque::new(),
@@ -261,7 +266,7 @@ impl Shard {
         }
         loop {
             self.look_at_clock();
-            self.meters.publish();
+            self.publish();
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
@@ -327,6 +332,12 @@ impl Shard {
     fn look_at_clock(&mut self) {
         self.now = Instant::now();
         self.now_ms = self.clock.ms_at(self.now);
+    }
+
+    /// Tells others what they are told once a turn.
+    fn publish(&mut self) {
+        self.meters.publish();
+        self.door.tell();
     }
 
     const fn now_ms(&self) -> Millis {
@@ -482,7 +493,7 @@ impl Shard {
     /// Says whether the shard is to end at once.
     fn on_command(&mut self, command: Command) -> bool {
         match command {
-            Command::Begin(command, waiting) => self.on_begin(command, waiting),
+            Command::Begin(command) => self.on_begin(*command),
             Command::Get { id, wait, reply } => {
                 self.resume(&id);
                 self.show(
@@ -500,7 +511,7 @@ impl Shard {
             }
             Command::Ask(ask) => {
                 self.resume(ask.transaction());
-                self.on_ask(ask);
+                self.on_ask(*ask);
             }
             Command::TakeUp { id, reply } => {
                 self.take_up(&id);
@@ -508,7 +519,7 @@ impl Shard {
                 self.reply(Box::new(send));
             }
             Command::Tell { event, reply } => {
-                self.handle(event);
+                self.handle(*event);
                 let send = move || reply.send(()).unwrap_or(()); // A caller may have gone away.
                 self.reply(Box::new(send));
             }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use unanimity_core::{Coordinator, CoordinatorConfig, Doing, TransactionId, splitmix64};
 use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
 
-use crate::admission::Door;
+use crate::admission::{Door, Inside};
 use crate::blame::{Blame, Blamed, text_of};
 use crate::clock::Clock;
 use crate::error::{BeginError, StartError, Unavailable};
@@ -25,7 +25,7 @@ use crate::manager::{Running, TransactionManager};
 use crate::panics::{self, Panics};
 use crate::recovery::{Recovered, recover};
 use crate::reserve::Reserve;
-use crate::shard::{Bounds, Shard, ShardParts, WasUsed};
+use crate::shard::{Bounds, Command, Shard, ShardParts, WasUsed};
 use crate::transport::Transport;
 
 /// How many commands may wait for a shard before callers wait themselves.
@@ -234,8 +234,9 @@ impl Starting {
         let (mut shards, mut doors) = (Vec::new(), Vec::new());
         for (number, opened) in (0..).zip(recovered) {
             let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-            doors.push(Door::new(self.queue_delay_target));
-            let shard = self.shard(number, opened, commands, archive.clone())?;
+            let (door, inside) = Door::new(self.queue_delay_target);
+            doors.push(door);
+            let shard = self.shard(number, opened, (commands, inside), archive.clone())?;
             let watcher = Watcher {
                 number,
                 blame: self.blame.clone(),
@@ -267,7 +268,7 @@ impl Starting {
         &mut self,
         number: u16,
         (engine, recovered): Opened,
-        commands: mpsc::Receiver<crate::shard::Command>,
+        (commands, door): (mpsc::Receiver<Command>, Inside),
         history: std_mpsc::Sender<ArchiveRequest>,
     ) -> Result<Shard, StartError> {
         let (receipts_sender, receipts) = mpsc::unbounded_channel();
@@ -283,6 +284,7 @@ impl Starting {
             transport: Arc::clone(&self.transport),
             was_used: was_used(&self.history),
             commands,
+            door,
             journal,
             receipts,
             history,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use unanimity_core::{Doing, Event, Plan, Refusal, TransactionId};
 
 use super::{BeginCommand, Shard};
-use crate::admission::Waiting;
 use crate::error::{BeginError, Unavailable};
 use crate::watchers::{BeginAnswer, Wait, Watcher, WatcherReply};
 
@@ -17,12 +16,13 @@ pub(super) struct LookedUp {
 }
 
 impl Shard {
-    pub(super) fn on_begin(&mut self, command: BeginCommand, waiting: Waiting) {
+    pub(super) fn on_begin(&mut self, command: BeginCommand) {
+        let too_late = self.door.refuses(command.came_at, self.now);
         if self.stopping {
             self.refuse(command.reply, Unavailable::Stopping.into());
             return;
         }
-        if waiting.refused(self.now) {
+        if too_late {
             self.refuse(command.reply, BeginError::Overloaded);
             return;
         }

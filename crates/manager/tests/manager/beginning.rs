@@ -229,13 +229,19 @@ async fn bad_plans_are_refused_and_nothing_is_sent() {
     let fake = Fake::new();
     let manager = in_memory(&fake);
     let check = async |plan: Plan, code: &str, field: &str| {
-        let refused = manager.begin(BeginRequest::new(plan, Wait::Outcome)).await;
-        let Err(BeginError::Plan(error)) = refused else { panic!("{refused:?}") };
-        assert_eq!((error.code, &*error.field), (code, field));
+        let chosen = BeginRequest::with_id(id("T"), plan.clone(), Wait::Outcome);
+        for request in [chosen, BeginRequest::new(plan, Wait::Outcome)] {
+            let refused = soon(manager.begin(request)).await;
+            let Err(BeginError::Plan(error)) = refused else { panic!("{refused:?}") };
+            assert_eq!((error.code, &*error.field), (code, field));
+        }
     };
     check(plan(&[]), "no_branches", "branches").await;
     check(plan(&["a", "a"]), "branch_name_repeated", "branches[1].name").await;
     check(plan(&["a", "forbidden"]), "participant_not_allowed", "branches[1].participant").await;
+    // Of two mistakes the plan's own is told.
+    let both = plan(&["forbidden", "forbidden"]);
+    check(both, "branch_name_repeated", "branches[1].name").await;
     assert_eq!(fake.calls(), Vec::<String>::new());
 }
 

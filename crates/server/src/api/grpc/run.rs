@@ -33,9 +33,9 @@ use crate::slots::Slots;
 /// The most requests of one stream that may be unanswered before no more are read.
 const UNANSWERED_MAX: usize = 16_384;
 /// The most of them that may be younger than [`YOUNG`].
-const YOUNG_MAX: usize = 4_096;
+const YOUNG_MAX: usize = 1_024;
 /// What takes longer than this waits for somebody else.
-const YOUNG: Duration = Duration::from_millis(100);
+const YOUNG: Duration = Duration::from_millis(25);
 
 /// Whose time is over is looked for no more often than this.
 const LOOK: Duration = Duration::from_millis(250);

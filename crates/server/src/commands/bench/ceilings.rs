@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use unanimity::core::{
     Answer, Call, Coordinator, CoordinatorConfig, Durable, Effect, Event, Mutations, Operation,
-    Out, Outbox, OutboxBounds, Step, TransactionId,
+    Out, Outbox, OutboxBounds, Step,
 };
-use unanimity::{Bounds as ManagerBounds, OpenEngine};
+use unanimity::{Bounds as ManagerBounds, OpenEngine, TransactionManager};
 use unanimity_journal::{Batch, Bounds, Engine, JournalError, Receipt, ShardId, SqliteEngine};
 
 use super::embedded::transfer;
@@ -181,9 +181,8 @@ pub(super) fn core_alone(
 ) -> anyhow::Result<Alike> {
     let (each, before) = (concurrency.div_ceil(shards.max(1)).max(1), Usage::own());
     std::thread::scope(|scope| {
-        let loops: Vec<_> = (0..shards)
-            .map(|shard| scope.spawn(move || Alone::new(shard, each).run(for_so_long)))
-            .collect();
+        let loops: Vec<_> =
+            (0..shards).map(|_| scope.spawn(move || Alone::new(each).run(for_so_long))).collect();
         let (mut per_second, mut ended) = (0.0, 0);
         for one in loops {
             let (count, took) = one.join().map_err(|_| anyhow!("the core panicked"))??;
@@ -200,14 +199,12 @@ struct Alone {
     coordinator: Coordinator,
     outbox: Outbox<()>,
     answers: Vec<Event>,
-    shard: usize,
     concurrency: usize,
-    begun: u64,
     ended: u64,
 }
 
 impl Alone {
-    fn new(shard: usize, concurrency: usize) -> Self {
+    fn new(concurrency: usize) -> Self {
         let config =
             CoordinatorConfig { live_transactions_max: usize::MAX, ..CoordinatorConfig::default() };
         let ManagerBounds { truncate_batches_min, truncate_bytes_min, straggler_batches, .. } =
@@ -217,9 +214,7 @@ impl Alone {
             coordinator: Coordinator::new(config),
             outbox: Outbox::new((1, 1), Default::default(), bounds, Mutations::default()),
             answers: Vec::new(),
-            shard,
             concurrency,
-            begun: 0,
             ended: 0,
         }
     }
@@ -231,9 +226,8 @@ impl Alone {
         while started.elapsed() < for_so_long {
             let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             while self.coordinator.len() < self.concurrency {
-                self.begun += 1;
-                let name = format!("{:016x}{:016x}", self.begun, self.shard);
-                let transaction = TransactionId::new(&name).context("digits are a name")?;
+                // As a shard's are named: not by what costs more, which would lower the ceiling.
+                let transaction = TransactionManager::generate_id();
                 let plan = plan.clone();
                 let begin = Event::Begin { transaction, fingerprint: 0, plan: Box::new(plan) };
                 let step = self.coordinator.handle(now_ms, begin);

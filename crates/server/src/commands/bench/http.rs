@@ -249,6 +249,27 @@ pub(super) async fn round_trips(
     Ok(measured)
 }
 
+/// Bare round trips of a payload to two participants' echoes at once: a turn is both.
+pub(super) async fn side_by_side(window: Window, urls: &[String]) -> anyhow::Result<Measured> {
+    let options = || ClientOptions { requests_max: 1, ..ClientOptions::default() };
+    let echo = |url: &String| Client::with_options(url, None, options());
+    let (first, second) = (echo(&urls[0])?, echo(&urls[1])?);
+    let payload = Arc::new(payload("pay"));
+    let turn = move || {
+        let (first, second, payload) = (first.clone(), second.clone(), Arc::clone(&payload));
+        async move {
+            let one = first.post_json::<Value>("/echo", &*payload);
+            let other = second.post_json::<Value>("/echo", &*payload);
+            if tokio::try_join!(one, other).is_ok() { Turn::Done } else { Turn::Failed }
+        }
+    };
+    let measured = measure(Load::Closed(1), window, async || Usage::own(), turn).await?;
+    if measured.failed > 0 || measured.done == 0 {
+        bail!("of the round trips side by side {} failed", measured.failed);
+    }
+    Ok(measured)
+}
+
 /// The transaction that most scenarios begin: two two-phase branches at two participants.
 pub(super) fn two_branches(urls: &[String]) -> TransactionRequest {
     let at: Vec<String> = urls.iter().take(2).map(|url| format!("{url}/transactions")).collect();

@@ -1,12 +1,13 @@
 //! The scenario *latency*: one transaction at a time over HTTP, and what of its time is not the
 //! machine's. Until the outcome is told a transaction waits for two round trips (the initiator's
 //! own, and the prepares, which run side by side) and for two syncs (the beginning's and the
-//! decision's). Both are measured in the same run, before and after; what is beyond them is the
-//! coordinator's.
+//! decision's). What is beyond them is the coordinator's. All of them are measured in turn with the
+//! transactions, in slices that are short beside what a machine shared with others takes to change:
+//! measured once before and once after, one and the same program came to 1.03 and to 1.24.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use unanimity_journal::{Engine, SqliteEngine};
@@ -14,42 +15,66 @@ use unanimity_sdk::api::Outcome;
 
 use super::BenchArguments;
 use super::deployment::Deployment;
-use super::http::{round_trips, two_branches};
-use super::measure::{Load, Window};
+use super::http::{round_trips, side_by_side, two_branches};
+use super::measure::{Load, Measured, Window};
 use super::row::{Beyond, Row};
 
 /// The bytes of a beginning's record, as two branches with a small payload have it.
 pub(super) const RECORD_BYTES: usize = 300;
-/// How many syncs are timed before and after.
-const SYNCS: u64 = 200;
+/// How many slices the transactions are measured in.
+const SLICES: u32 = 8;
+/// How many syncs are timed before each.
+const SYNCS: usize = 100;
+/// So long the coordinator is left alone after each: it has its history to write.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What one slice came to, in milliseconds.
+#[derive(Default)]
+struct Slices {
+    round_trips: Vec<f64>,
+    side_by_side: Vec<f64>,
+    syncs: Vec<f64>,
+    bare: Vec<f64>,
+}
 
 /// Runs it.
 pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Row> {
     let folder = folder.join("latency");
     let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
-    let window = arguments.window();
-    let half = Window::of(window.counted / 2);
-    let url = deployment.participants[0].clone();
-    let request = Arc::new(two_branches(&deployment.participants));
+    let slice = Window::of(arguments.window().counted / SLICES);
+    let half = Window::of(slice.counted / 2);
+    let urls = deployment.participants.clone();
+    let request = Arc::new(two_branches(&urls));
     let mut bare = deployment.bare(&folder, arguments.sizes()).await?;
     let bare_url = bare.url();
-    let waited = async || {
-        let bare = round_trips(1, half, &bare_url).await?.latency.p50_ms;
-        Ok::<_, anyhow::Error>([
-            round_trips(1, half, &url).await?.latency.p50_ms,
-            sync_ms(&folder)?,
-            bare,
-        ])
-    };
-    let before = waited().await?;
-    let measured = deployment.commit(Load::Closed(1), window, &request, Outcome::Commit).await?;
-    let after = waited().await?;
+    let mut journal = Journal::open(&folder)?;
+    let (mut waited, mut all) = (Slices::default(), None::<Measured>);
+    for _ in 0..SLICES {
+        waited.round_trips.push(round_trips(1, half, &urls[0]).await?.latency.p50_ms);
+        waited.side_by_side.push(side_by_side(half, &urls).await?.latency.p50_ms);
+        waited.syncs.push(journal.sync_ms()?);
+        waited.bare.push(round_trips(1, half, &bare_url).await?.latency.p50_ms);
+        let one = deployment.commit(Load::Closed(1), slice, &request, Outcome::Commit).await?;
+        all = Some(match all {
+            Some(all) => all.and(one),
+            None => one,
+        });
+        tokio::time::sleep(PAUSE).await;
+    }
     bare.stop().await?;
     let idle_kib = deployment.idle_kib;
     deployment.finish().await.context("latency")?;
     std::fs::remove_dir_all(&folder)?;
-    let mean = |which: usize| (before[which] + after[which]) / 2.0;
-    let beyond = Beyond::new(measured.latency.p50_ms, mean(0), mean(1), mean(2));
+    let measured = all.unwrap_or_default();
+    let mean = |each: &[f64]| each.iter().sum::<f64>() / f64::from(SLICES);
+    let beyond = Beyond {
+        round_trip_ms: mean(&waited.round_trips),
+        side_by_side_ms: mean(&waited.side_by_side),
+        sync_ms: mean(&waited.syncs),
+        bare_ms: mean(&waited.bare),
+        ratio: 0.0,
+    };
+    let beyond = beyond.of(measured.latency.p50_ms);
     let case = "one at a time".to_owned();
     let row = Row::new("latency", Load::Closed(1), &measured);
     Ok(Row { case, idle_kib, beyond: Some(beyond), ..row })
@@ -58,26 +83,37 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
 /// So many records of so many bytes each give a journal's log a length at which it begins anew.
 const FILL: (u64, usize) = (6, 4 << 20);
 
-/// The median time of an append of one record, in a journal of its own, whose log is as long
-/// already as that of a journal that has been in use for a while: a sync of bytes that make a file
-/// longer takes up to three times as long.
-fn sync_ms(folder: &Path) -> anyhow::Result<f64> {
-    let path = folder.join("sync.db");
-    let mut engine = SqliteEngine::open(&path)?;
-    engine.harden(0)?;
-    let mut next = engine.bounds(0)?.next;
-    let large = vec![0xA5; FILL.1];
-    for _ in 0..FILL.0 {
-        engine.append(0, next, &[&large])?;
-        next += 1;
+/// A journal of its own, whose log is as long already as that of a journal that has been in use for
+/// a while: a sync of bytes that make a file longer takes up to three times as long.
+struct Journal {
+    engine: SqliteEngine,
+    next: u64,
+}
+
+impl Journal {
+    fn open(folder: &Path) -> anyhow::Result<Self> {
+        let mut engine = SqliteEngine::open(&folder.join("sync.db"))?;
+        engine.harden(0)?;
+        let mut next = engine.bounds(0)?.next;
+        let large = vec![0xA5; FILL.1];
+        for _ in 0..FILL.0 {
+            engine.append(0, next, &[&large])?;
+            next += 1;
+        }
+        Ok(Self { engine, next })
     }
-    let record: [&[u8]; 1] = [&[0xA5; RECORD_BYTES]];
-    let mut took_us = Vec::new();
-    for position in next..next + SYNCS {
-        let start = Instant::now();
-        engine.append(0, position, &record)?;
-        took_us.push(start.elapsed().as_micros());
+
+    /// The median time of an append of one record.
+    fn sync_ms(&mut self) -> anyhow::Result<f64> {
+        let record: [&[u8]; 1] = [&[0xA5; RECORD_BYTES]];
+        let mut took_us = Vec::new();
+        for _ in 0..SYNCS {
+            let start = Instant::now();
+            self.engine.append(0, self.next, &record)?;
+            took_us.push(start.elapsed().as_micros());
+            self.next += 1;
+        }
+        took_us.sort_unstable();
+        Ok(took_us[took_us.len() / 2] as f64 / 1_000.0)
     }
-    took_us.sort_unstable();
-    Ok(took_us[took_us.len() / 2] as f64 / 1_000.0)
 }

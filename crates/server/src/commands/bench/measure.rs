@@ -77,6 +77,10 @@ pub(super) struct Measured {
     pub(super) failed: u64,
     /// Of those done within the window.
     pub(super) latency: Latency,
+    /// How long each of those took.
+    latencies_us: Vec<u32>,
+    /// How long it took altogether.
+    counted: Duration,
     /// How late a turn of an open loop was begun at most, within the window: the load client itself
     /// may not keep up.
     pub(super) late_ms: f64,
@@ -273,12 +277,33 @@ fn result(tally: &Tally, window: Window, usage: Usage) -> Measured {
         refused: tally.refused.load(Ordering::Relaxed),
         failed: tally.failed.load(Ordering::Relaxed),
         latency: Latency::of(&latencies_us),
+        latencies_us: latencies_us.clone(),
+        counted: window.counted,
         late_ms: tally.late_us.load(Ordering::Relaxed) as f64 / 1_000.0,
         usage,
     }
 }
 
 impl Measured {
+    /// Both, as if they were one.
+    pub(super) fn and(mut self, other: Self) -> Self {
+        self.latencies_us.extend(other.latencies_us);
+        let counted = self.counted + other.counted;
+        let done = self.done + other.done;
+        Self {
+            per_second: done as f64 / counted.as_secs_f64(),
+            done,
+            done_in_all: self.done_in_all + other.done_in_all,
+            refused: self.refused + other.refused,
+            failed: self.failed + other.failed,
+            latency: Latency::of(&self.latencies_us),
+            latencies_us: self.latencies_us,
+            counted,
+            late_ms: self.late_ms.max(other.late_ms),
+            usage: Usage { resident_kib: other.usage.resident_kib, ..self.usage + other.usage },
+        }
+    }
+
     /// Processor time for each turn that was done.
     pub(super) fn cpu_us(&self) -> f64 {
         self.usage.cpu_us as f64 / self.done.max(1) as f64
@@ -363,6 +388,25 @@ mod tests {
         let measured = measure(Load::Closed(2), SHORT, usage, turn).await.unwrap();
         assert!(measured.done > 0 && measured.refused > 0 && measured.failed > 0, "{measured:?}");
         assert!(measured.done < measured.done_in_all, "{measured:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_measurements_are_one() {
+        let measured = async |takes_ms: u64| {
+            let turn = move || async move {
+                passes(takes_ms).await;
+                Turn::Done
+            };
+            let used = async || Usage { resident_kib: takes_ms, ..Usage::default() };
+            measure(Load::Closed(1), SHORT, used, turn).await.unwrap()
+        };
+        let (one, other) = (measured(1).await, measured(10).await);
+        let (done, in_all) = (one.done + other.done, one.done_in_all + other.done_in_all);
+        let both = one.and(other);
+        assert_eq!((both.done, both.done_in_all), (done, in_all));
+        assert_eq!(both.per_second, done as f64 / 0.2);
+        assert_eq!((both.latency.p50_ms, both.latency.max_ms), (1.0, 10.0));
+        assert_eq!(both.usage.resident_kib, 10);
     }
 
     #[test]

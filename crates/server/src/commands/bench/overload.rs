@@ -1,6 +1,9 @@
 //! The scenario *overload*: three times as many transactions arrive as were committed at the peak
 //! that was measured just before. What counts is how much of the peak is still committed, and how
-//! long those wait that are accepted; the others are told to come later. The load client is on the
+//! long those wait that are accepted; the others are told to come later. The peak is a closed
+//! loop's, whose initiators begin when the coordinator has answered them. Those that arrive come
+//! when it has something else to do, which costs by itself: so it is measured too how many are
+//! committed where no more arrive than the peak. The load client is on the
 //! same cores, so what it costs to ask in vain bounds what can be committed beside: a refusal by
 //! nothing but the same libraries is measured in the same run, and the bound follows from it. And
 //! the scenario *beside*: what one participant that is slow, silent or dead costs transactions over
@@ -17,7 +20,7 @@ use super::deployment::{Deployment, Manners};
 use super::embedded::{Embedded, Threads, embedded};
 use super::http::two_branches;
 use super::measure::{Load, Turn, Window, measure};
-use super::row::{Ceiling, PEAK, Row, cores};
+use super::row::{AS_MANY, Ceiling, PEAK, Row, cores};
 use super::stream::{message_us, on_streams};
 use super::usage::Usage;
 use super::{BenchArguments, IN_FLIGHT_MAX};
@@ -54,11 +57,17 @@ async fn within_process(
     let run = |load| Embedded { shards, threads, load, window, ceilings: false };
     let peak = embedded(&run(Load::Closed(TOGETHER)), folder).await?;
     let turn = || async { Turn::Refused };
-    let refusals = measure(times(&peak), window, async || Usage::own(), turn).await?;
-    let row = embedded(&run(times(&peak)), folder).await?;
+    let as_many = embedded(&run(arriving(&peak, 1.0)), folder).await?;
+    let load = arriving(&peak, TIMES);
+    let refusals = measure(load, window, async || Usage::own(), turn).await?;
+    let row = embedded(&run(load), folder).await?;
     show(Row { case: "embedded, peak".to_owned(), ..named(peak.clone()) });
+    let mut once = None;
+    let as_many = beside_as_many(beside_peak(as_many, &peak, 0.0), &mut once);
+    show(Row { case: "embedded, 1 x".to_owned(), ..as_many });
     let refusal_us = refusals.usage.cpu_us as f64 / refusals.refused.max(1) as f64;
-    show(Row { case: "embedded, 3 x".to_owned(), ..beside_peak(row, &peak, refusal_us) });
+    let row = beside_as_many(beside_peak(row, &peak, refusal_us), &mut once);
+    show(Row { case: "embedded, 3 x".to_owned(), ..row });
     Ok(())
 }
 
@@ -75,13 +84,20 @@ async fn over_http(
     let peak = Row::new("overload", closed, &measured);
     show(Row { case: "http, peak".to_owned(), ..peak.clone() });
     let refusal_us = deployment.refusal_us(INITIATORS, half(window), &request).await?;
-    let load = times(&peak);
-    for (manners, case) in [one_client(), many_clients(), insistent()] {
+    let mut as_many = None;
+    for (times, (manners, case)) in [
+        (1.0, one_client("1 x")),
+        (TIMES, one_client("3 x")),
+        (TIMES, many_clients()),
+        (TIMES, insistent()),
+    ] {
         deployment.manners = manners;
+        let load = arriving(&peak, times);
         let measured = deployment.commit(load, window, &request, Outcome::Commit).await?;
-        let row = Row::new("overload", load, &measured);
         let floor_us = if manners.holds_back { 0.0 } else { refusal_us };
-        show(Row { case: format!("http, {case}"), ..beside_peak(row, &peak, floor_us) });
+        let row = beside_peak(Row::new("overload", load, &measured), &peak, floor_us);
+        let row = beside_as_many(row, &mut as_many);
+        show(Row { case: format!("http, {case}"), ..row });
     }
     deployment.finish().await.context("overload")?;
     std::fs::remove_dir_all(&folder)?;
@@ -101,13 +117,17 @@ async fn over_stream(
     let peak = Row::new("overload", closed, &measured);
     show(Row { case: "stream, peak".to_owned(), ..peak.clone() });
     let refusal_us = message_us(TOGETHER, half(window), (&folder, arguments.sizes())).await?;
-    let load = times(&peak);
-    for (manners, case) in [one_client(), insistent()] {
+    let mut as_many = None;
+    for (times, (manners, case)) in
+        [(1.0, one_client("1 x")), (TIMES, one_client("3 x")), (TIMES, insistent())]
+    {
         deployment.manners = manners;
+        let load = arriving(&peak, times);
         let measured = deployment.commit_on_stream(load, window, &request).await?;
-        let row = Row::new("overload", load, &measured);
         let floor_us = if manners.holds_back { 0.0 } else { refusal_us };
-        show(Row { case: format!("stream, {case}"), ..beside_peak(row, &peak, floor_us) });
+        let row = beside_peak(Row::new("overload", load, &measured), &peak, floor_us);
+        let row = beside_as_many(row, &mut as_many);
+        show(Row { case: format!("stream, {case}"), ..row });
     }
     deployment.finish().await.context("overload over the stream")?;
     std::fs::remove_dir_all(&folder)?;
@@ -115,9 +135,9 @@ async fn over_stream(
 }
 
 /// A client as the SDK makes it, but for how patient it is, and how the case is called.
-fn one_client() -> (Manners, &'static str) {
+fn one_client(case: &'static str) -> (Manners, &'static str) {
     let open_requests_max = ClientOptions::default().requests_max;
-    (Manners { open_requests_max, ..many_clients().0 }, "3 x")
+    (Manners { open_requests_max, ..many_clients().0 }, case)
 }
 
 /// As many requests at once as many such clients have together.
@@ -136,12 +156,21 @@ fn half(window: Window) -> Window {
     Window::of(window.counted / 2)
 }
 
-fn times(peak: &Row) -> Load {
-    Load::Open { per_second: peak.per_second.max(1.0) * TIMES, in_flight_max: IN_FLIGHT_MAX }
+fn arriving(peak: &Row, times: f64) -> Load {
+    Load::Open { per_second: peak.per_second.max(1.0) * times, in_flight_max: IN_FLIGHT_MAX }
 }
 
 fn named(row: Row) -> Row {
     Row { scenario: "overload".to_owned(), ..row }
+}
+
+/// The first row is the one in which as many arrive as the peak; the others are beside it.
+fn beside_as_many(mut row: Row, as_many: &mut Option<f64>) -> Row {
+    match as_many {
+        Some(as_many) => row.ceilings.push(Ceiling::new(AS_MANY, *as_many)),
+        None => *as_many = Some(row.per_second),
+    }
+    row
 }
 
 /// An overloaded row beside the peak, and beside what the cores can carry of it if each turn beyond

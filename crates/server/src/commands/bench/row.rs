@@ -28,15 +28,20 @@ impl Ceiling {
 
 /// The ceiling that is the highest rate of the same run.
 pub(super) const PEAK: &str = "peak";
+/// The ceiling that is what was committed where no more arrived than that.
+pub(super) const AS_MANY: &str = "what is committed of as many as the peak";
 
 /// What one transaction alone waits for, and how much of its time is beyond that.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Beyond {
     /// A bare round trip.
     pub(super) round_trip_ms: f64,
+    /// Two of them at once, to two participants, as prepares go; 0 where it was not measured.
+    #[serde(default)]
+    pub(super) side_by_side_ms: f64,
     /// An append of one record, with its sync.
     pub(super) sync_ms: f64,
-    /// The median time of a transaction over two of each.
+    /// The median time of a transaction over two round trips and two syncs.
     pub(super) ratio: f64,
     /// The median time of the same requests and syncs through the same libraries with nothing
     /// behind them; 0 where it was not measured.
@@ -45,10 +50,18 @@ pub(super) struct Beyond {
 }
 
 impl Beyond {
-    pub(super) fn new(transaction_ms: f64, round_trip_ms: f64, sync_ms: f64, bare_ms: f64) -> Self {
-        let waited_ms = 2.0 * (round_trip_ms + sync_ms);
+    /// The same with the ratio of a transaction that took so long.
+    pub(super) fn of(self, transaction_ms: f64) -> Self {
+        let waited_ms = 2.0 * (self.round_trip_ms + self.sync_ms);
         let ratio = if waited_ms > 0.0 { transaction_ms / waited_ms } else { 0.0 };
-        Self { round_trip_ms, sync_ms, ratio, bare_ms }
+        Self { ratio, ..self }
+    }
+
+    /// How many times as long a transaction of that time takes as what it waits for, with the
+    /// prepares as they go.
+    pub(super) fn ratio_side_by_side(&self, transaction_ms: f64) -> Option<f64> {
+        let waited_ms = self.round_trip_ms + self.side_by_side_ms + 2.0 * self.sync_ms;
+        (self.side_by_side_ms > 0.0).then(|| transaction_ms / waited_ms)
     }
 }
 

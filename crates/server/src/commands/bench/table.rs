@@ -1,6 +1,6 @@
 //! How lines look in a terminal and in a page of Markdown.
 
-use super::row::{PEAK, Report, Row};
+use super::row::{AS_MANY, PEAK, Report, Row};
 use crate::draw::{FAINT, HEADING, paint};
 
 /// A load client that is later than this is part of what is measured, and says so.
@@ -54,8 +54,9 @@ pub(super) fn remarks(row: &Row) -> String {
     let mut remarks: Vec<String> = Vec::new();
     let nearest = row.nearest().map(|(nearest, ratio)| (nearest.name.as_str(), ratio));
     // The peak is what counts, however near it the rest may come.
-    let peak = row.share_of(PEAK).map(|ratio| (PEAK, ratio));
-    for (name, ratio) in peak.into_iter().chain(nearest.filter(|(name, _)| *name != PEAK)) {
+    let first = [PEAK, AS_MANY];
+    let shares = first.iter().filter_map(|name| Some((*name, row.share_of(name)?)));
+    for (name, ratio) in shares.chain(nearest.filter(|(name, _)| !first.contains(name))) {
         remarks.push(format!("{:.0} % of {name}", ratio * 100.0));
     }
     let ceilings = row.ceilings.iter().map(|one| match one.cpu_us > 0.0 {
@@ -68,6 +69,11 @@ pub(super) fn remarks(row: &Row) -> String {
             "{:.2} x (2 round trips of {:.3} ms + 2 syncs of {:.3} ms)",
             beyond.ratio, beyond.round_trip_ms, beyond.sync_ms
         ));
+        if let Some(ratio) = beyond.ratio_side_by_side(row.latency.p50_ms) {
+            let both_ms = beyond.side_by_side_ms;
+            remarks
+                .push(format!("{ratio:.2} x with one of them two calls at once ({both_ms:.3} ms)"));
+        }
         if beyond.bare_ms > 0.0 {
             let (bare_ms, ratio) = (beyond.bare_ms, row.latency.p50_ms / beyond.bare_ms);
             remarks
