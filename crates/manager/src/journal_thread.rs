@@ -15,8 +15,15 @@ use crate::crash_point::crash_point;
 /// An append that takes longer than this is not quick: whatever else the shard's thread has to do
 /// would wait for it.
 const QUICK: Duration = Duration::from_millis(1);
-/// After so many quick ones in a row the next is expected to be quick too.
-const QUICK_MIN: u32 = 16;
+/// The next is expected to be quick if so many more were than were not.
+const TRUST_MIN: u32 = 16;
+/// However many were. The history syncs to the same disk some fifty times a second, and an append
+/// that meets it is not quick: a few of those change nothing.
+const TRUST_MAX: u32 = 32;
+/// One that is not quick counts for so many.
+const SLOW_COUNTS: u32 = 8;
+/// One that takes longer than this for all.
+const FAR_TOO_SLOW: Duration = Duration::from_millis(16);
 
 /// Said where the journal's thread has ended, by a panic, without saying why.
 pub(crate) const JOURNAL_GONE: &str = "the journal's thread has ended";
@@ -101,8 +108,8 @@ pub(crate) struct ShardJournal {
     /// Kept by its thread: there it is closed as well.
     journal: Weak<Journal>,
     here: AppendsHere,
-    /// How many appends in a row were quick.
-    quick: u32,
+    /// By how much more appends were quick, lately, than they were not.
+    trust: u32,
 }
 
 impl ShardJournal {
@@ -117,7 +124,7 @@ impl ShardJournal {
         let open = Mutex::new(Open { engine, has_failed: false });
         let journal = Arc::new(Journal { open, shard, forgettable: AtomicU64::new(0) });
         let (commands, asked) = mpsc::channel();
-        let handle = Self { commands, journal: Arc::downgrade(&journal), here, quick: 0 };
+        let handle = Self { commands, journal: Arc::downgrade(&journal), here, trust: 0 };
         (handle, move || journal.serve(&asked, &receipts))
     }
 
@@ -155,14 +162,18 @@ impl ShardJournal {
         self.commands.send(command).map_err(|_| JOURNAL_GONE.to_owned())
     }
 
-    /// Whether the last few appends were all so quick that the caller may do the next one.
+    /// Whether appends have been so quick, lately, that the caller may do the next one.
     pub(crate) const fn is_quick(&self) -> bool {
-        self.quick >= QUICK_MIN
+        self.trust >= TRUST_MIN
     }
 
     /// Takes in how long an append took, whoever did it.
     pub(crate) fn took(&mut self, took: Duration) {
-        self.quick = if took <= QUICK { self.quick.saturating_add(1) } else { 0 };
+        self.trust = match took {
+            _ if took <= QUICK => TRUST_MAX.min(self.trust + 1),
+            _ if took <= FAR_TOO_SLOW => self.trust.saturating_sub(SLOW_COUNTS),
+            _ => 0,
+        };
     }
 
     /// Appends a batch on the caller's thread, which waits for the sync. `None`: it may not, or the
@@ -232,17 +243,30 @@ impl Journal {
 }
 
 #[test]
-fn one_slow_append_takes_away_the_trust_in_quick_ones() {
+fn slow_appends_take_away_the_trust_in_quick_ones() {
     let (receipts, _) = tokio::sync::mpsc::unbounded_channel();
     let engine = Box::new(unanimity_journal::MemoryEngine::new());
     let (mut journal, _work) = ShardJournal::new(engine, 0, AppendsHere::new(true), receipts);
-    for _ in 0..2 {
-        for _ in 0..QUICK_MIN {
-            assert!(!journal.is_quick());
-            journal.took(QUICK);
+    let slow = QUICK + Duration::from_nanos(1);
+    let mut after = |took: &[(u32, Duration)]| {
+        for (times, took) in took {
+            (0..*times).for_each(|_| journal.took(*took));
         }
-        assert!(journal.is_quick());
-        journal.took(QUICK + Duration::from_nanos(1));
+        journal.is_quick()
+    };
+    assert!(!after(&[(TRUST_MIN - 1, QUICK)]));
+    assert!(after(&[(1, QUICK)]));
+    assert!(!after(&[(1, slow)]), "there is no more trust than has come");
+    assert!(after(&[(1_000, QUICK), (2, slow)]), "few change nothing");
+    assert!(!after(&[(1, slow)]));
+    assert!(after(&[(8, QUICK)]));
+    assert!(
+        !after(&[(1_000, QUICK), (1, FAR_TOO_SLOW + slow)]),
+        "one that takes far too long does"
+    );
+    for _ in 0..1_000 {
+        let trusted = after(&[(SLOW_COUNTS - 1, QUICK), (1, slow)]);
+        assert!(!trusted, "one in eight is too many");
     }
 }
 
