@@ -286,8 +286,10 @@ impl TransactionManager {
     /// Begins a transaction and waits as the request says.
     ///
     /// # Errors
-    /// [`BeginError`] says why it did not begin. [`Unavailable::ShardFailed`] is different: whether
-    /// it began is not known, and the same id can safely be used to ask again.
+    /// [`BeginError`] says why it did not begin. While too much is begun, or a participant is busy,
+    /// that may be told of a plan that could not be carried out anyway: its shard looks at it.
+    /// [`Unavailable::ShardFailed`] is different: whether it began is not known, and the same id
+    /// can safely be used to ask again.
     pub async fn begin(&self, request: BeginRequest) -> Result<BeginReply, BeginError> {
         self.admit()?.begin(request).await
     }
@@ -377,9 +379,65 @@ fn fingerprint(plan: &Plan) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use unanimity_core::{BranchPlan, Kind};
+    use std::time::Duration;
+
+    use unanimity_core::{Answer, BranchPlan, Call, Kind};
+
+    use crate::admission::Door;
+    use crate::transport::{CallFuture, Transport};
+    use crate::{ManagerConfig, TransactionManager};
 
     use super::*;
+
+    struct Agreeing;
+
+    impl Transport for Agreeing {
+        fn call(&self, _call: Call) -> CallFuture<'_> {
+            Box::pin(std::future::ready(Answer::ReadOnly))
+        }
+
+        fn check(&self, _participant: &str) -> Result<(), (&'static str, String)> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_let_through_is_told_to_those_who_come() {
+        let manager =
+            TransactionManager::start(ManagerConfig::default(), Arc::new(Agreeing)).unwrap();
+        let branch = BranchPlan::new("a", "in-process", Kind::TwoPhase);
+        let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
+        for _ in 0..3 {
+            let request = BeginRequest::new(plan.clone(), Wait::Completed);
+            assert!(manager.begin(request).await.unwrap().transaction.completed);
+        }
+        let told = async {
+            while manager.inner.running.doors[0].waiting() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), told).await.expect("one turn later");
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_one_waits_until_there_is_or_gives_up() {
+        let (sender, mut shard) = mpsc::channel(1);
+        let (door, _inside) = Door::new(Duration::ZERO);
+        let send = || hand_over(&sender, Command::Stop, door.enter(Instant::now()));
+        assert!(send().is_none());
+        let [given_up, waits] = [(); 2].map(|()| send().unwrap());
+        assert_eq!(door.waiting(), 3);
+        drop(given_up);
+        assert_eq!(door.waiting(), 2, "who gives up is counted no more");
+        assert!(shard.recv().await.is_some());
+        waits.await;
+        assert_eq!(door.waiting(), 2, "who has come there is counted out by the shard");
+        let waits = send().unwrap();
+        drop(shard);
+        waits.await;
+        assert!(send().is_none());
+        assert_eq!(door.waiting(), 2, "and who finds it ended counts no more");
+    }
 
     /// Both are in data folders: were they to change, ids would be looked for in the wrong shard,
     /// and requests that are made again after an upgrade would be refused.

@@ -37,10 +37,10 @@ impl Clock {
         self.started_at_ms.saturating_add(whole_ms(since))
     }
 
-    /// How long until a moment; zero if it has passed.
-    pub(crate) fn until(&self, at_ms: Millis) -> Duration {
-        let at = Duration::from_millis(at_ms.saturating_sub(self.started_at_ms));
-        at.saturating_sub(self.started.elapsed())
+    /// The moment of the monotonic clock at which it is so late; none where that is too far away.
+    pub(crate) fn moment(&self, at_ms: Millis) -> Option<Instant> {
+        let since = Duration::from_millis(at_ms.saturating_sub(self.started_at_ms));
+        self.started.checked_add(since)
     }
 }
 

@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
+use std::pin::Pin;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Sleep;
 use unanimity_core::{
     Call, Coordinator, Doing, Effect, Ending, Event, Millis, Mutations, Operation, Out, Outbox,
     OutboxBounds, Plan, Replayed, Step, TransactionId,
@@ -42,6 +44,8 @@ mod requests;
 mod waking;
 mod writing;
 
+/// A shard looks at everything that often even if nothing is due.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 /// How many commands or answers are taken up between two looks at everything else.
 const TURN_MAX: usize = 512;
 
@@ -260,6 +264,7 @@ impl Shard {
     /// ended, and recovery is the repair.
     pub(crate) async fn run(mut self) -> Result<(), String> {
         let (mut commands, mut waking) = (Vec::new(), Waking::default());
+        let mut alarm = std::pin::pin!(tokio::time::sleep(LONGEST_SLEEP));
         for ended in mem::take(&mut self.had_ended) {
             self.ending.insert(&ended);
             self.pack(&ended.id);
@@ -270,16 +275,12 @@ impl Shard {
             self.resume_some(&mut waking, RESUMED_BESIDE);
             self.fire_timers();
             self.write_stragglers();
-            if self.appends_here() {
-                self.append_here()?;
-            } else {
-                self.start_append()?;
-            }
+            self.append()?;
             self.send_to_history()?;
             if self.stopping && self.is_idle() {
                 return Ok(());
             }
-            let sleep = tokio::time::sleep(self.longest_sleep());
+            self.set(alarm.as_mut());
             tokio::select! {
                 biased;
                 receipt = self.receipts.recv() => match receipt {
@@ -320,7 +321,7 @@ impl Shard {
                     self.look_at_clock();
                     self.resume_some(&mut waking, RESUMED_ALONE);
                 }
-                () = sleep => {}
+                () = alarm.as_mut() => {}
                 () = std::future::poll_fn(|_| {
                     self.has_woken = false;
                     Poll::Pending
@@ -344,11 +345,18 @@ impl Shard {
         self.now_ms
     }
 
-    /// After how long there is something to do even if nothing comes.
-    fn longest_sleep(&self) -> Duration {
+    /// Sets the alarm for when there is something to do even if nothing comes, unless it rings
+    /// before that anyway: to set it takes a lock, and to set it for sooner wakes who waits for the
+    /// network; to be woken for nothing once is less.
+    fn set(&self, alarm: Pin<&mut Sleep>) {
         let timer = self.coordinator.next_timer().map(|timer| timer.at);
         let due = timer.into_iter().chain(self.outbox.lingers_until()).min();
-        due.map_or(Duration::from_secs(3_600), |at| self.clock.until(at))
+        let latest = self.now + LONGEST_SLEEP;
+        let due = due.and_then(|at| self.clock.moment(at)).map_or(latest, |due| due.min(latest));
+        let due = due.into();
+        if alarm.is_elapsed() || due < alarm.deadline() {
+            alarm.reset(due);
+        }
     }
 
     fn is_idle(&self) -> bool {

@@ -46,7 +46,7 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether a branch can be carried as it is planned, asked where [`Self::check`] would be. A
     /// carriage that knows what its participants can do refuses here what they could only say no
-    /// to.
+    /// to. The rest of the plan need not have been checked.
     ///
     /// # Errors
     /// A stable code and what is wrong with the branch.

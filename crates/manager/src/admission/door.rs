@@ -43,7 +43,8 @@ impl Door {
         Waiting { door: Arc::clone(self), came_at: now, is_handed_over: false }
     }
 
-    fn waiting(&self) -> usize {
+    /// How many wait, as far as it was told.
+    pub(crate) fn waiting(&self) -> usize {
         // In this order, and each only grows: but who looks may see the one sooner than the other.
         let went = self.went.load(Ordering::Acquire);
         let waiting = self.came.load(Ordering::Acquire).wrapping_sub(went);

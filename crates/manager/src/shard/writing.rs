@@ -22,9 +22,14 @@ impl Shard {
         }
     }
 
+    /// Has what gathers appended, on this thread or the journal's.
+    pub(super) fn append(&mut self) -> Result<(), String> {
+        if self.appends_here() { self.append_here() } else { self.start_append() }
+    }
+
     /// Has the journal's thread append what gathers, if there is something to append and nothing is
     /// under way.
-    pub(super) fn start_append(&mut self) -> Result<(), String> {
+    fn start_append(&mut self) -> Result<(), String> {
         match self.next_append() {
             Some(batch) => self.journal.append(batch),
             None => Ok(()),
@@ -35,7 +40,7 @@ impl Shard {
     /// transaction at most, hardly anything could gather meanwhile, and that one need not wait for
     /// the journal's thread to be woken and to wake this one. Only if appends have been quick
     /// lately: whatever else runs on this thread waits too.
-    pub(super) fn appends_here(&self) -> bool {
+    fn appends_here(&self) -> bool {
         !self.has_woken
             && self.outbox.gathers()
             && self.watchers.waited_for() <= 1
@@ -44,7 +49,7 @@ impl Shard {
     }
 
     /// As [`Self::start_append`], but on this thread if that can be.
-    pub(super) fn append_here(&mut self) -> Result<(), String> {
+    fn append_here(&mut self) -> Result<(), String> {
         let Some(batch) = self.next_append() else { return Ok(()) };
         let small = batch.records.bytes() <= HERE_BYTES_MAX;
         let Some(receipt) = small.then(|| self.journal.append_here(&batch)).flatten() else {

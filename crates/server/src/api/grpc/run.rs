@@ -33,8 +33,8 @@ use crate::slots::Slots;
 /// The most requests of one stream that may be unanswered before no more are read.
 const UNANSWERED_MAX: usize = 16_384;
 /// The most of them that may be younger than [`YOUNG`].
-const YOUNG_MAX: usize = 1_024;
-/// What takes longer than this waits for somebody else.
+const YOUNG_MAX: usize = 2_048;
+/// What takes longer than this mostly waits for somebody else.
 const YOUNG: Duration = Duration::from_millis(25);
 
 /// Whose time is over is looked for no more often than this.

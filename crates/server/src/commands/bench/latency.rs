@@ -21,8 +21,10 @@ use super::row::{Beyond, Row};
 
 /// The bytes of a beginning's record, as two branches with a small payload have it.
 pub(super) const RECORD_BYTES: usize = 300;
-/// How many slices the transactions are measured in.
-const SLICES: u32 = 8;
+/// How many slices the transactions are measured in at most.
+const SLICES_MAX: u32 = 8;
+/// A slice takes so long at least: a disk may need a part of that for one sync.
+const SLICE_MIN: Duration = Duration::from_millis(250);
 /// How many syncs are timed before each.
 const SYNCS: usize = 100;
 /// So long the coordinator is left alone after each: it has its history to write.
@@ -41,7 +43,9 @@ struct Slices {
 pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Row> {
     let folder = folder.join("latency");
     let mut deployment = Deployment::start(&folder, arguments.sizes(), 2, &[]).await?;
-    let slice = Window::of(arguments.window().counted / SLICES);
+    let counted = arguments.window().counted;
+    let slices = (counted.as_millis() / SLICE_MIN.as_millis()).clamp(1, SLICES_MAX.into()) as u32;
+    let slice = Window::of(counted / slices);
     let half = Window::of(slice.counted / 2);
     let urls = deployment.participants.clone();
     let request = Arc::new(two_branches(&urls));
@@ -49,7 +53,7 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
     let bare_url = bare.url();
     let mut journal = Journal::open(&folder)?;
     let (mut waited, mut all) = (Slices::default(), None::<Measured>);
-    for _ in 0..SLICES {
+    for _ in 0..slices {
         waited.round_trips.push(round_trips(1, half, &urls[0]).await?.latency.p50_ms);
         waited.side_by_side.push(side_by_side(half, &urls).await?.latency.p50_ms);
         waited.syncs.push(journal.sync_ms()?);
@@ -66,7 +70,7 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
     deployment.finish().await.context("latency")?;
     std::fs::remove_dir_all(&folder)?;
     let measured = all.unwrap_or_default();
-    let mean = |each: &[f64]| each.iter().sum::<f64>() / f64::from(SLICES);
+    let mean = |each: &[f64]| each.iter().sum::<f64>() / f64::from(slices);
     let beyond = Beyond {
         round_trip_ms: mean(&waited.round_trips),
         side_by_side_ms: mean(&waited.side_by_side),

@@ -158,7 +158,9 @@ impl Row {
     /// The nearest of what limits it, and how much of that it reaches.
     pub(super) fn nearest(&self) -> Option<(&Ceiling, f64)> {
         let lower = |one: &&Ceiling, other: &&Ceiling| one.per_second.total_cmp(&other.per_second);
-        let nearest = self.ceilings.iter().min_by(lower)?;
+        // As many arriving are something to compare with, and no limit.
+        let limits = self.ceilings.iter().filter(|one| one.name != AS_MANY);
+        let nearest = limits.min_by(lower)?;
         (nearest.per_second > 0.0).then(|| (nearest, self.per_second / nearest.per_second))
     }
 
