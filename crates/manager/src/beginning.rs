@@ -182,15 +182,12 @@ impl Admitted {
         let Self { manager, waiting } = self;
         // Its shard checks the plan in any case. Here it is for what costs much before that, and to
         // tell of two mistakes the first.
-        let bad_participant = match request.checked {
-            true => None,
-            false => manager.check_participants(&request.plan).err(),
-        };
-        if !request.checked && (bad_participant.is_some() || !request.fresh) {
-            request.plan.check()?;
-        }
-        if let Some(error) = bad_participant {
-            return Err(error.into());
+        if !request.checked {
+            let participants = manager.check_participants(&request.plan);
+            if participants.is_err() || !request.fresh {
+                request.plan.check()?;
+            }
+            participants?;
         }
         manager.check_busy(&request.plan)?;
         let may_be_used = !request.fresh;

@@ -242,9 +242,18 @@ pub(super) async fn round_trips(
             if answer.is_ok() { Turn::Done } else { Turn::Failed }
         }
     };
+    bare_turns(at_once, window, turn).await.with_context(|| format!("bare round trips to {url}"))
+}
+
+/// Turns of which each must be done.
+async fn bare_turns<T: Future<Output = Turn> + Send + 'static>(
+    at_once: usize,
+    window: Window,
+    turn: impl Fn() -> T + Clone + Send + Sync + 'static,
+) -> anyhow::Result<Measured> {
     let measured = measure(Load::Closed(at_once), window, async || Usage::own(), turn).await?;
     if measured.failed > 0 || measured.done == 0 {
-        bail!("of the bare round trips to {url} {} failed", measured.failed);
+        bail!("{} were done, and {} failed", measured.done, measured.failed);
     }
     Ok(measured)
 }
@@ -263,11 +272,7 @@ pub(super) async fn side_by_side(window: Window, urls: &[String]) -> anyhow::Res
             if tokio::try_join!(one, other).is_ok() { Turn::Done } else { Turn::Failed }
         }
     };
-    let measured = measure(Load::Closed(1), window, async || Usage::own(), turn).await?;
-    if measured.failed > 0 || measured.done == 0 {
-        bail!("of the round trips side by side {} failed", measured.failed);
-    }
-    Ok(measured)
+    bare_turns(1, window, turn).await.context("round trips side by side")
 }
 
 /// The transaction that most scenarios begin: two two-phase branches at two participants.

@@ -30,15 +30,6 @@ const SYNCS: usize = 100;
 /// So long the coordinator is left alone after each: it has its history to write.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What one slice came to, in milliseconds.
-#[derive(Default)]
-struct Slices {
-    round_trips: Vec<f64>,
-    side_by_side: Vec<f64>,
-    syncs: Vec<f64>,
-    bare: Vec<f64>,
-}
-
 /// Runs it.
 pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow::Result<Row> {
     let folder = folder.join("latency");
@@ -52,12 +43,15 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
     let mut bare = deployment.bare(&folder, arguments.sizes()).await?;
     let bare_url = bare.url();
     let mut journal = Journal::open(&folder)?;
-    let (mut waited, mut all) = (Slices::default(), None::<Measured>);
+    let (mut waited, mut all) = ([0.0; 4], None::<Measured>);
     for _ in 0..slices {
-        waited.round_trips.push(round_trips(1, half, &urls[0]).await?.latency.p50_ms);
-        waited.side_by_side.push(side_by_side(half, &urls).await?.latency.p50_ms);
-        waited.syncs.push(journal.sync_ms()?);
-        waited.bare.push(round_trips(1, half, &bare_url).await?.latency.p50_ms);
+        let one = [
+            round_trips(1, half, &urls[0]).await?.latency.p50_ms,
+            side_by_side(half, &urls).await?.latency.p50_ms,
+            journal.sync_ms()?,
+            round_trips(1, half, &bare_url).await?.latency.p50_ms,
+        ];
+        waited.iter_mut().zip(one).for_each(|(sum, one)| *sum += one / f64::from(slices));
         let one = deployment.commit(Load::Closed(1), slice, &request, Outcome::Commit).await?;
         all = Some(match all {
             Some(all) => all.and(one),
@@ -70,15 +64,7 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
     deployment.finish().await.context("latency")?;
     std::fs::remove_dir_all(&folder)?;
     let measured = all.unwrap_or_default();
-    let mean = |each: &[f64]| each.iter().sum::<f64>() / f64::from(slices);
-    let beyond = Beyond {
-        round_trip_ms: mean(&waited.round_trips),
-        side_by_side_ms: mean(&waited.side_by_side),
-        sync_ms: mean(&waited.syncs),
-        bare_ms: mean(&waited.bare),
-        ratio: 0.0,
-    };
-    let beyond = beyond.of(measured.latency.p50_ms);
+    let beyond = Beyond::new(measured.latency.p50_ms, waited);
     let case = "one at a time".to_owned();
     let row = Row::new("latency", Load::Closed(1), &measured);
     Ok(Row { case, idle_kib, beyond: Some(beyond), ..row })

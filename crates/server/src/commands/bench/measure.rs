@@ -268,7 +268,8 @@ where
 }
 
 fn result(tally: &Tally, window: Window, usage: Usage) -> Measured {
-    let latencies_us = tally.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = tally.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
+    let latencies_us = std::mem::take(&mut *all);
     let done = latencies_us.len() as u64;
     Measured {
         per_second: done as f64 / window.counted.as_secs_f64(),
@@ -277,7 +278,7 @@ fn result(tally: &Tally, window: Window, usage: Usage) -> Measured {
         refused: tally.refused.load(Ordering::Relaxed),
         failed: tally.failed.load(Ordering::Relaxed),
         latency: Latency::of(&latencies_us),
-        latencies_us: latencies_us.clone(),
+        latencies_us,
         counted: window.counted,
         late_ms: tally.late_us.load(Ordering::Relaxed) as f64 / 1_000.0,
         usage,

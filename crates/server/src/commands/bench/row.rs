@@ -50,11 +50,13 @@ pub(super) struct Beyond {
 }
 
 impl Beyond {
-    /// The same with the ratio of a transaction that took so long.
-    pub(super) fn of(self, transaction_ms: f64) -> Self {
-        let waited_ms = 2.0 * (self.round_trip_ms + self.sync_ms);
+    /// Of a transaction that took so long: beside a round trip, two side by side, a sync, and the
+    /// same path with nothing behind it.
+    pub(super) fn new(transaction_ms: f64, waited: [f64; 4]) -> Self {
+        let [round_trip_ms, side_by_side_ms, sync_ms, bare_ms] = waited;
+        let waited_ms = 2.0 * (round_trip_ms + sync_ms);
         let ratio = if waited_ms > 0.0 { transaction_ms / waited_ms } else { 0.0 };
-        Self { ratio, ..self }
+        Self { round_trip_ms, side_by_side_ms, sync_ms, ratio, bare_ms }
     }
 
     /// How many times as long a transaction of that time takes as what it waits for, with the
