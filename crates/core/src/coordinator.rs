@@ -2,9 +2,6 @@
 //! what happened into records and effects; how records reach a disk and effects a participant is
 //! the driver's.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use crate::answers::{Attempt, shorten};
 use crate::live::Live;
 use crate::mutation::Mutations;
@@ -17,6 +14,7 @@ use crate::{
     Outcome, Plan, Reason, Record, Refusal, Resolution, Step, Timer, TimerPurpose, Transaction,
     TransactionId, What, phase_two,
 };
+use std::collections::BTreeSet;
 
 /// The bounds and the seed of one coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -219,7 +217,7 @@ impl Coordinator {
     pub(crate) fn end(&mut self, now: Millis, id: &TransactionId, step: &mut Step) {
         self.disarm_all(id);
         let ended = self.record(now, id, Fact::Ended, step);
-        step.effects.extend(ended.map(|ended| Effect::Ended(Arc::from(ended))));
+        step.effects.extend(ended.map(Effect::Ended));
     }
 
     /// Takes the decision: on record first, then told, then carried out.

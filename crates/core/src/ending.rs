@@ -1,17 +1,18 @@
-//! Keeps the transactions that have ended until the history has them: whole until their end is
-//! durable, and packed from then on, as they go to the history. Both happen in the order in which
-//! they ended: each has a number, and only the bounds between them move.
+//! Keeps the transactions that have ended until the history has them: packed, as they go there, in
+//! the batches in which their ends go to the journal. A batch is to be had once it is durable. They
+//! stay in the order in which they ended: each has a number, and only the bounds between them move.
 //!
 //! Thousands are here at any time under load, and each comes and goes once: what is kept of each is
-//! small, and lies beside its neighbours.
+//! small, and lies beside its neighbours. It is packed while it has just been worked on: when its
+//! end is durable, hundreds of others have been, and it would have to be fetched from memory again.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::sync::Arc;
 
 use crate::by_id::{BySpread, Mixed};
 use crate::{
-    Millis, PackedTransaction, PackedTransactions, RecordReader, Transaction, TransactionId,
+    Durable, Millis, PackedTransaction, PackedTransactions, RecordReader, Transaction,
+    TransactionId,
 };
 
 /// No more room is made for what is to gather, in bytes, however much there was before.
@@ -24,9 +25,11 @@ struct Place {
     at: usize,
 }
 
-/// What goes to the history together.
+/// What goes to the history together: those whose ends are in one batch of the journal.
 #[derive(Clone, Debug, Default)]
 struct Batch {
+    /// Where in the journal that is.
+    position: u64,
     /// The number of the first.
     first: u64,
     places: Vec<Place>,
@@ -42,14 +45,13 @@ pub struct Ending {
     numbers: BySpread<u64>,
     /// Of those that spread as another does. (Whoever chooses ids can make many.)
     others: BTreeMap<TransactionId, u64>,
-    /// Whose end is not durable yet; those that came last.
-    whole: VecDeque<Arc<Transaction>>,
     /// How many have come, and so the number of the next.
     came: u64,
-    /// What is to be sent next.
-    gathers: Batch,
-    /// What was sent, the oldest first.
-    sent: VecDeque<Batch>,
+    /// What was sent and is not known to be in the history, the oldest first; behind it what was
+    /// not sent.
+    batches: VecDeque<Batch>,
+    /// How many were sent.
+    sent: usize,
     /// They cannot go into the history: the program breaks on them.
     aside: BTreeMap<TransactionId, Arc<Transaction>>,
 }
@@ -66,55 +68,52 @@ impl Ending {
         self.aside.insert(ended.id.clone(), ended);
     }
 
-    /// It has ended. Its end may not be durable yet.
-    pub fn insert(&mut self, ended: &Arc<Transaction>) {
+    /// It has ended, and its end goes to the journal's batch at `position`: the one that those
+    /// before went to, or a later one. `home` is the position that the journal keeps for it, if it
+    /// keeps one.
+    pub fn insert(&mut self, ended: &Transaction, position: u64, home: Option<u64>) {
         let number = self.came;
-        self.came += 1;
-        self.whole.push_back(Arc::clone(ended));
         let spread = ended.id.spread();
+        let Batch { places, packed, homes, .. } = self.gathering(position);
+        let Some(packed) = Arc::get_mut(packed) else { panic!("what gathers was not sent") };
+        places.push(Place { spread, at: packed.push(ended) });
+        match (homes.last_mut(), home) {
+            (Some((last, count)), Some(home)) if *last == home => *count += 1,
+            (_, home) => homes.extend(home.map(|home| (home, 1))),
+        }
+        self.came += 1;
         if let Some(other) = self.numbers.insert(spread, number) {
             self.numbers.insert(spread, other);
             self.others.insert(ended.id.clone(), number);
         }
     }
 
-    /// The end of this one is durable: it is to go to the history. It came first of those of whom
-    /// that was not said. `home` is the position that the journal keeps for it, if it keeps one.
-    pub fn pack(&mut self, id: &TransactionId, home: Option<u64>) {
-        let ended = self.whole.pop_front().filter(|ended| ended.id == *id);
-        let Some(ended) = ended else { panic!("{id}: ended out of turn") };
-        let Batch { places, packed, homes, .. } = &mut self.gathers;
-        let Some(packed) = Arc::get_mut(packed) else { panic!("what gathers was not sent") };
-        places.push(Place { spread: id.spread(), at: packed.push(&ended) });
-        match (homes.last_mut(), home) {
-            (Some((last, count)), Some(home)) if *last == home => *count += 1,
-            (_, home) => homes.extend(home.map(|home| (home, 1))),
+    /// The batch of those that end at this position.
+    fn gathering(&mut self, position: u64) -> &mut Batch {
+        let last = self.batches.back();
+        if self.batches.len() == self.sent || last.is_none_or(|last| last.position != position) {
+            let next = Batch { position, first: self.came, ..last.map(like).unwrap_or_default() };
+            self.batches.push_back(next);
         }
+        let last = self.batches.len() - 1;
+        &mut self.batches[last]
     }
 
-    /// What has gathered for the history, if anything has.
-    pub fn send(&mut self) -> Option<Arc<PackedTransactions>> {
-        if self.gathers.places.is_empty() {
-            return None;
-        }
-        // The next is about as large.
-        let Batch { first, places, packed, homes } = &self.gathers;
-        let next = Batch {
-            first: first + places.len() as u64,
-            places: Vec::with_capacity(places.len()),
-            packed: Arc::new(PackedTransactions::with_capacity(packed.bytes().min(ROOM_MAX))),
-            homes: Vec::with_capacity(homes.len()),
-        };
-        let batch = mem::replace(&mut self.gathers, next);
-        let packed = Arc::clone(&batch.packed);
-        self.sent.push_back(batch);
-        Some(packed)
+    /// The oldest that is to go to the history and was not sent, if there is one: everything up to
+    /// this position is durable.
+    pub fn send(&mut self, durable: Durable) -> Option<Arc<PackedTransactions>> {
+        let next = self.batches.get(self.sent);
+        let next = next.filter(|next| Durable::up_to(next.position) <= durable)?;
+        self.sent += 1;
+        Some(Arc::clone(&next.packed))
     }
 
     /// The oldest of what was sent is in the history. Gives back which positions the journal kept
     /// for it, and for how many each.
     pub fn archived(&mut self) -> Vec<(u64, usize)> {
-        let Some(batch) = self.sent.pop_front() else { return Vec::new() };
+        let oldest = if self.sent > 0 { self.batches.pop_front() } else { None };
+        let Some(batch) = oldest else { return Vec::new() };
+        self.sent -= 1;
         for (number, Place { spread, at }) in (batch.first..).zip(&batch.places) {
             match self.numbers.remove(spread) {
                 Some(found) if found == number => {}
@@ -150,15 +149,10 @@ impl Ending {
     }
 
     fn numbered(&self, number: u64) -> Found<'_> {
-        let whole = self.came - self.whole.len() as u64;
-        let place = |first: u64| usize::try_from(number - first).unwrap_or(usize::MAX);
-        if number >= whole {
-            return Found::Whole(&self.whole[place(whole)]);
-        }
-        let before = self.sent.partition_point(|batch| batch.first <= number);
-        let batch =
-            if number >= self.gathers.first { &self.gathers } else { &self.sent[before - 1] };
-        Found::Packed(batch.packed.at(batch.places[place(batch.first)].at))
+        let before = self.batches.partition_point(|batch| batch.first <= number);
+        let batch = &self.batches[before - 1];
+        let place = usize::try_from(number - batch.first).unwrap_or(usize::MAX);
+        Found::Packed(batch.packed.at(batch.places[place].at))
     }
 
     /// The latest that pass, at most `limit`: those that began last come first, and of those that
@@ -173,9 +167,8 @@ impl Ending {
         if limit == 0 {
             return Vec::new();
         }
-        let packed = self.sent.iter().chain([&self.gathers]).flat_map(|batch| batch.packed.iter());
-        let whole = self.whole.iter().chain(self.aside.values());
-        let found = packed.map(Found::Packed).chain(whole.map(Found::Whole));
+        let packed = self.batches.iter().flat_map(|batch| batch.packed.iter());
+        let found = packed.map(Found::Packed).chain(self.aside.values().map(Found::Whole));
         let mut found: Vec<(Millis, Found<'_>)> =
             found.map(|found| (found.begun_at(), found)).collect();
         found.sort_unstable_by(|(a, one), (b, other)| {
@@ -202,6 +195,17 @@ impl Ending {
     #[must_use]
     pub fn len(&self) -> usize {
         self.numbers.len() + self.others.len() + self.aside.len()
+    }
+}
+
+/// One that is empty, with room for as much.
+fn like(batch: &Batch) -> Batch {
+    let Batch { places, packed, homes, .. } = batch;
+    Batch {
+        places: Vec::with_capacity(places.len()),
+        packed: Arc::new(PackedTransactions::with_capacity(packed.bytes().min(ROOM_MAX))),
+        homes: Vec::with_capacity(homes.len()),
+        ..Batch::default()
     }
 }
 
@@ -271,31 +275,47 @@ mod tests {
         let [a, b, c, d, e, stays] = &["a", "b", "c", "d", "e", "stays"].map(id);
         let mut ending = Ending::new(1);
         ending.set_aside(ended(stays));
-        [a, b, c, d].into_iter().for_each(|id| ending.insert(&ended(id)));
-        check(&ending, &[a, b, c, d, stays], &[e]);
-        ending.pack(a, Some(3));
-        ending.pack(b, Some(3));
-        let first = ending.send().unwrap();
-        assert!(ending.send().is_none(), "nothing has gathered since");
-        ending.pack(c, Some(4));
-        ending.insert(&ended(e));
+        ending.insert(&ended(a), 7, Some(3));
+        ending.insert(&ended(b), 7, Some(3));
+        ending.insert(&ended(c), 8, Some(4));
+        check(&ending, &[a, b, c, stays], &[d, e]);
+        let up_to = Durable::up_to;
+        assert!(ending.send(up_to(6)).is_none(), "no end is durable yet");
+        let first = ending.send(up_to(7)).unwrap();
+        assert!(ending.send(up_to(7)).is_none(), "what ends at 8 is not durable yet");
+        ending.insert(&ended(d), 8, Some(4));
+        ending.insert(&ended(e), 9, None);
         check(&ending, &[a, b, c, d, e, stays], &[]);
-        let second = ending.send().unwrap();
+        let [second, third] = [(); 2].map(|()| ending.send(up_to(12)).unwrap());
+        assert!(ending.send(up_to(12)).is_none(), "nothing has ended since");
         let names = |packed: &PackedTransactions| {
             packed.iter().map(|one| one.id().clone()).collect::<Vec<TransactionId>>()
         };
-        assert_eq!((names(&first), names(&second)), (vec![a.clone(), b.clone()], vec![c.clone()]));
+        let sent = [&first, &second, &third].map(|packed| names(packed));
+        assert_eq!(sent, [vec![a.clone(), b.clone()], vec![c.clone(), d.clone()], vec![e.clone()]]);
         assert_eq!(ending.archived(), [(3, 2)]);
         check(&ending, &[c, d, e, stays], &[a, b]);
-        assert_eq!(ending.archived(), [(4, 1)]);
-        assert_eq!(ending.archived(), [], "nothing else was sent");
-        ending.pack(d, None);
-        ending.pack(e, Some(5));
-        check(&ending, &[d, e, stays], &[a, b, c]);
-        assert!(ending.send().is_some());
-        assert_eq!(ending.archived(), [(5, 1)]);
+        assert_eq!(ending.archived(), [(4, 2)]);
+        check(&ending, &[e, stays], &[a, b, c, d]);
+        // What has gathered and was not sent is not in the history, whatever is said.
+        ending.insert(&ended(a), 13, Some(6));
+        assert_eq!((ending.archived(), ending.archived()), (vec![], vec![]));
+        check(&ending, &[a, stays], &[b, c, d, e]);
+        assert!(ending.send(up_to(13)).is_some());
+        assert_eq!(ending.archived(), [(6, 1)]);
         check(&ending, &[stays], &[a, b, c, d, e]);
         assert_eq!(ending.stay(), 1);
+    }
+
+    /// Else what was sent would be changed behind the back of who reads it.
+    #[test]
+    fn what_was_sent_takes_no_more() {
+        let mut ending = Ending::new(1);
+        ending.insert(&ended(&id("a")), 7, None);
+        let sent = ending.send(Durable::up_to(7)).unwrap();
+        ending.insert(&ended(&id("b")), 7, None);
+        assert_eq!((sent.len(), ending.len()), (1, 2));
+        assert_eq!(ending.send(Durable::up_to(7)).unwrap().len(), 1);
     }
 
     #[test]
@@ -303,23 +323,13 @@ mod tests {
         let first = id("a");
         let [second, third] = ["b", "c"].map(|name| id(name).spreading_as(&first));
         let mut ending = Ending::new(1);
-        ending.insert(&ended(&first));
-        ending.insert(&ended(&second));
-        check(&ending, &[&first, &second], &[&third]);
-        // What is packed spreads as its name does.
-        let mut ending = Ending::new(1);
-        [&first, &second].into_iter().for_each(|id| ending.insert(&ended(id)));
+        ending.set_aside(ended(&third));
+        ending.insert(&ended(&first), 7, None);
+        ending.insert(&ended(&second), 8, None);
         assert_eq!(ending.others.len(), 1);
-        ending.pack(&first, None);
-        assert!(ending.send().is_some() && ending.archived().is_empty());
-        check(&ending, &[&second], &[&first, &third]);
-    }
-
-    #[test]
-    #[should_panic(expected = "ended out of turn")]
-    fn their_ends_are_durable_in_the_order_in_which_they_ended() {
-        let mut ending = Ending::new(1);
-        ["a", "b"].into_iter().for_each(|name| ending.insert(&ended(&id(name))));
-        ending.pack(&id("b"), None);
+        assert!(ending.contains(&first) && ending.contains(&second) && ending.contains(&third));
+        assert!(!ending.contains(&id("d").spreading_as(&first)));
+        assert!(ending.send(Durable::up_to(7)).is_some() && ending.archived().is_empty());
+        assert!(!ending.contains(&first) && ending.contains(&second) && ending.contains(&third));
     }
 }

@@ -147,7 +147,7 @@ pub enum Effect {
     /// The decision is durable.
     Decided(TransactionId, Outcome, Reason),
     /// Every participant has acknowledged; this is the last that the core knows of it.
-    Ended(Arc<Transaction>),
+    Ended(Box<Transaction>),
     /// One participant alone knows how it ends, and is asked: the outcome may take long to come.
     Settling(TransactionId),
     /// The limit for the whole transaction has passed; its decision stands.
@@ -204,6 +204,11 @@ impl Step {
         !self.records.is_empty()
     }
 
+    /// Whether it wants anything done.
+    pub(crate) const fn has_effects(&self) -> bool {
+        !self.effects.is_empty()
+    }
+
     /// Why a [`Event::Begin`] was refused, if it was. A refusal rests on nothing that a crash could
     /// undo, so it may be told at once.
     #[must_use]
@@ -226,11 +231,21 @@ impl Step {
 
     /// The transactions that this step ends. Not to be told to anybody before the step's records
     /// are durable.
-    pub fn ended(&self) -> impl Iterator<Item = &Arc<Transaction>> {
+    pub fn ended(&self) -> impl Iterator<Item = &Transaction> {
         self.effects.iter().filter_map(|effect| match effect {
-            Effect::Ended(transaction) => Some(transaction),
+            Effect::Ended(transaction) => Some(&**transaction),
             _ => None, // Every other effect is the release's.
         })
+    }
+
+    /// Takes out the transaction that this step ends, if it ends one: for a driver that keeps it
+    /// in a form of its own, and has nobody to tell of its end. As for [`Step::ended`].
+    pub fn take_ended(&mut self) -> Option<Box<Transaction>> {
+        let is_end = |effect: &mut Effect| matches!(effect, Effect::Ended(_));
+        match self.effects.pop_if(is_end) {
+            Some(Effect::Ended(transaction)) => Some(transaction),
+            _ => None, // Comes last, if at all: nothing follows an end.
+        }
     }
 
     /// Whether somebody waits for what this step tells or asks for. Nobody does for an end: whoever

@@ -94,11 +94,13 @@ pub enum Mutation {
     ArchivedMarkTooHigh,
     /// The journal may forget a transaction that has ended before the history has it.
     EndedForgottenTooEarly,
+    /// What has ended goes to the history before its end is durable.
+    EndArchivedBeforeSync,
 }
 
 impl Mutation {
     /// Every deliberate bug, for a checker that runs through them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::EffectsBeforeSync,
         Self::RollbackForgottenOnRecovery,
         Self::PrepareAfterRollback,
@@ -143,6 +145,7 @@ impl Mutation {
         Self::DormantPartForgotten,
         Self::ArchivedMarkTooHigh,
         Self::EndedForgottenTooEarly,
+        Self::EndArchivedBeforeSync,
     ];
 }
 

@@ -10,18 +10,14 @@ use std::collections::VecDeque;
 
 use crate::homes::Homes;
 use crate::{
-    Coordinator, Durable, Effect, Encoded, Fact, Millis, Mutation, Mutations, Observations, Record,
-    Sealed, Step, TransactionId,
+    Durable, Effect, Encoded, Fact, Millis, Mutation, Mutations, Record, Sealed, Step,
+    TransactionId,
 };
+
+mod stragglers;
 
 /// A batch that has grown to this many bytes is closed and the next one begun.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// How many stragglers are written anew in one go, unless very many are live.
-const STRAGGLERS_MAX: usize = 256;
-
-/// The live transactions are written anew when the journal has this many records for each of them.
-const RECORDS_PER_LIVE: u64 = 4;
-
 /// When the journal is asked to forget, in batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutboxBounds {
@@ -145,7 +141,7 @@ impl<R> Outbox<R> {
             return None;
         }
         let position = if step.has_records() { self.gathering() } else { self.last_position() };
-        let is_awaited = step.is_awaited();
+        let (is_awaited, has_effects) = (step.is_awaited(), step.has_effects());
         let (records, sealed) = step.seal(position);
         for record in records {
             self.records += 1;
@@ -163,6 +159,9 @@ impl<R> Outbox<R> {
             if let Some(batch) = self.gathered.back_mut() {
                 batch.push(&record);
             }
+        }
+        if !has_effects {
+            return None;
         }
         self.hold(Held::Effects(sealed), is_awaited)
     }
@@ -201,8 +200,10 @@ impl<R> Outbox<R> {
         self.last_position()
     }
 
-    /// The last position that was handed out, durable or not.
-    const fn last_position(&self) -> u64 {
+    /// The last position that was handed out, durable or not: where the records are that were
+    /// taken last.
+    #[must_use]
+    pub const fn last_position(&self) -> u64 {
         self.next_position - 1
     }
 
@@ -230,11 +231,6 @@ impl<R> Outbox<R> {
     #[must_use]
     pub fn is_pressing(&self) -> bool {
         self.is_pressing || self.gathered.len() > 1
-    }
-
-    /// Somebody waits for what gathers that only the driver knows of.
-    pub fn press(&mut self) {
-        self.is_pressing |= self.gathers();
     }
 
     /// Whether what gathers is to wait for more, for `linger_ms` at most: nobody waits for it, and
@@ -277,6 +273,15 @@ impl<R> Outbox<R> {
         self.gathered.is_empty() && !self.append_under_way
     }
 
+    /// Up to where everything is durable.
+    #[must_use]
+    pub fn durable(&self) -> Durable {
+        if self.mutations.has(Mutation::EndArchivedBeforeSync) {
+            return Durable::up_to(self.last_position());
+        }
+        self.durable
+    }
+
     /// Up to which position everything is durable, and was let out.
     #[must_use]
     pub fn let_out_up_to(&self) -> Option<u64> {
@@ -300,8 +305,8 @@ impl<R> Outbox<R> {
         self.homes.knows(id)
     }
 
-    /// The transaction has ended, durably: it is not known here any more. The journal keeps it
-    /// until [`Outbox::archived`] is told the position that is given back.
+    /// The transaction has ended: it is not known here any more. The journal keeps it until
+    /// [`Outbox::archived`] is told the position that is given back.
     pub fn ended(&mut self, id: &TransactionId) -> Option<u64> {
         self.homes.end(id)
     }
@@ -321,78 +326,6 @@ impl<R> Outbox<R> {
         }
         self.first_position = low_water;
         Some(low_water)
-    }
-
-    /// Writes transactions anew that have been live for so long that the journal grows behind
-    /// them. Nothing ever leaves because of it.
-    pub fn write_stragglers(&mut self, now: Millis, coordinator: &mut Coordinator) {
-        for id in self.stragglers(coordinator) {
-            self.write_anew(now, coordinator, &id);
-        }
-    }
-
-    /// Whose turn it is to be written anew.
-    ///
-    /// That is only worth it where what can be forgotten by it is most of the journal: were a
-    /// million live ones written anew each time that a few thousand batches have come, each new
-    /// transaction would pay for several old ones (Rosenblum and Ousterhout, "The Design and
-    /// Implementation of a Log-Structured File System", TOCS 1992, section 3: the cost of
-    /// cleaning).
-    ///
-    /// Those of many batches are gathered into one, so that this comes to an end also when nothing
-    /// else is written: were each batch's moved by itself, as many batches as before would hold
-    /// them afterwards, and the oldest would be too old again.
-    #[must_use]
-    pub fn stragglers(&self, coordinator: &Coordinator) -> Vec<TransactionId> {
-        let low_water = self.homes.low_water(self.next_position);
-        let batches_max = self.bounds.straggler_batches;
-        let since_oldest = self.homes.records_before_oldest().map_or(0, |old| self.records - old);
-        let worth_it = since_oldest / RECORDS_PER_LIVE >= self.homes.count() as u64;
-        let many = self.next_position - low_water >= batches_max;
-        if !many || !worth_it || self.homes.some_move() {
-            return Vec::new(); // Nothing need be forgotten yet.
-        }
-        // One that has ended and cannot go into the history is not live, and stays all the same.
-        let stays = |id: &TransactionId| coordinator.stays(id) || !coordinator.knows(id);
-        if self.homes.oldest().is_none_or(|oldest| oldest.iter().any(stays)) {
-            return Vec::new(); // Nothing could be forgotten by it.
-        }
-        let share = usize::try_from(batches_max / 4).unwrap_or(usize::MAX).max(1);
-        let most = STRAGGLERS_MAX.max(self.homes.count() / share);
-        self.homes.stragglers(most, self.next_position - batches_max / 2)
-    }
-
-    /// Writes one of them anew, unless there is work enough for the disk: then it has its turn
-    /// later.
-    pub fn write_anew(&mut self, now: Millis, coordinator: &mut Coordinator, id: &TransactionId) {
-        if self.gathered.len() > 1 {
-            return;
-        }
-        let Some(step) = coordinator.rewrite(now, id) else { return };
-        // A snapshot has no effects: what is held back is an empty list.
-        if let Some(Out::Effects(effects)) = self.take(step) {
-            assert!(effects.is_empty(), "writing anew tells nobody anything");
-        }
-    }
-}
-
-impl Coordinator {
-    /// Writes everything that is known of a live transaction anew, so that the batches which hold
-    /// its older records can be forgotten. `None` if it is not live, or cannot be.
-    pub fn rewrite(&mut self, now: Millis, id: &TransactionId) -> Option<Step> {
-        if self.stays(id) {
-            return None;
-        }
-        let transaction = self.transactions.get_mut(id)?;
-        transaction.timeline.save_all();
-        let mut snapshot = transaction.clone();
-        if self.config.mutations.has(Mutation::SnapshotDropsDecision) {
-            snapshot.decision = None;
-        }
-        let fact = Fact::Snapshot(Box::new(snapshot));
-        let record =
-            Record { transaction: id.clone(), at: now, fact, observations: Observations::new() };
-        Some(Step { records: vec![record], effects: Vec::new() })
     }
 }
 

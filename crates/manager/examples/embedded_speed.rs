@@ -126,6 +126,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 storage,
                 shards: shards as u16,
                 owns_runtime: true,
+                queue_delay_target_ms: 0, // A profiler may make it slow; nothing is refused.
                 ..ManagerConfig::default()
             };
             let manager = {

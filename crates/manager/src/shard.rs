@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Sleep;
 use unanimity_core::{
     Call, Coordinator, Doing, Effect, Ending, Event, Millis, Mutations, Operation, Out, Outbox,
-    OutboxBounds, Plan, Replayed, Step, TransactionId,
+    OutboxBounds, Plan, Replayed, Step, Transaction, TransactionId,
 };
 
 use crate::admission::Inside;
@@ -266,8 +266,7 @@ impl Shard {
         let (mut commands, mut waking) = (Vec::new(), Waking::default());
         let mut alarm = std::pin::pin!(tokio::time::sleep(LONGEST_SLEEP));
         for ended in mem::take(&mut self.had_ended) {
-            self.ending.insert(&ended);
-            self.pack(&ended.id);
+            self.pack(&ended);
         }
         loop {
             self.look_at_clock();
@@ -383,18 +382,36 @@ impl Shard {
     }
 
     /// Puts a step's records on their way to the journal, and its effects behind them.
-    fn take(&mut self, step: Step) {
-        let mut is_watched = false;
-        for ended in step.ended() {
-            self.ending.insert(ended);
-            is_watched |= self.watchers.any(&ended.id);
-        }
+    fn take(&mut self, mut step: Step) {
+        let ended = step.take_ended();
         if let Some(out) = self.outbox.take(step) {
             self.let_out(out);
         }
-        if is_watched {
-            self.outbox.press();
+        if let Some(ended) = ended {
+            self.ended(ended);
         }
+    }
+
+    /// A transaction has ended, and its end is on its way to the journal. Who waits for it is told
+    /// when it is there.
+    fn ended(&mut self, ended: Box<Transaction>) {
+        self.meters.ended(&ended);
+        self.pack(&ended);
+        if let Some(waiting) = self.watchers.leave(&ended.id) {
+            let shown = Shown::from(ended);
+            self.reply(Box::new(move || waiting.answer(shown)));
+        }
+    }
+
+    /// The history is to have it, once its end is durable. Whatever the program breaks on here
+    /// keeps it out of the history.
+    fn pack(&mut self, ended: &Transaction) {
+        let (id, position) = (&ended.id, self.outbox.last_position());
+        let (ending, home) = (&mut self.ending, self.outbox.ended(id));
+        self.blame.on(id, Doing::Archiving, || {
+            panic_point("packing", id);
+            ending.insert(ended, position, home);
+        });
     }
 
     /// Answers when everything that the answer may rest on is durable.
@@ -464,32 +481,14 @@ impl Shard {
                 self.meters.parked.increment(1);
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
-            Effect::Ended(transaction) => self.ended(transaction),
             Effect::Call(call) => self.call(call),
-            // Told by who took the request in.
-            Effect::Refused(..)
+            // Told by who took the request in; of an end, by who took the step in.
+            Effect::Ended(_)
+            | Effect::Refused(..)
             | Effect::Enlisted(..)
             | Effect::EnlistRefused(..)
             | Effect::Resolved(..) => {}
         }
-    }
-
-    fn ended(&mut self, transaction: Shown) {
-        self.meters.ended(&transaction);
-        if self.watchers.ended(&transaction) {
-            self.has_woken = true;
-        }
-        self.pack(&transaction.id);
-    }
-
-    /// Its end is durable: the history is to have it. Whatever the program breaks on here keeps it
-    /// out of the history.
-    fn pack(&mut self, id: &TransactionId) {
-        let (ending, home) = (&mut self.ending, self.outbox.ended(id));
-        self.blame.on(id, Doing::Archiving, || {
-            panic_point("packing", id);
-            ending.pack(id, home);
-        });
     }
 
     fn notify(&mut self, id: &TransactionId, told: Wait) {

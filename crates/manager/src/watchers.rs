@@ -200,6 +200,11 @@ impl BeginAnswer {
 }
 
 impl Watcher {
+    /// One, if it waits for a beginning alone.
+    fn for_begin(&self) -> usize {
+        usize::from(self.wait == Wait::Accepted)
+    }
+
     fn is_gone(&self) -> bool {
         match &self.reply {
             WatcherReply::Begin(answer) => answer.is_gone(),
@@ -245,24 +250,29 @@ impl Showing<'_> {
 #[derive(Default)]
 pub(crate) struct Watchers {
     by_id: HashMap<TransactionId, Waiting, Spread>,
+    /// How many wait for a beginning alone.
+    for_begin: usize,
 }
 
 /// Those who wait for one transaction: nearly always one alone.
-struct Waiting {
+pub(crate) struct Waiting {
     first: Watcher,
     others: Vec<Watcher>,
 }
 
 impl Watchers {
     pub(crate) fn add(&mut self, id: TransactionId, watcher: Watcher) {
+        self.for_begin += watcher.for_begin();
         match self.by_id.entry(id) {
             Entry::Vacant(place) => {
                 place.insert(Waiting { first: watcher, others: Vec::new() });
             }
             Entry::Occupied(mut found) => {
                 let Waiting { first, others } = found.get_mut();
-                others.retain(|watcher| !watcher.is_gone());
+                let gone = others.extract_if(.., |watcher| watcher.is_gone());
+                self.for_begin -= gone.map(|watcher| watcher.for_begin()).sum::<usize>();
                 if first.is_gone() {
+                    self.for_begin -= first.for_begin();
                     *first = watcher;
                 } else {
                     others.push(watcher);
@@ -274,11 +284,6 @@ impl Watchers {
     /// For how many transactions somebody waits.
     pub(crate) fn waited_for(&self) -> usize {
         self.by_id.len()
-    }
-
-    /// Whether anybody waits.
-    pub(crate) fn any(&self, id: &TransactionId) -> bool {
-        self.by_id.contains_key(id)
     }
 
     /// It is durable that the transaction has come as far as `told`: answers those who wait for no
@@ -296,13 +301,17 @@ impl Watchers {
         told: Wait,
         live: impl FnOnce() -> Option<&'a Transaction>,
     ) -> bool {
+        if told == Wait::Accepted && self.for_begin == 0 {
+            return false; // So it is with most beginnings, and to look is a wait for memory.
+        }
         let Some(Waiting { first, others }) = self.by_id.get_mut(id) else { return false };
         if first.wait > told && others.is_empty() {
-            return false; // So it is with most beginnings.
+            return false;
         }
         let Some(live) = live().filter(|live| reached(live) <= told) else { return false };
         let (mut showing, waiting) = (Showing::Live(live), others.len());
         for watcher in others.extract_if(.., |watcher| watcher.wait <= told) {
+            self.for_begin -= watcher.for_begin();
             watcher.answer(&mut showing);
         }
         if first.wait > told {
@@ -312,19 +321,32 @@ impl Watchers {
             Some(other) => Some(std::mem::replace(first, other)),
             None => self.by_id.remove(id).map(|waiting| waiting.first),
         };
-        first.into_iter().for_each(|first| first.answer(&mut showing));
+        if let Some(first) = first {
+            self.for_begin -= first.for_begin();
+            first.answer(&mut showing);
+        }
         true
     }
 
-    /// It is durable that the transaction has ended: answers everybody, and says whether there was
-    /// anybody.
-    pub(crate) fn ended(&mut self, transaction: &Shown) -> bool {
-        let Some(waiting) = self.by_id.remove(&transaction.id) else { return false };
-        let mut showing = Showing::Shared(Arc::clone(transaction));
-        for watcher in std::iter::once(waiting.first).chain(waiting.others) {
+    /// The transaction has ended: whoever waits is to be answered when that is durable.
+    pub(crate) fn leave(&mut self, id: &TransactionId) -> Option<Waiting> {
+        let waiting = self.by_id.remove(id)?;
+        self.for_begin -= waiting.all().map(Watcher::for_begin).sum::<usize>();
+        Some(waiting)
+    }
+}
+
+impl Waiting {
+    fn all(&self) -> impl Iterator<Item = &Watcher> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    /// It is durable that the transaction has ended: answers everybody.
+    pub(crate) fn answer(self, transaction: Shown) {
+        let mut showing = Showing::Shared(transaction);
+        for watcher in std::iter::once(self.first).chain(self.others) {
             watcher.answer(&mut showing);
         }
-        true
     }
 }
 
@@ -354,5 +376,56 @@ pub(crate) const fn told_by(reason: &Reason) -> Wait {
         | Reason::Requested(_)
         | Reason::Abandoned
         | Reason::Settled => Wait::Outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use unanimity_core::{BranchPlan, Coordinator, CoordinatorConfig, Event, Kind, Options, Plan};
+
+    use super::*;
+
+    /// A watcher, and where its answer comes.
+    fn watcher(wait: Wait) -> (Watcher, oneshot::Receiver<Option<Shown>>) {
+        let (reply, replied) = oneshot::channel();
+        (Watcher { wait, existed: true, reply: WatcherReply::Get(reply) }, replied)
+    }
+
+    /// Most beginnings are looked for by nobody, because nobody waits for one: the count of those
+    /// who do must be right whichever way they leave.
+    #[test]
+    fn who_waits_for_a_beginning_is_told_of_it_whoever_else_waits_or_has_gone() {
+        let id = TransactionId::new("t").unwrap();
+        let branches = vec![BranchPlan::new("a", "p", Kind::TwoPhase)];
+        let plan = Box::new(Plan { open: false, branches, options: Options::default() });
+        let event = Event::Begin { transaction: id.clone(), fingerprint: 0, plan };
+        let mut coordinator = Coordinator::new(CoordinatorConfig::default());
+        assert!(coordinator.handle(1, event).has_records());
+        let live = || coordinator.get(&id);
+
+        let mut watchers = Watchers::default();
+        let (first, gone) = watcher(Wait::Accepted);
+        watchers.add(id.clone(), first);
+        drop(gone);
+        let (second, mut outcome) = watcher(Wait::Outcome);
+        watchers.add(id.clone(), second); // In the place of the one that has gone.
+        assert!(!watchers.notify(&id, Wait::Accepted, live));
+        let (third, gone) = watcher(Wait::Accepted);
+        watchers.add(id.clone(), third);
+        drop(gone);
+        let (fourth, mut begun) = watcher(Wait::Accepted);
+        watchers.add(id.clone(), fourth);
+        assert_eq!(watchers.for_begin, 1);
+        assert!(watchers.notify(&id, Wait::Accepted, live));
+        assert!(begun.try_recv().is_ok() && outcome.try_recv().is_err());
+        let (fifth, mut ended) = watcher(Wait::Accepted);
+        watchers.add(id.clone(), fifth);
+        watchers.leave(&id).unwrap().answer(Arc::new(live().unwrap().clone()));
+        assert!(outcome.try_recv().is_ok() && ended.try_recv().is_ok());
+        assert_eq!((watchers.for_begin, watchers.waited_for()), (0, 0));
+        let (alone, mut begun) = watcher(Wait::Accepted);
+        watchers.add(id.clone(), alone);
+        assert!(watchers.notify(&id, Wait::Accepted, live) && begun.try_recv().is_ok());
+        assert_eq!((watchers.for_begin, watchers.waited_for()), (0, 0));
     }
 }

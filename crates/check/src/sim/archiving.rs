@@ -24,7 +24,7 @@ pub fn first_of(done: &PackedTransactions) -> Option<TransactionId> {
 impl Shard {
     /// What goes to the history now, if anything does.
     pub fn to_archive(&mut self) -> Option<Arc<PackedTransactions>> {
-        let done = self.ending.send()?;
+        let done = self.ending.send(self.outbox.durable())?;
         let (first, up_to) = (first_of(&done), self.outbox.let_out_up_to());
         self.archiving.push_back(Archiving { first, up_to });
         Some(done)

@@ -159,7 +159,7 @@ impl Simulation {
         }
         self.start_append(generation, number);
         let Some(shard) = self.shard(generation, number) else { return };
-        let done = shard.to_archive();
+        let done: Vec<_> = std::iter::from_fn(|| shard.to_archive()).collect();
         let timer = shard.coordinator.next_timer().map(|timer| timer.at);
         let due = timer.into_iter().chain(shard.outbox.lingers_until()).min();
         // One that could not be read may have ended: it is not counted.
@@ -171,7 +171,7 @@ impl Simulation {
             let what = "live transactions".into();
             self.see(Seen::Height { what, value: heights.0, most: heights.1 });
         }
-        if let Some(done) = done {
+        for done in done {
             self.archive(generation, number, done);
         }
         let Some(shard) = self.shard(generation, number) else { return };
@@ -259,6 +259,11 @@ impl Simulation {
 
     /// Lets out what may leave, one effect after the other: the process may die between any two.
     pub(super) fn let_out(&mut self, generation: u64, number: usize, out: Vec<Out<Answered>>) {
+        let shard = self.shard(generation, number);
+        for ended in shard.map(|shard| std::mem::take(&mut shard.has_ended)).unwrap_or_default() {
+            self.situations.ended(&ended);
+            self.measure_timeline(&ended);
+        }
         for one in out {
             match one {
                 Out::Reply(answered) => self.say(answered),
@@ -302,18 +307,10 @@ impl Simulation {
                 let said = live.or_else(|| shard.ending.get(&id).map(|one| server::said(&one)));
                 self.tell(generation, number, &id, said);
             }
-            Effect::Ended(transaction) => {
-                let id = transaction.id.clone();
-                let Some(shard) = self.shard(generation, number) else { return };
-                let home = shard.outbox.ended(&id);
-                shard.ending.pack(&id, home);
-                self.situations.ended(&transaction);
-                self.measure_timeline(&transaction);
-                self.tell(generation, number, &id, Some(server::said(&transaction)));
-            }
             Effect::Parked(..) => self.situations.count("parked"),
-            // Told by whoever took the request in, or only shown.
-            Effect::Refused(..)
+            // Told by whoever took the request or the step in, or only shown.
+            Effect::Ended(_)
+            | Effect::Refused(..)
             | Effect::Enlisted(..)
             | Effect::EnlistRefused(..)
             | Effect::Resolved(..)

@@ -13,7 +13,7 @@ use super::world::{Planted, StoreBug};
 use crate::mutants;
 
 /// How many seeds a hunt may take.
-pub const SEEDS_MAX: u64 = 20_000;
+pub const SEEDS_MAX: u64 = 100_000;
 /// How many seeds are run at a time.
 const SEEDS_AT_A_TIME: u64 = 500;
 

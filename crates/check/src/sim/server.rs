@@ -126,6 +126,8 @@ pub struct Shard {
     pub live_most: u64,
     /// Ended, and not in the history yet.
     pub ending: Ending,
+    /// Ended, and not looked at by the world yet.
+    pub has_ended: Vec<Box<Transaction>>,
     /// What the history was given and has not written, in order.
     pub archiving: VecDeque<Archiving>,
     /// Whether everything that was found could be read: else the history notes no position.
@@ -252,8 +254,7 @@ pub fn recover(
         let mut outbox = Outbox::new(places, homes, outbox_bounds(limits.keeps_batches), mutations);
         let mut ending = Ending::new(0);
         for one in &replayed.ended {
-            ending.insert(one);
-            ending.pack(&one.id, outbox.ended(&one.id));
+            ending.insert(one, outbox.last_position(), outbox.ended(&one.id));
         }
         shards.push(Shard {
             number,
@@ -261,6 +262,7 @@ pub fn recover(
             is_older,
             live_most: (replayed.coordinator.len() as u64).max(u64::from(limits.live_max)),
             ending,
+            has_ended: Vec::new(),
             archiving: VecDeque::new(),
             // The older version notes nothing.
             all_is_read: replayed.unread.is_empty() && !is_older,

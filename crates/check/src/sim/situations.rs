@@ -2,7 +2,6 @@
 //! about it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use unanimity_core::guard::GuardState;
 use unanimity_core::{Operation, Stage, Transaction};
@@ -117,7 +116,7 @@ impl Situations {
     }
 
     /// A transaction is complete.
-    pub fn ended(&mut self, transaction: &Arc<Transaction>) {
+    pub fn ended(&mut self, transaction: &Transaction) {
         if transaction.heuristic().is_some() {
             self.count("settled by hand");
         }

@@ -1,8 +1,10 @@
 //! The outbox as its driver sees it: what presses, and what is written anew.
 
+use super::stragglers::RECORDS_PER_LIVE;
 use super::*;
 use crate::{
-    Answer, BranchPlan, CoordinatorConfig, Doing, Event, Kind, Operation, Options, Plan, SetAside,
+    Answer, BranchPlan, Coordinator, CoordinatorConfig, Doing, Event, Kind, Operation, Options,
+    Plan, SetAside,
 };
 
 fn begin(id: &str, branches: &[&str]) -> Event {
@@ -60,17 +62,13 @@ fn an_end_alone_does_not_press() {
     assert_eq!(lingering.lingers_until(), Some(12));
     assert!(!lingering.clone().lingers(11, 0), "the driver is in a hurry");
     assert!(!lingering.clone().lingers(12, 2), "it has waited for long enough");
-    lingering.press();
+    assert!(lingering.reply(()).is_none());
     assert!(!lingering.lingers(11, 2));
     let mut asked = outbox.clone();
     assert!(asked.reply(()).is_none());
     assert!(asked.is_pressing(), "the answer rests on the end");
-    let mut watched = outbox.clone();
-    watched.press();
-    assert!(watched.is_pressing());
-    append(&mut watched);
-    watched.press();
-    assert!(!watched.is_pressing(), "nothing gathers");
+    append(&mut asked);
+    assert!(!asked.is_pressing(), "nothing gathers");
     assert!(outbox.take(coordinator.handle(1, begin("u", &["a"]))).is_none());
     assert!(outbox.is_pressing(), "a beginning has come to it");
     append(&mut outbox);

@@ -83,12 +83,14 @@ impl Shard {
     }
 
     pub(super) fn send_to_history(&mut self) -> Result<(), String> {
-        let Some(transactions) = self.ending.send() else { return Ok(()) };
-        let done = ArchiveReply::new(self.archived_sender.clone());
-        let all = self.outbox.let_out_up_to().filter(|_| self.all_is_read);
-        let up_to = all.map(|up_to| (self.number, up_to));
-        let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
-        sent.map_err(|_| "the history's thread has ended".to_owned())
+        while let Some(transactions) = self.ending.send(self.outbox.durable()) {
+            let done = ArchiveReply::new(self.archived_sender.clone());
+            let all = self.outbox.let_out_up_to().filter(|_| self.all_is_read);
+            let up_to = all.map(|up_to| (self.number, up_to));
+            let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
+            sent.map_err(|_| "the history's thread has ended".to_owned())?;
+        }
+        Ok(())
     }
 
     /// The oldest of what the history was sent is there.
