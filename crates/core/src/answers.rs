@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::branch::{Ballot, Branch, Progress};
 use crate::guard::Contradiction;
-use crate::transaction::{Ballot, Branch, Progress};
 use crate::{
     Answer, Coordinator, Effect, Fact, Millis, Mutation, Operation, Outcome, REASON_BYTES_MAX,
     RESULT_BYTES_MAX, Reason, Step, TimerPurpose, TransactionId, What,

@@ -3,12 +3,12 @@
 //! the driver's.
 
 use crate::answers::{Attempt, shorten};
+use crate::branch::{Ballot, Progress};
 use crate::live::Live;
 use crate::mutation::Mutations;
 use crate::phase_one::{self, Next};
 use crate::schedule::Schedule;
 use crate::shared::Shared;
-use crate::transaction::{Ballot, Progress};
 use crate::{
     Call, Effect, Event, Fact, Kind, Millis, Mutation, Observation, Observations, Operation,
     Outcome, Plan, Reason, Record, Refusal, Resolution, Step, Timer, TimerPurpose, Transaction,
@@ -162,7 +162,7 @@ impl Coordinator {
             plan.check().err().map(Refusal::Plan)
         };
         if let Some(refusal) = refusal {
-            step.effects.push(Effect::Refused(id, refusal));
+            step.effects.push(Effect::Refused(id, Box::new(refusal)));
             return;
         }
         self.record(now, &id, Fact::Begun { fingerprint, plan }, step);
@@ -321,12 +321,11 @@ fn call(transaction: &Transaction, number: u16, operation: Operation, timeout_ms
     Call {
         transaction: transaction.id.clone(),
         branch: number,
-        branch_name: branch.plan.name.clone(),
-        participant: branch.plan.participant.clone(),
+        plan: branch.plan.clone(),
         operation,
         attempt: branch.attempt,
         timeout_ms,
-        payload: with_payload.then(|| branch.plan.payload.clone()),
+        payload: with_payload.then(|| branch.payload.clone()),
         results: results.collect(),
         outcome: transaction.outcome().filter(|_| is_deferred),
     }

@@ -104,6 +104,9 @@ pub enum Answer {
     Unknown(Box<str>),
 }
 
+/// A branch's name, and its result if it has one.
+pub type NamedResult = (Arc<str>, Option<Arc<str>>);
+
 /// A call to a participant, complete in itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Call {
@@ -111,10 +114,9 @@ pub struct Call {
     pub transaction: TransactionId,
     /// The branch's number.
     pub branch: u16,
-    /// The branch's name.
-    pub branch_name: Arc<str>,
-    /// Where the participant is.
-    pub participant: Arc<str>,
+    /// What was planned for the branch: its name, and where the participant is. It has no payload.
+    /// Shared with all calls of branches that were planned alike.
+    pub plan: Arc<BranchPlan>,
     /// What it is asked to do.
     pub operation: Operation,
     /// The how-manieth time, from 1.
@@ -124,22 +126,23 @@ pub struct Call {
     /// What it is given, where the operation carries a payload.
     pub payload: Option<Arc<[u8]>>,
     /// The results that the payload may refer to, by the branch's name.
-    pub results: Vec<(Arc<str>, Option<Arc<str>>)>,
+    pub results: Box<[NamedResult]>,
     /// What was decided, where a deferred branch is called: it may hear of either.
     pub outcome: Option<Outcome>,
 }
 
-/// Something that the driver is to do or to tell.
+/// Something that the driver is to do or to tell. (Thousands of calls wait for the disk at a time:
+/// nothing else makes it larger than one is.)
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// The transaction's beginning is durable.
     Begun(TransactionId),
     /// The transaction could not begin.
-    Refused(TransactionId, Refusal),
+    Refused(TransactionId, Box<Refusal>),
     /// A branch of an interactive transaction is on record: work for it may begin.
     Enlisted(TransactionId, u16),
     /// A branch was not enlisted; nothing has changed.
-    EnlistRefused(TransactionId, EnlistRefusal),
+    EnlistRefused(TransactionId, Box<EnlistRefusal>),
     /// Somebody's word on a branch is on record.
     Resolved(TransactionId, u16),
     /// Call a participant, and report how it ended.
@@ -214,7 +217,7 @@ impl Step {
     #[must_use]
     pub fn refusal(&self) -> Option<&Refusal> {
         self.effects.iter().find_map(|effect| match effect {
-            Effect::Refused(_, refusal) => Some(refusal),
+            Effect::Refused(_, refusal) => Some(&**refusal),
             _ => None, // Every other effect waits for its records.
         })
     }
@@ -224,7 +227,7 @@ impl Step {
     #[must_use]
     pub fn enlist_refusal(&self) -> Option<&EnlistRefusal> {
         self.effects.iter().find_map(|effect| match effect {
-            Effect::EnlistRefused(_, refusal) => Some(refusal),
+            Effect::EnlistRefused(_, refusal) => Some(&**refusal),
             _ => None, // Every other effect is the release's.
         })
     }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::transaction::{Ballot, Branch};
+use crate::branch::Ballot;
 use crate::{Coordinator, Fact, Millis, Plan, Record, Transaction, TransactionId, Whole};
 
 /// A journal that contradicts itself: the records cannot be what a coordinator wrote.
@@ -101,7 +101,7 @@ impl Coordinator {
             return Err(begins_twice(id));
         }
         let options = self.shared.options(&plan.options);
-        let branch = |plan| Branch::new(self.shared.copy_of(plan));
+        let branch = |plan| self.shared.branch(plan);
         let branches = plan.branches.iter().map(branch).collect();
         let new = Transaction::new(id, at, fingerprint, (plan.open, branches), options);
         self.transactions.take_to_hand(Box::new(new));
@@ -109,7 +109,9 @@ impl Coordinator {
     }
 
     fn written_anew(&mut self, mut transaction: Transaction) {
-        transaction.branches.iter_mut().for_each(|branch| self.shared.branch(&mut branch.plan));
+        for branch in &mut transaction.branches {
+            branch.plan = self.shared.plan(&branch.plan);
+        }
         transaction.options = self.shared.options(&transaction.options);
         self.transactions.insert(transaction);
     }

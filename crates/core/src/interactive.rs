@@ -2,8 +2,8 @@
 //! while it is open, then ask to commit. What follows the request to commit is phase one, as for
 //! any other.
 
+use crate::branch::{Ballot, Branch};
 use crate::plan::check_branches;
-use crate::transaction::{Ballot, Branch};
 use crate::{
     BranchPlan, Coordinator, Effect, Fact, Kind, Millis, Mutation, PlanError, Stage, Step,
     TimerPurpose, Transaction, TransactionId, What,
@@ -43,10 +43,14 @@ impl Coordinator {
         }
         let mut numbered = transaction.numbered();
         if let Some((number, known)) = numbered.find(|(_, known)| known.plan.name == branch.name) {
-            return if known.plan == *branch { Ok(number) } else { Err(EnlistRefusal::Conflict) };
+            return if known.whole_plan() == *branch {
+                Ok(number)
+            } else {
+                Err(EnlistRefusal::Conflict)
+            };
         }
-        let known = transaction.branches.iter().map(|known| &known.plan);
-        let all: Vec<&BranchPlan> = known.chain([branch]).collect();
+        let known: Vec<BranchPlan> = transaction.branches.iter().map(Branch::whole_plan).collect();
+        let all: Vec<&BranchPlan> = known.iter().chain([branch]).collect();
         check_branches(true, &all).map_err(EnlistRefusal::Plan)?;
         Ok(u16::try_from(transaction.branches.len()).unwrap_or(u16::MAX))
     }
@@ -61,7 +65,7 @@ impl Coordinator {
         let number = match self.place_of(id, &branch) {
             Ok(number) => number,
             Err(refusal) => {
-                step.effects.push(Effect::EnlistRefused(id.clone(), refusal));
+                step.effects.push(Effect::EnlistRefused(id.clone(), Box::new(refusal)));
                 return;
             }
         };

@@ -17,6 +17,7 @@
 
 mod answers;
 mod asking;
+mod branch;
 mod by_id;
 mod codec;
 mod coordinator;
@@ -57,6 +58,7 @@ pub use asking::{
     AskNext, AskPolicy, Asked, Asking, OWN_WORK_ATTEMPTS_MAX, Unheard, asks_status,
     own_work_again_ms,
 };
+pub use branch::{Ballot, Branch, Progress};
 pub use codec::{
     DecodeError, Encoded, PackedTransaction, PackedTransactions, RECORD_VERSION, RecordHead,
     RecordReader, Whole, decode_head, decode_record, digested_bytes, encode_record,
@@ -66,7 +68,7 @@ pub use codec::{encode_version_1, plan_of_version_1};
 pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use decision::{Decision, Outcome, Reason};
 pub use ending::Ending;
-pub use event::{Answer, Call, Durable, Effect, Event, Refusal, Sealed, Step};
+pub use event::{Answer, Call, Durable, Effect, Event, NamedResult, Refusal, Sealed, Step};
 pub use facts::ApplyError;
 pub use homes::Homes;
 pub use ids::{ID_BYTES_MAX, IdError, TransactionId, check_id};
@@ -86,7 +88,7 @@ pub use schedule::{RetryPolicy, Timer, TimerPurpose, splitmix64};
 pub use set_aside::{Doing, SetAside};
 pub use stage::Stage;
 pub use timeline::{Observation, Observations, Timeline, What};
-pub use transaction::{Ballot, Branch, Progress, Transaction};
+pub use transaction::Transaction;
 
 /// Milliseconds since the Unix epoch, as the driver tells them. The core never reads a clock.
 pub type Millis = u64;

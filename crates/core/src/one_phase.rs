@@ -16,7 +16,7 @@
 //! Optimizations in a Commercial Distributed Environment", Distributed and Parallel Databases 3(4),
 //! 1995.)
 
-use crate::transaction::Ballot;
+use crate::branch::Ballot;
 use crate::{
     Branch, Coordinator, Effect, Kind, Millis, Mutation, Operation, Outcome, Reason, Step,
     Transaction, TransactionId,

@@ -5,12 +5,14 @@
 //! `order[place]` is the old number of the branch that stands at `place` afterwards. Names and
 //! participants' addresses stay with the place, so that interchangeable branches end up equal.
 
+use std::sync::Arc;
+
 use crate::live::Live;
 use crate::schedule::Schedule;
 use crate::shared::Shared;
 use crate::{
-    BranchPlan, Coordinator, Durable, Effect, Fact, Observation, Reason, Record, Sealed, Step,
-    Timer, TimerPurpose, Transaction,
+    BranchPlan, Coordinator, Durable, Effect, Fact, Kind, Observation, Reason, Record, Sealed,
+    Step, Timer, TimerPurpose, Transaction,
 };
 
 impl Coordinator {
@@ -88,7 +90,7 @@ fn permuted_transaction(transaction: &Transaction, order: &[u16]) -> Transaction
     let mut permuted = transaction.clone();
     permuted.branches = permuted_list(&transaction.branches, order);
     for (new, old) in permuted.branches.iter_mut().zip(&transaction.branches) {
-        keep_name(&mut new.plan, &old.plan, order);
+        keep_name(Arc::make_mut(&mut new.plan), &old.plan, order);
     }
     if let Some(decision) = &mut permuted.decision {
         permute_reason(&mut decision.reason, order);
@@ -152,8 +154,7 @@ fn permute_effect(effect: &mut Effect, order: &[u16]) {
         // knows; the checker's world reads neither, so they are blanked instead.
         Effect::Call(call) => {
             call.branch = new_number(call.branch, order);
-            call.branch_name = "".into();
-            call.participant = "".into();
+            call.plan = Arc::new(BranchPlan::new("", "", Kind::TwoPhase));
         }
         Effect::Parked(_, number) | Effect::Enlisted(_, number) | Effect::Resolved(_, number) => {
             *number = new_number(*number, order)

@@ -1,8 +1,8 @@
 //! Decides what an undecided transaction does next: which branches may be called, when visible work
 //! may start, and when the decision is due.
 
+use crate::branch::Ballot;
 use crate::mutation::Mutations;
-use crate::transaction::Ballot;
 use crate::{Branch, Kind, Mutation, Outcome, Reason, Stage, Transaction};
 
 /// The next move of phase one.

@@ -1,7 +1,7 @@
 //! Decides the order of phase two. It never gives up and never changes the decision.
 
+use crate::branch::Progress;
 use crate::mutation::Mutations;
-use crate::transaction::Progress;
 use crate::{Kind, Mutation, Operation, Transaction};
 
 /// The branches whose turn it is: they owe an operation, no call is under way, no retry is awaited,

@@ -26,7 +26,7 @@ pub const REASON_BYTES_MAX: usize = 512;
 pub const PARTICIPANT_BYTES_MAX: usize = 2048;
 
 /// One participant's part in a transaction, as the initiator asks for it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchPlan {
     /// The branch's name, unique within its transaction.
     pub name: Arc<str>,

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::transaction::Ballot;
+use crate::branch::Ballot;
 use crate::{
     BranchPlan, Millis, Observations, Outcome, Plan, Reason, Resolution, Transaction, TransactionId,
 };

@@ -1,7 +1,7 @@
 //! Decides how a recovered coordinator takes up what it finds. The facts are already applied, by
 //! the same function as in live operation; here are only the first moves.
 
-use crate::transaction::Ballot;
+use crate::branch::Ballot;
 use crate::{
     Coordinator, Millis, Mutation, Reason, Step, Transaction, TransactionId, What, phase_one,
 };

@@ -2,9 +2,9 @@
 //! without the coordinator), when it may be given, and what it makes of the whole transaction.
 
 use crate::answers::shorten;
+use crate::branch::{Ballot, Branch, Progress};
 use crate::event::Effect;
 use crate::guard::Contradiction;
-use crate::transaction::{Ballot, Branch, Progress};
 use crate::{
     Coordinator, Fact, Kind, Millis, Outcome, Stage, Step, Transaction, TransactionId, What,
 };

@@ -1,14 +1,17 @@
-//! What many transactions have in common is kept once: their options, and the names and addresses
-//! of their branches. It only saves memory; nothing is decided by it.
+//! What many transactions have in common is kept once: their options, and what was planned for
+//! their branches but for the payloads. It only saves memory, and so the time to fetch it; nothing
+//! is decided by it.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::branch::Branch;
 use crate::ids::spread;
 use crate::{BranchPlan, Options};
 
-/// How many texts are remembered, at most one of those that fall into the same place.
-const TEXTS: u64 = 1_024;
+/// How many texts are remembered, and how many plans, at most one of those that fall into the same
+/// place.
+const PLACES: u64 = 1_024;
 /// Longer texts are nobody else's.
 const TEXT_BYTES_MAX: usize = 256;
 
@@ -18,6 +21,7 @@ const TEXT_BYTES_MAX: usize = 256;
 pub(crate) struct Shared {
     options: Option<Arc<Options>>,
     texts: Vec<Option<Arc<str>>>,
+    plans: Vec<Option<Arc<BranchPlan>>>,
 }
 
 impl Shared {
@@ -29,22 +33,24 @@ impl Shared {
         }
     }
 
-    /// A copy of a branch, which shares its texts with others.
-    pub(crate) fn copy_of(&mut self, branch: &BranchPlan) -> BranchPlan {
-        BranchPlan {
-            name: self.known_or(&branch.name, || Arc::clone(&branch.name)),
-            participant: self.known_or(&branch.participant, || Arc::clone(&branch.participant)),
-            after: branch.after.clone(),
-            payload: Arc::clone(&branch.payload),
-            refers: branch.refers.clone(),
-            ..*branch
-        }
+    /// A branch that is on record, which shares what was planned for it with others.
+    pub(crate) fn branch(&mut self, plan: &BranchPlan) -> Branch {
+        Branch::sharing(self.plan(plan), Arc::clone(&plan.payload))
     }
 
-    /// Lets a branch share its texts with others.
-    pub(crate) fn branch(&mut self, branch: &mut BranchPlan) {
-        for text in [&mut branch.name, &mut branch.participant] {
-            *text = self.known_or(text, || Arc::clone(text));
+    /// This plan without its payload, shared with those before if one of them was the same.
+    pub(crate) fn plan(&mut self, plan: &BranchPlan) -> Arc<BranchPlan> {
+        if plan.name.len().max(plan.participant.len()) > TEXT_BYTES_MAX {
+            return Arc::new(without_payload(plan));
+        }
+        if self.plans.is_empty() {
+            self.plans.resize(PLACES as usize, None);
+        }
+        let spread = spread(&plan.name).rotate_left(32) ^ spread(&plan.participant);
+        let place = &mut self.plans[(spread % PLACES) as usize];
+        match place {
+            Some(known) if is_same(known, plan) => Arc::clone(known),
+            Some(_) | None => Arc::clone(place.insert(Arc::new(without_payload(plan)))),
         }
     }
 
@@ -58,14 +64,31 @@ impl Shared {
             return new();
         }
         if self.texts.is_empty() {
-            self.texts.resize(TEXTS as usize, None);
+            self.texts.resize(PLACES as usize, None);
         }
-        let place = &mut self.texts[(spread(text) % TEXTS) as usize];
+        let place = &mut self.texts[(spread(text) % PLACES) as usize];
         match place {
             Some(known) if **known == *text => Arc::clone(known),
             Some(_) | None => Arc::clone(place.insert(new())),
         }
     }
+}
+
+/// Whether two plans say the same, but for the payload.
+fn is_same(known: &BranchPlan, plan: &BranchPlan) -> bool {
+    let BranchPlan { name, participant, kind, after, payload: _, refers, .. } = plan;
+    let flags = |plan: &BranchPlan| {
+        let BranchPlan { payload_in_phase_two, by_initiator, also_on_rollback, comes_last, .. } =
+            *plan;
+        (payload_in_phase_two, by_initiator, plan.delay_ms, also_on_rollback, comes_last)
+    };
+    (&known.name, &known.participant, known.kind) == (name, participant, *kind)
+        && (&known.after, &known.refers) == (after, refers)
+        && flags(known) == flags(plan)
+}
+
+fn without_payload(plan: &BranchPlan) -> BranchPlan {
+    BranchPlan { payload: Arc::default(), ..plan.clone() }
 }
 
 impl Clone for Shared {
@@ -92,22 +115,39 @@ mod tests {
     use crate::Kind;
 
     #[test]
-    fn equal_texts_and_options_are_kept_once_and_others_as_they_are() {
+    fn what_is_equal_is_kept_once_and_other_things_as_they_are() {
         let mut shared = Shared::default();
-        let mut branch = |name: &str| {
-            let mut branch = BranchPlan::new(name, "http://bank/", Kind::TwoPhase);
-            shared.branch(&mut branch);
-            branch
+        let plan = |name: &str| BranchPlan {
+            payload: [7].into(),
+            ..BranchPlan::new(name, "http://bank/", Kind::TwoPhase)
         };
-        let (first, second) = (branch("debit"), branch("debit"));
-        assert!(Arc::ptr_eq(&first.name, &second.name));
-        assert!(Arc::ptr_eq(&first.participant, &second.participant));
-        for number in 0..3 * TEXTS {
-            let name = format!("n{number}");
-            assert_eq!(*branch(&name).name, *name);
+        let (first, second) = (shared.branch(&plan("debit")), shared.branch(&plan("debit")));
+        assert!(Arc::ptr_eq(&first.plan, &second.plan));
+        assert_eq!((first.whole_plan(), first.plan.payload.len()), (plan("debit"), 0));
+        let others = [
+            BranchPlan { participant: "http://shop/".into(), ..plan("debit") },
+            BranchPlan { kind: Kind::Compensable, ..plan("debit") },
+            BranchPlan { after: [0].into(), ..plan("debit") },
+            BranchPlan { payload_in_phase_two: true, ..plan("debit") },
+            BranchPlan { by_initiator: true, ..plan("debit") },
+            BranchPlan { delay_ms: 7, ..plan("debit") },
+            BranchPlan { also_on_rollback: true, ..plan("debit") },
+            BranchPlan { comes_last: true, ..plan("debit") },
+            BranchPlan { refers: [0].into(), ..plan("debit") },
+            BranchPlan { payload: [8].into(), ..plan("debit") },
+        ];
+        for other in &others {
+            shared.branch(&plan("debit"));
+            assert_eq!(shared.branch(other).whole_plan(), *other);
         }
+        for number in 0..3 * PLACES {
+            let name = format!("n{number}");
+            assert_eq!(*shared.branch(&plan(&name)).plan.name, *name);
+            assert_eq!(*shared.text(&name), *name);
+        }
+        assert!(Arc::ptr_eq(&shared.text("n7"), &shared.text("n7")));
         let long = "x".repeat(TEXT_BYTES_MAX + 1);
-        assert_eq!(*branch(&long).name, *long);
+        assert_eq!(shared.branch(&plan(&long)).whole_plan(), plan(&long));
 
         let usual = shared.options(&Options::default());
         assert!(Arc::ptr_eq(&usual, &shared.options(&Options::default())));

@@ -2,8 +2,8 @@
 //! live one always has an armed deadline, a planned retry or a call under way.
 
 use crate::answers::Attempt;
+use crate::branch::{Branch, Progress};
 use crate::schedule::splitmix64;
-use crate::transaction::{Branch, Progress};
 use crate::{
     Coordinator, Effect, Millis, Mutation, Operation, Outcome, Reason, Step, Timer, TimerPurpose,
     Transaction, TransactionId, What,

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use crate::branch::Branch;
 use crate::shared::Shared;
-use crate::{DecodeError, Options, RECORD_VERSION};
+use crate::{BranchPlan, DecodeError, Options, RECORD_VERSION};
 
 /// Lists of up to so many items are allocated once.
 const ITEMS_AT_ONCE: usize = 8;
@@ -184,6 +185,14 @@ impl<'a> Reader<'a> {
             Some(shared) => shared.text(text),
             None => Arc::from(text),
         })
+    }
+
+    /// Lets a branch share what was planned for it, if anything is shared.
+    pub(crate) fn common_plan(&mut self, plan: BranchPlan) -> Branch {
+        match &mut self.shared {
+            Some(shared) => shared.branch(&plan),
+            None => Branch::new(plan),
+        }
     }
 
     /// Lets a transaction share its options, if anything is shared.

@@ -32,7 +32,7 @@ struct AtOnce;
 fn answer(call: &Call) -> Answer {
     match call.operation {
         Operation::Prepare | Operation::Execute => Answer::Yes(None),
-        Operation::Commit if &*call.participant == GONE => Answer::Unsent("gone".into()),
+        Operation::Commit if &*call.plan.participant == GONE => Answer::Unsent("gone".into()),
         _ => Answer::Acknowledged, // Phase two.
     }
 }

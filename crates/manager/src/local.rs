@@ -329,7 +329,7 @@ impl LocalTransport {
                 let Some(held) = self.held(id) else {
                     return Answer::No("its operations were lost with the process".into());
                 };
-                let mine = held.iter().find(|(name, _)| *name == call.branch_name);
+                let mine = held.iter().find(|(name, _)| *name == call.plan.name);
                 match service.prepare(id, mine.map_or(&[][..], |(_, operations)| operations)) {
                     Vote::Yes => Answer::Yes(None),
                     Vote::ReadOnly => Answer::ReadOnly,
@@ -362,7 +362,7 @@ impl Transport for Arc<LocalTransport> {
     fn call(&self, call: Call) -> CallFuture<'_> {
         let transport = Arc::clone(self);
         Box::pin(async move {
-            let Some(service) = transport.services.get(&call.participant).cloned() else {
+            let Some(service) = transport.services.get(&call.plan.participant).cloned() else {
                 return Answer::Unknown("no such service is registered".into());
             };
             if !service.blocks() {

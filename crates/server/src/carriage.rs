@@ -53,11 +53,13 @@ impl Carriages {
 
     /// Gives a call to what its participant has offered: a stream, or a batch; or gives it back.
     fn as_offered(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
-        let offered = self.offers.of(&call.participant);
+        let offered = self.offers.of(&call.plan.participant);
         if let Some(stream) = offered.stream
-            && let Some(carriage) = self.usable(&call.participant, &stream)
+            && let Some(carriage) = self.usable(&call.plan.participant, &stream)
         {
-            return carriage.submit(Call { participant: stream, ..call }, owed);
+            let mut call = call;
+            Arc::make_mut(&mut call.plan).participant = stream;
+            return carriage.submit(call, owed);
         }
         match offered.lane {
             Some(lane) => self.http.gather(&lane, call, owed),
@@ -68,14 +70,14 @@ impl Carriages {
 
 impl Transport for Carriages {
     fn call(&self, call: Call) -> CallFuture<'_> {
-        match self.other(&call.participant) {
+        match self.other(&call.plan.participant) {
             Some(carriage) => carriage.call(call),
             None => Box::pin(self.http.call(call)),
         }
     }
 
     fn submit(&self, call: Call, owed: Owed) -> Option<(Call, Owed)> {
-        match self.other(&call.participant) {
+        match self.other(&call.plan.participant) {
             Some(carriage) => carriage.submit(call, owed),
             None => self.as_offered(call, owed),
         }

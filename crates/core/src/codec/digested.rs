@@ -15,7 +15,7 @@ pub fn digested_bytes(plan: &Plan) -> Vec<u8> {
     writer.fixed(&[0, 1]); // The time and the fact's number in a record of version 1.
     writer.fixed(&0_u128.to_le_bytes());
     put_first_options(&mut writer, &plan.options);
-    writer.list(&plan.branches, put_first_plan);
+    writer.list(&plan.branches, |writer, plan| put_first_plan(writer, plan, &plan.payload));
     writer.number(0); // No observations.
     if plan.open || asks_more(&plan.options) || plan.branches.iter().any(does_more) {
         writer.byte(2);

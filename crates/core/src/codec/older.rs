@@ -2,7 +2,7 @@
 //! it. No shipped program writes it, or has this file.
 
 use super::encode_as;
-use crate::transaction::Branch;
+use crate::branch::Branch;
 use crate::{BranchPlan, Fact, Kind, Options, Plan, Record, Transaction};
 
 /// A plan as version 1 would have begun it; `None` if it knew nothing of the kind.

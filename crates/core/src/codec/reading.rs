@@ -4,7 +4,6 @@
 
 use super::{check_branches, get_branch_plan, get_observations, get_options, get_start, snapshot};
 use crate::shared::Shared;
-use crate::transaction::Branch;
 use crate::wire::Reader;
 use crate::{
     BranchPlan, DecodeError, Fact, Millis, Options, Plan, RecordHead, Transaction, TransactionId,
@@ -54,7 +53,7 @@ impl RecordReader {
         let (id, at) = get_start(&mut reader)?;
         let begins = reader.byte("fact")? == 1;
         let transaction = if begins {
-            let begun = get_branches(&mut reader, Branch::new, |branch| &branch.plan)?;
+            let begun = get_branches(&mut reader, snapshot::get_planned, |branch| &*branch.plan)?;
             let options = reader.common_options(begun.options);
             let branches = (begun.open, begun.branches);
             dormant(Transaction::new(id.clone(), at, begun.fingerprint, branches, options))
@@ -84,12 +83,12 @@ struct Begun<T> {
 
 fn get_branches<T>(
     reader: &mut Reader<'_>,
-    make: impl Fn(BranchPlan) -> T,
+    get: impl Fn(&mut Reader<'_>) -> Result<T, DecodeError>,
     plan: impl Fn(&T) -> &BranchPlan,
 ) -> Result<Begun<T>, DecodeError> {
     let fingerprint = u128::from_le_bytes(reader.fixed("fingerprint")?);
     let options = get_options(reader)?;
-    let branches = reader.list("branches", |reader| get_branch_plan(reader).map(&make))?;
+    let branches = reader.list("branches", get)?;
     let open = reader.since(2) && reader.flag("open")?;
     check_branches(branches.iter().map(plan), open)?;
     Ok(Begun { fingerprint, options, branches, open })
@@ -97,6 +96,6 @@ fn get_branches<T>(
 
 pub(super) fn get_begun(reader: &mut Reader<'_>) -> Result<Fact, DecodeError> {
     let Begun { fingerprint, options, branches, open } =
-        get_branches(reader, |plan| plan, |plan| plan)?;
+        get_branches(reader, get_branch_plan, |plan| plan)?;
     Ok(Fact::Begun { fingerprint, plan: Box::new(Plan { open, branches, options }) })
 }

@@ -3,11 +3,11 @@
 
 use super::{
     check_branches, get_ballot, get_branch_plan, get_count, get_id, get_observations, get_options,
-    get_outcome, get_reason, get_resolution, operation, put_branch_plan, put_observations,
-    put_options, put_reason, put_resolution,
+    get_outcome, get_reason, get_resolution, operation, put_observations, put_options,
+    put_plan_with, put_reason, put_resolution,
 };
+use crate::branch::{Branch, Progress};
 use crate::timeline::Timeline;
-use crate::transaction::{Branch, Progress};
 use crate::wire::{Reader, Writer};
 use crate::{Decision, DecodeError, Transaction, TransactionId};
 
@@ -74,7 +74,7 @@ pub(super) fn get_facts(
 
 /// What the core relies on of any transaction that it knows.
 fn check(transaction: &Transaction) -> Result<(), DecodeError> {
-    check_branches(transaction.branches.iter().map(|branch| &branch.plan), transaction.open)?;
+    check_branches(transaction.branches.iter().map(|branch| &*branch.plan), transaction.open)?;
     let decided = transaction.decision.is_some();
     let in_step = |branch: &Branch| (branch.progress == Progress::Undecided) != decided;
     if !transaction.branches.iter().all(in_step) {
@@ -103,7 +103,7 @@ fn get_timeline(reader: &mut Reader<'_>) -> Result<Timeline, DecodeError> {
 }
 
 fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
-    put_branch_plan(writer, &branch.plan);
+    put_plan_with(writer, &branch.plan, &branch.payload);
     writer.byte(branch.ballot as u8);
     writer.byte(match branch.progress {
         Progress::Undecided => 0,
@@ -114,8 +114,14 @@ fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
     writer.later(|writer| writer.option(branch.resolution.as_deref(), put_resolution));
 }
 
+/// A branch of which nothing is known but what was planned; it shares that, if anything is shared.
+pub(super) fn get_planned(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
+    let plan = get_branch_plan(reader)?;
+    Ok(reader.common_plan(plan))
+}
+
 fn get_branch(reader: &mut Reader<'_>) -> Result<Branch, DecodeError> {
-    let mut branch = Branch::new(get_branch_plan(reader)?);
+    let mut branch = get_planned(reader)?;
     branch.ballot = get_ballot(reader)?;
     branch.progress = match reader.byte("progress")? {
         0 => Progress::Undecided,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::transaction::Progress;
+use crate::branch::Progress;
 use crate::{
     Answer, Coordinator, CoordinatorConfig, Decision, Durable, Effect, Event, Plan, Transaction,
     splitmix64,
@@ -183,7 +183,10 @@ fn numbers_of_branches_that_are_not_there_are_refused() {
         assert_eq!(read, Err(DecodeError::Malformed(expected)));
     }
     refused(|transaction| transaction.branches.clear(), "branches");
-    refused(|transaction| transaction.branches[1].plan.after = [3].into(), "after");
+    refused(
+        |transaction| Arc::make_mut(&mut transaction.branches[1].plan).after = [3].into(),
+        "after",
+    );
     refused(|transaction| transaction.branches[1].progress = Progress::Undecided, "progress");
     refused(|transaction| transaction.decision = None, "progress");
     let mut unknown_branch = observations();
@@ -313,7 +316,7 @@ fn what_is_packed_is_what_was_ended() {
     (open.open, open.closed_at, open.executing_since) = (true, None, None);
     let mut settled = decided(Reason::Settled);
     settled.branches[0].resolution = Some(Box::new(resolution()));
-    settled.branches[1].plan.payload = Arc::default();
+    settled.branches[1].payload = Arc::default();
     let mut all: Vec<Transaction> = reasons().into_iter().map(decided).collect();
     all.extend([open, settled, undecided()]);
     for one in &mut all {

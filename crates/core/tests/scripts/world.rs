@@ -154,7 +154,7 @@ impl World {
     }
 
     fn enlist(&mut self, word: &str) -> String {
-        let plans = |live: &Transaction| live.branches.iter().map(|b| b.plan.clone()).collect();
+        let plans = |live: &Transaction| live.branches.iter().map(|b| b.whole_plan()).collect();
         let live: Option<Vec<BranchPlan>> = self.live().map(plans);
         let branch = branch(word, &live.unwrap_or_default());
         let is_new = !self.names.iter().any(|name| **name == *branch.name);
@@ -278,7 +278,7 @@ impl World {
     fn effect(&mut self, effect: Effect) -> String {
         match effect {
             Effect::Begun(_) => "tell-begun".to_owned(),
-            Effect::Refused(_, refusal) => match refusal {
+            Effect::Refused(_, refusal) => match *refusal {
                 Refusal::Plan(error) => format!("refused {}", error.code),
                 Refusal::Exists { same: true } => "refused same".to_owned(),
                 Refusal::Exists { same: false } => "refused other".to_owned(),
@@ -287,14 +287,13 @@ impl World {
             },
             Effect::Call(call) => {
                 let about = (call.operation, call.attempt);
-                self.calls.insert(call.branch_name.to_string(), about);
+                self.calls.insert(call.plan.name.to_string(), about);
                 let carries = call.operation.carries_payload();
                 assert_eq!(call.payload.is_some(), carries, "{call:?}");
-                let intact =
-                    call.payload.is_none_or(|bytes| *bytes == *call.branch_name.as_bytes());
-                assert!(intact, "the payload of {} was lost", call.branch_name);
+                let intact = call.payload.is_none_or(|bytes| *bytes == *call.plan.name.as_bytes());
+                assert!(intact, "the payload of {} was lost", call.plan.name);
                 let again = if call.attempt > 1 { format!("#{}", call.attempt) } else { "".into() };
-                format!("{}({}){again}", call.operation.as_str(), call.branch_name)
+                format!("{}({}){again}", call.operation.as_str(), call.plan.name)
             }
             Effect::Decided(_, Outcome::Commit, _) => "tell-commit".to_owned(),
             Effect::Decided(_, Outcome::Rollback, _) => "tell-rollback".to_owned(),
@@ -302,7 +301,7 @@ impl World {
                 None => "tell-ended".to_owned(),
                 Some(heuristic) => format!("tell-ended {}", heuristic.as_str()),
             },
-            Effect::EnlistRefused(_, refusal) => match refusal {
+            Effect::EnlistRefused(_, refusal) => match *refusal {
                 EnlistRefusal::Unknown => "unknown".to_owned(),
                 EnlistRefusal::NotOpen(stage) => format!("not open: {}", stage.as_str()),
                 EnlistRefusal::Conflict => "conflict".to_owned(),

@@ -405,7 +405,7 @@ mod tests {
                     Effect::Call(call) => steps.push(coordinator.handle(
                         now,
                         Event::Answer {
-                            answer: answer(&call.branch_name, call.operation),
+                            answer: answer(&call.plan.name, call.operation),
                             transaction: call.transaction,
                             branch: call.branch,
                             operation: call.operation,

@@ -196,8 +196,11 @@ impl Rows {
                 let ended = packed.unpack(&mut self.reader);
                 if self.write_one(storage, number, &ended)? {
                     number += 1;
-                    let branches = ended.branches.into_iter();
-                    participants.extend(branches.map(|branch| branch.plan.participant));
+                    for branch in &ended.branches {
+                        if !participants.contains(&branch.plan.participant) {
+                            participants.insert(Arc::clone(&branch.plan.participant));
+                        }
+                    }
                 }
                 Ok::<_, rusqlite::Error>(())
             })?;

@@ -30,7 +30,7 @@ impl Transport for OnTheSpot {
     }
 
     fn answer_at_once(&self, call: &Call) -> Option<Answer> {
-        if &*call.participant == "apart" {
+        if &*call.plan.participant == "apart" {
             return None;
         }
         self.at_once.fetch_add(1, Ordering::Relaxed);

@@ -85,7 +85,7 @@ impl Fake {
 
     async fn answer(&self, call: Call) -> Answer {
         let operation = call.operation.as_str();
-        let what = format!("{} {operation}", call.participant);
+        let what = format!("{} {operation}", call.plan.participant);
         let seen = format!("{} {what} {}", call.transaction, call.attempt);
         self.calls.send_modify(|calls| calls.push(seen));
         let mut closed = self.closed.subscribe();

@@ -280,7 +280,7 @@ impl Databases {
     }
 
     async fn carry(&self, call: Call) -> Answer {
-        let database = match self.find(&call.participant) {
+        let database = match self.find(&call.plan.participant) {
             Ok(database) => database,
             Err((_, text)) => return Answer::Unsent(text.into()),
         };
@@ -290,7 +290,7 @@ impl Databases {
         if let Err(unusable) = database.check().await {
             return Answer::Unsent(unusable.text().into());
         }
-        let name = BranchName::new(coordinator, call.transaction.as_str(), &call.branch_name);
+        let name = BranchName::new(coordinator, call.transaction.as_str(), &call.plan.name);
         let branch = Branch::new(name);
         match call.operation {
             Operation::Prepare | Operation::CommitOnePhase => match work(&call, database) {

@@ -163,7 +163,7 @@ impl<'a> Batch<'a> {
             writer.push(&Entry {
                 operation: call.operation,
                 transaction: call.transaction.as_str(),
-                branch: &call.branch_name,
+                branch: &call.plan.name,
                 attempt: call.attempt,
                 traceparent: &trace::traceparent(call),
                 outcome: call.outcome.map(|outcome| outcome.as_str()),

@@ -232,7 +232,7 @@ impl HttpTransport {
         permitted: Option<(&Origin, SemaphorePermit<'_>)>,
     ) -> Result<Answer, Failure> {
         let unsent = Failure::Unsent;
-        let known = (self.targets.get(&call.participant, &self.config.policy))
+        let known = (self.targets.get(&call.plan.participant, &self.config.policy))
             .map_err(|error| unsent(format!("the participant's address {error}")))?;
         let target = &known.target;
         let payload = match payload(call) {
@@ -255,7 +255,7 @@ impl HttpTransport {
         };
         let (pass, (status, headers, body)) = exchanged?;
         let answer = judge(call.operation, Response::new(status, &headers, &body));
-        self.offers.note(&call.participant, &known, &headers);
+        self.offers.note(&call.plan.participant, &known, &headers);
         conclude(pass, status, &answer);
         Ok(answer)
     }
@@ -461,7 +461,7 @@ fn request(
     let mut request = post(target, target.uri(call.operation)?, payload.unwrap_or_default());
     let headers = request.headers_mut();
     headers.insert(TRANSACTION.clone(), text(call.transaction.as_str())?);
-    headers.insert(BRANCH.clone(), text(&call.branch_name)?);
+    headers.insert(BRANCH.clone(), text(&call.plan.name)?);
     headers.insert(ATTEMPT.clone(), HeaderValue::from(call.attempt));
     headers.insert(TRACE_PARENT.clone(), text(&trace::traceparent(call))?);
     if let Some(outcome) = call.outcome {

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use unanimity_core::{Operation, TransactionId};
+use unanimity_core::{BranchPlan, Kind, Operation, TransactionId};
 
 use super::*;
 
@@ -101,13 +101,12 @@ fn call_to(participant: &str, operation: Operation) -> Call {
     Call {
         transaction: TransactionId::new("order-4711").unwrap(),
         branch: 1,
-        branch_name: "debit".into(),
-        participant: participant.into(),
+        plan: Arc::new(BranchPlan::new("debit", participant, Kind::TwoPhase)),
         operation,
         attempt: 3,
         timeout_ms: 5_000,
         payload: None,
-        results: Vec::new(),
+        results: Box::default(),
         outcome: None,
     }
 }

@@ -224,7 +224,7 @@ impl StreamTransport {
 impl Transport for StreamTransport {
     fn call(&self, call: Call) -> CallFuture<'_> {
         // Nobody asks like this: `submit` takes every call.
-        let text = format!("a call to {} has to be submitted", call.participant);
+        let text = format!("a call to {} has to be submitted", call.plan.participant);
         Box::pin(std::future::ready(Answer::Unsent(text.into())))
     }
 
@@ -274,9 +274,9 @@ fn framed(call: Call, payload: Bytes) -> (Arc<str>, stream::Call) {
         outcome: call.outcome.map_or(0, |outcome| outcome as u32),
         trace: trace::parts(&call),
         transaction: call.transaction.into_shared(),
-        branch: call.branch_name,
+        branch: Arc::clone(&call.plan.name),
     };
-    (call.participant, framed)
+    (Arc::clone(&call.plan.participant), framed)
 }
 
 const fn number_of(operation: Operation) -> u32 {

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::branch::{Branch, Progress};
 use crate::codec::Results;
 use crate::timeline::Timeline;
-use crate::transaction::{Branch, Progress};
 use crate::*;
 
 pub(super) fn branch_plan(kind: Kind, after: &[u16]) -> BranchPlan {

@@ -54,7 +54,7 @@ impl Agreeing {
     fn answer(call: &Call) -> Answer {
         match call.operation {
             Operation::Prepare | Operation::Execute => Answer::Yes(None),
-            Operation::Commit if &*call.participant == GONE => Answer::Unsent("gone".into()),
+            Operation::Commit if &*call.plan.participant == GONE => Answer::Unsent("gone".into()),
             Operation::Commit
             | Operation::Rollback
             | Operation::Compensate

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use unanimity::core::guard::Reply;
-use unanimity::core::{Answer, Call, Event, Operation, TransactionId};
+use unanimity::core::{Answer, BranchPlan, Call, Event, Kind, Operation, TransactionId};
 use unanimity::{Owed, Transport};
 use unanimity_sdk::api::TransactionRequest;
 use unanimity_sdk::{Answering, OwedAnswer, Participant, Request};
@@ -135,13 +135,12 @@ fn prepare(participant: &str) -> anyhow::Result<Call> {
     Ok(Call {
         transaction: TransactionId::new("0123456789abcdef0123456789abcdef")?,
         branch: 0,
-        branch_name: "branch-0".into(),
-        participant: participant.into(),
+        plan: Arc::new(BranchPlan::new("branch-0", participant, Kind::TwoPhase)),
         operation: Operation::Prepare,
         attempt: 1,
         timeout_ms: 60_000,
         payload: Some(Arc::from(br#"{"account":"A-17","amount":500,"purpose":"pay"}"#.as_slice())),
-        results: Vec::new(),
+        results: Box::default(),
         outcome: None,
     })
 }

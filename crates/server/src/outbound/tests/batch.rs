@@ -391,7 +391,7 @@ async fn a_result_that_is_missing_is_a_no_and_the_others_go() {
     let (participant, seen) = saying(lines(&[&well(0), &well(1)])).await;
     let mut caller = Caller::new(&participant, OutboundConfig::default()).await;
     let payload = Some(Arc::from(&br#"{"$result":{"branch":"hold","field":"/id"}}"#[..]));
-    let results = |text: &str| vec![("hold".into(), Some(text.into()))];
+    let results = |text: &str| [("hold".into(), Some(text.into()))].into();
     let with = |branch, text| Call {
         payload: payload.clone(),
         results: results(text),
