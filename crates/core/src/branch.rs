@@ -128,13 +128,13 @@ impl Branch {
         }
     }
 
-    /// What this branch owes once the decision is taken, by its kind and by where it stood.
     /// What was planned for it, with its payload as long as that is kept.
     #[must_use]
     pub fn whole_plan(&self) -> BranchPlan {
         BranchPlan { payload: Arc::clone(&self.payload), ..(*self.plan).clone() }
     }
 
+    /// What this branch owes once the decision is taken, by its kind and by where it stood.
     fn owes(&self, outcome: Outcome, mutations: Mutations) -> Option<Operation> {
         match outcome {
             Outcome::Commit => self.owes_commit(),

@@ -76,7 +76,8 @@ impl Ending {
         let spread = ended.id.spread();
         let Batch { places, packed, homes, .. } = self.gathering(position);
         let Some(packed) = Arc::get_mut(packed) else { panic!("what gathers was not sent") };
-        places.push(Place { spread, at: packed.push(ended) });
+        let at = packed.push(ended);
+        places.push(Place { spread, at });
         match (homes.last_mut(), home) {
             (Some((last, count)), Some(home)) if *last == home => *count += 1,
             (_, home) => homes.extend(home.map(|home| (home, 1))),
@@ -99,13 +100,14 @@ impl Ending {
         &mut self.batches[last]
     }
 
-    /// The oldest that is to go to the history and was not sent, if there is one: everything up to
-    /// this position is durable.
-    pub fn send(&mut self, durable: Durable) -> Option<Arc<PackedTransactions>> {
+    /// The oldest that are to go to the history and were not sent, if there are any: everything up
+    /// to `durable` is. With them, and those before, the history has all that ended up to the
+    /// position that is given with them; others may have ended later, and be sent next.
+    pub fn send(&mut self, durable: Durable) -> Option<(u64, Arc<PackedTransactions>)> {
         let next = self.batches.get(self.sent);
         let next = next.filter(|next| Durable::up_to(next.position) <= durable)?;
         self.sent += 1;
-        Some(Arc::clone(&next.packed))
+        Some((next.position, Arc::clone(&next.packed)))
     }
 
     /// The oldest of what was sent is in the history. Gives back which positions the journal kept
@@ -281,12 +283,15 @@ mod tests {
         check(&ending, &[a, b, c, stays], &[d, e]);
         let up_to = Durable::up_to;
         assert!(ending.send(up_to(6)).is_none(), "no end is durable yet");
-        let first = ending.send(up_to(7)).unwrap();
+        let (at, first) = ending.send(up_to(7)).unwrap();
+        assert_eq!(at, 7);
         assert!(ending.send(up_to(7)).is_none(), "what ends at 8 is not durable yet");
         ending.insert(&ended(d), 8, Some(4));
         ending.insert(&ended(e), 9, None);
         check(&ending, &[a, b, c, d, e, stays], &[]);
-        let [second, third] = [(); 2].map(|()| ending.send(up_to(12)).unwrap());
+        let [(second_at, second), (third_at, third)] =
+            [(); 2].map(|()| ending.send(up_to(12)).unwrap());
+        assert_eq!((second_at, third_at), (8, 9), "what follows is not among them");
         assert!(ending.send(up_to(12)).is_none(), "nothing has ended since");
         let names = |packed: &PackedTransactions| {
             packed.iter().map(|one| one.id().clone()).collect::<Vec<TransactionId>>()
@@ -312,10 +317,10 @@ mod tests {
     fn what_was_sent_takes_no_more() {
         let mut ending = Ending::new(1);
         ending.insert(&ended(&id("a")), 7, None);
-        let sent = ending.send(Durable::up_to(7)).unwrap();
+        let (_, sent) = ending.send(Durable::up_to(7)).unwrap();
         ending.insert(&ended(&id("b")), 7, None);
         assert_eq!((sent.len(), ending.len()), (1, 2));
-        assert_eq!(ending.send(Durable::up_to(7)).unwrap().len(), 1);
+        assert_eq!(ending.send(Durable::up_to(7)).unwrap().1.len(), 1);
     }
 
     #[test]

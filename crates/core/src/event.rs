@@ -232,17 +232,9 @@ impl Step {
         })
     }
 
-    /// The transactions that this step ends. Not to be told to anybody before the step's records
-    /// are durable.
-    pub fn ended(&self) -> impl Iterator<Item = &Transaction> {
-        self.effects.iter().filter_map(|effect| match effect {
-            Effect::Ended(transaction) => Some(&**transaction),
-            _ => None, // Every other effect is the release's.
-        })
-    }
-
-    /// Takes out the transaction that this step ends, if it ends one: for a driver that keeps it
-    /// in a form of its own, and has nobody to tell of its end. As for [`Step::ended`].
+    /// Takes out the transaction that this step ends, if it ends one: for a driver that keeps what
+    /// has ended, and tells of it, in its own way. Not to be told to anybody before the step's
+    /// records are durable.
     pub fn take_ended(&mut self) -> Option<Box<Transaction>> {
         let is_end = |effect: &mut Effect| matches!(effect, Effect::Ended(_));
         match self.effects.pop_if(is_end) {

@@ -46,6 +46,7 @@ impl Coordinator {
             _ => {
                 let mutations = self.config.mutations;
                 self.fitting(record)?.apply(record, mutations);
+                self.share_enlisted(record);
                 Ok(self.ended_by(record))
             }
         }
@@ -72,7 +73,17 @@ impl Coordinator {
     ) -> Result<Option<Box<Transaction>>, ApplyError> {
         let mutations = self.config.mutations;
         self.fitting(record)?.take_over(record, mutations);
+        self.share_enlisted(record);
         Ok(self.ended_by(record))
+    }
+
+    /// Lets a branch that was enlisted share what was planned for it.
+    fn share_enlisted(&mut self, record: &Record) {
+        let Fact::Enlisted { branch } = &record.fact else { return };
+        let enlisted = self.transactions.get_mut_there(&record.transaction);
+        if let Some(last) = enlisted.and_then(|enlisted| enlisted.branches.last_mut()) {
+            last.plan = self.shared.plan(branch);
+        }
     }
 
     /// The transaction that a record other than its first says something about.

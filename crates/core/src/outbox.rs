@@ -282,15 +282,19 @@ impl<R> Outbox<R> {
         self.durable
     }
 
-    /// Up to which position everything is durable, and was let out.
+    /// What may be noted once the history has all that ended up to this position.
     #[must_use]
-    pub fn let_out_up_to(&self) -> Option<u64> {
+    pub fn archived_mark(&self, position: u64) -> u64 {
         if self.mutations.has(Mutation::ArchivedMarkTooHigh) {
-            return Some(self.last_position());
+            return self.last_position();
         }
-        let waiting =
-            self.held.front().is_some_and(|held| held.position() <= self.durable.position());
-        (!waiting).then(|| self.durable.position())
+        position
+    }
+
+    /// How many records wait for the append that is under way.
+    #[must_use]
+    pub fn gathered_records(&self) -> usize {
+        self.gathered.iter().map(|batch| batch.records.len()).sum()
     }
 
     /// How many things are held back.

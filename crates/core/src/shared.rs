@@ -40,18 +40,24 @@ impl Shared {
 
     /// This plan without its payload, shared with those before if one of them was the same.
     pub(crate) fn plan(&mut self, plan: &BranchPlan) -> Arc<BranchPlan> {
-        if plan.name.len().max(plan.participant.len()) > TEXT_BYTES_MAX {
-            return Arc::new(without_payload(plan));
-        }
-        if self.plans.is_empty() {
-            self.plans.resize(PLACES as usize, None);
-        }
         let spread = spread(&plan.name).rotate_left(32) ^ spread(&plan.participant);
-        let place = &mut self.plans[(spread % PLACES) as usize];
-        match place {
-            Some(known) if is_same(known, plan) => Arc::clone(known),
-            Some(_) | None => Arc::clone(place.insert(Arc::new(without_payload(plan)))),
+        let place = (spread % PLACES) as usize;
+        if let Some(Some(known)) = self.plans.get(place)
+            && is_same(known, plan)
+        {
+            return Arc::clone(known);
         }
+        let new = Arc::new(BranchPlan {
+            name: self.known_or(&plan.name, || Arc::clone(&plan.name)),
+            participant: self.known_or(&plan.participant, || Arc::clone(&plan.participant)),
+            payload: Arc::default(),
+            ..plan.clone()
+        });
+        if plan.name.len().max(plan.participant.len()) <= TEXT_BYTES_MAX {
+            self.plans.resize(PLACES as usize, None);
+            self.plans[place] = Some(Arc::clone(&new));
+        }
+        new
     }
 
     /// This text, shared with those before if one of them was the same.
@@ -75,20 +81,27 @@ impl Shared {
 }
 
 /// Whether two plans say the same, but for the payload.
-fn is_same(known: &BranchPlan, plan: &BranchPlan) -> bool {
-    let BranchPlan { name, participant, kind, after, payload: _, refers, .. } = plan;
-    let flags = |plan: &BranchPlan| {
-        let BranchPlan { payload_in_phase_two, by_initiator, also_on_rollback, comes_last, .. } =
-            *plan;
-        (payload_in_phase_two, by_initiator, plan.delay_ms, also_on_rollback, comes_last)
-    };
-    (&known.name, &known.participant, known.kind) == (name, participant, *kind)
-        && (&known.after, &known.refers) == (after, refers)
-        && flags(known) == flags(plan)
-}
-
-fn without_payload(plan: &BranchPlan) -> BranchPlan {
-    BranchPlan { payload: Arc::default(), ..plan.clone() }
+fn is_same(one: &BranchPlan, other: &BranchPlan) -> bool {
+    let BranchPlan {
+        name,
+        participant,
+        kind,
+        after,
+        payload: _,
+        payload_in_phase_two,
+        by_initiator,
+        delay_ms,
+        also_on_rollback,
+        comes_last,
+        refers,
+    } = one;
+    *name == other.name
+        && *participant == other.participant
+        && (*kind, *delay_ms) == (other.kind, other.delay_ms)
+        && (*payload_in_phase_two, *by_initiator)
+            == (other.payload_in_phase_two, other.by_initiator)
+        && (*also_on_rollback, *comes_last) == (other.also_on_rollback, other.comes_last)
+        && (after, refers) == (&other.after, &other.refers)
 }
 
 impl Clone for Shared {
@@ -123,6 +136,8 @@ mod tests {
         };
         let (first, second) = (shared.branch(&plan("debit")), shared.branch(&plan("debit")));
         assert!(Arc::ptr_eq(&first.plan, &second.plan));
+        let other_name = shared.branch(&plan("credit"));
+        assert!(Arc::ptr_eq(&first.plan.participant, &other_name.plan.participant));
         assert_eq!((first.whole_plan(), first.plan.payload.len()), (plan("debit"), 0));
         let others = [
             BranchPlan { participant: "http://shop/".into(), ..plan("debit") },

@@ -3,8 +3,10 @@
 //! waits for no participant, no history, and no client; for the disk only while that is quick and
 //! hardly anybody else could (`writing`).
 
+use std::any::Any;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::task::Poll;
@@ -266,7 +268,9 @@ impl Shard {
         let (mut commands, mut waking) = (Vec::new(), Waking::default());
         let mut alarm = std::pin::pin!(tokio::time::sleep(LONGEST_SLEEP));
         for ended in mem::take(&mut self.had_ended) {
-            self.pack(&ended);
+            if let Some(panic) = self.pack(&ended) {
+                self.blame.note(&ended.id, Doing::Archiving, panic);
+            }
         }
         loop {
             self.look_at_clock();
@@ -392,26 +396,42 @@ impl Shard {
         }
     }
 
-    /// A transaction has ended, and its end is on its way to the journal. Who waits for it is told
-    /// when it is there.
+    /// A transaction has ended, and its end is on its way to the journal. It is packed for the
+    /// history, and whoever waits for it is told, and the program breaks if it does on packing it,
+    /// when its end is there.
     fn ended(&mut self, ended: Box<Transaction>) {
         self.meters.ended(&ended);
-        self.pack(&ended);
-        if let Some(waiting) = self.watchers.leave(&ended.id) {
-            let shown = Shown::from(ended);
-            self.reply(Box::new(move || waiting.answer(shown)));
+        let broke = self.pack(&ended);
+        let waiting = self.watchers.leave(&ended.id);
+        if waiting.is_none() && broke.is_none() {
+            return;
         }
+        let (shown, blame) = (Shown::from(ended), self.blame.clone());
+        if broke.is_some() {
+            self.ending.set_aside(Arc::clone(&shown));
+        }
+        self.reply(Box::new(move || {
+            let id = shown.id.clone();
+            blame.on(&id, Doing::Handling, || {
+                waiting.into_iter().for_each(|waiting| waiting.answer(Arc::clone(&shown)));
+            });
+            if let Some(panic) = broke {
+                blame.note(&id, Doing::Archiving, panic);
+            }
+        }));
     }
 
-    /// The history is to have it, once its end is durable. Whatever the program breaks on here
-    /// keeps it out of the history.
-    fn pack(&mut self, ended: &Transaction) {
-        let (id, position) = (&ended.id, self.outbox.last_position());
-        let (ending, home) = (&mut self.ending, self.outbox.ended(id));
-        self.blame.on(id, Doing::Archiving, || {
-            panic_point("packing", id);
+    /// The history is to have it, once its end is durable. Gives back the panic if the program
+    /// breaks on it: that keeps it out of the history.
+    fn pack(&mut self, ended: &Transaction) -> Option<Box<dyn Any + Send>> {
+        let (ending, home) = (&mut self.ending, self.outbox.ended(&ended.id));
+        let position = self.outbox.last_position();
+        // One that is half packed makes room for the next.
+        let packed = catch_unwind(AssertUnwindSafe(|| {
+            panic_point("packing", &ended.id);
             ending.insert(ended, position, home);
-        });
+        }));
+        packed.err()
     }
 
     /// Answers when everything that the answer may rest on is durable.
@@ -482,9 +502,9 @@ impl Shard {
                 tracing::warn!(transaction = %id, branch, "a branch keeps failing and is parked");
             }
             Effect::Call(call) => self.call(call),
-            // Told by who took the request in; of an end, by who took the step in.
-            Effect::Ended(_)
-            | Effect::Refused(..)
+            Effect::Ended(ended) => unreachable!("{}: taken out of its step", ended.id),
+            // Told by who took the request in.
+            Effect::Refused(..)
             | Effect::Enlisted(..)
             | Effect::EnlistRefused(..)
             | Effect::Resolved(..) => {}

@@ -287,8 +287,8 @@ impl Watchers {
     }
 
     /// It is durable that the transaction has come as far as `told`: answers those who wait for no
-    /// more. `live` is how it stands now; if that is further, or it has ended, then the effect that
-    /// tells of it is on its way and answers them:
+    /// more. `live` is how it stands now; if that is further, then the effect that tells of it is
+    /// on its way and answers them. (If it has ended they have left, and are owed an answer.)
     /// 1. A beginning is being written; before it is, the time to prepare runs out.
     /// 2. The beginning is durable. Whoever waits for it must not hear "rolled back": that record
     ///    is still to be written.

@@ -12,7 +12,7 @@ pub struct Archiving {
     /// The first of them, until they are written.
     first: Option<TransactionId>,
     /// Up to which position of the journal everything is then in the history that has ended.
-    up_to: Option<u64>,
+    up_to: u64,
 }
 
 /// The first of what goes to the history together.
@@ -24,8 +24,8 @@ pub fn first_of(done: &PackedTransactions) -> Option<TransactionId> {
 impl Shard {
     /// What goes to the history now, if anything does.
     pub fn to_archive(&mut self) -> Option<Arc<PackedTransactions>> {
-        let done = self.ending.send(self.outbox.durable())?;
-        let (first, up_to) = (first_of(&done), self.outbox.let_out_up_to());
+        let (position, done) = self.ending.send(self.outbox.durable())?;
+        let (first, up_to) = (first_of(&done), self.outbox.archived_mark(position));
         self.archiving.push_back(Archiving { first, up_to });
         Some(done)
     }
@@ -39,7 +39,7 @@ impl Shard {
         let mut noted = None;
         while self.archiving.front().is_some_and(|one| one.first.is_none()) {
             let Some(one) = self.archiving.pop_front() else { break };
-            noted = one.up_to.or(noted);
+            noted = Some(one.up_to);
             for (position, count) in self.ending.archived() {
                 self.outbox.archived(position, count);
             }

@@ -308,9 +308,9 @@ impl Simulation {
                 self.tell(generation, number, &id, said);
             }
             Effect::Parked(..) => self.situations.count("parked"),
-            // Told by whoever took the request or the step in, or only shown.
-            Effect::Ended(_)
-            | Effect::Refused(..)
+            Effect::Ended(ended) => unreachable!("{}: taken out of its step", ended.id),
+            // Told by whoever took the request in, or only shown.
+            Effect::Refused(..)
             | Effect::Enlisted(..)
             | Effect::EnlistRefused(..)
             | Effect::Resolved(..)

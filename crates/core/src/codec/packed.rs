@@ -15,6 +15,9 @@ const LENGTH_BYTES: usize = 4;
 #[derive(Clone, Debug, Default)]
 pub struct PackedTransactions {
     bytes: Vec<u8>,
+    /// How many of the bytes are of those that are whole: one on which the program broke lies
+    /// behind them, and makes room for the next.
+    whole: usize,
     count: usize,
 }
 
@@ -29,12 +32,13 @@ impl PackedTransactions {
     /// None, with room for so many bytes.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes), count: 0 }
+        Self { bytes: Vec::with_capacity(bytes), whole: 0, count: 0 }
     }
 
     /// Packs one that has ended, and says where it is.
     pub fn push(&mut self, ended: &Transaction) -> usize {
-        let place = self.bytes.len();
+        self.bytes.truncate(self.whole);
+        let place = self.whole;
         self.bytes.extend([0; LENGTH_BYTES]);
         let mut writer = Writer::new(&mut self.bytes);
         writer.text(ended.id.as_str());
@@ -50,8 +54,15 @@ impl PackedTransactions {
         let length = self.bytes.len() - place - LENGTH_BYTES;
         let Ok(length) = u32::try_from(length) else { panic!("{}: has 4 GiB", ended.id) };
         self.bytes[place..place + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+        self.whole = self.bytes.len();
         self.count += 1;
         place
+    }
+
+    /// Leaves bytes behind as one does on which the program breaks.
+    #[cfg(test)]
+    pub(super) fn break_off(&mut self) {
+        self.bytes.extend([7; 5]);
     }
 
     /// How many there are.
@@ -69,7 +80,7 @@ impl PackedTransactions {
     /// How many bytes they have together.
     #[must_use]
     pub const fn bytes(&self) -> usize {
-        self.bytes.len()
+        self.whole
     }
 
     /// The one at a place that [`PackedTransactions::push`] has given.

@@ -323,7 +323,11 @@ fn what_is_packed_is_what_was_ended() {
         one.ended_at = Some(1_700_000_000_012);
     }
     let mut packed = PackedTransactions::default();
-    let places: Vec<usize> = all.iter().map(|one| packed.push(one)).collect();
+    let mut pack = |one| {
+        packed.break_off();
+        packed.push(one)
+    };
+    let places: Vec<usize> = all.iter().map(&mut pack).collect();
     assert_eq!((packed.len(), packed.is_empty()), (all.len(), false));
     let mut reader = RecordReader::default();
     let found: Vec<Transaction> = packed.iter().map(|one| one.unpack(&mut reader)).collect();

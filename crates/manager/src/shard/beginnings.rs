@@ -61,15 +61,12 @@ impl Shard {
     }
 
     fn begin(&mut self, command: BeginCommand) {
-        let BeginCommand { id, fingerprint, plan, may_be_used, wait, reply, .. } = command;
-        // One that was made up for this request is not looked for.
-        if may_be_used {
-            self.resume(&id);
-            if let Some(ended) = self.ending.get(&id) {
-                let same = ended.fingerprint == fingerprint;
-                self.begin_existing(&id, same, wait, reply);
-                return;
-            }
+        let BeginCommand { id, fingerprint, plan, wait, reply, .. } = command;
+        self.resume(&id);
+        if let Some(ended) = self.ending.get(&id) {
+            let same = ended.fingerprint == fingerprint;
+            self.begin_existing(&id, same, wait, reply);
+            return;
         }
         if self.ending.len() >= self.bounds.ending_max {
             self.refuse(reply, BeginError::AtCapacity);

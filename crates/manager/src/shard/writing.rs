@@ -36,15 +36,15 @@ impl Shard {
         }
     }
 
-    /// Whether the next append is to be done on this thread: where somebody waits for one
-    /// transaction at most, hardly anything could gather meanwhile, and that one need not wait for
-    /// the journal's thread to be woken and to wake this one. Only if appends have been quick
-    /// lately: whatever else runs on this thread waits too.
+    /// Whether the next append is to be done on this thread: where one live transaction at most is
+    /// waited for, hardly anything could gather meanwhile, and that one need not wait for the
+    /// journal's thread to be woken and to wake this one. Only if appends have been quick lately:
+    /// whatever else runs on this thread waits too.
     fn appends_here(&self) -> bool {
         !self.has_woken
             && self.outbox.gathers()
             && self.watchers.waited_for() <= 1
-            && self.outbox.held() <= HELD_MAX
+            && self.outbox.held().max(self.outbox.gathered_records()) <= HELD_MAX
             && self.journal.is_quick()
     }
 
@@ -83,10 +83,10 @@ impl Shard {
     }
 
     pub(super) fn send_to_history(&mut self) -> Result<(), String> {
-        while let Some(transactions) = self.ending.send(self.outbox.durable()) {
+        while let Some((position, transactions)) = self.ending.send(self.outbox.durable()) {
             let done = ArchiveReply::new(self.archived_sender.clone());
-            let all = self.outbox.let_out_up_to().filter(|_| self.all_is_read);
-            let up_to = all.map(|up_to| (self.number, up_to));
+            let mark = self.all_is_read.then(|| self.outbox.archived_mark(position));
+            let up_to = mark.map(|up_to| (self.number, up_to));
             let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
             sent.map_err(|_| "the history's thread has ended".to_owned())?;
         }
