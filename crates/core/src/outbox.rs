@@ -291,7 +291,7 @@ impl<R> Outbox<R> {
         position
     }
 
-    /// How many records wait for the append that is under way.
+    /// How many records gather, whether or not anything is held back for them.
     #[must_use]
     pub fn gathered_records(&self) -> usize {
         self.gathered.iter().map(|batch| batch.records.len()).sum()
