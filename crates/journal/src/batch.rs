@@ -113,9 +113,22 @@ pub fn encode(
     previous_checksum: u32,
     records: &[impl AsRef<[u8]>],
 ) -> Vec<u8> {
-    let total = encoded_bytes(records);
+    let mut bytes = Vec::new();
+    encode_behind(&mut bytes, shard, position, previous_checksum, records);
+    bytes
+}
+
+/// As [`encode`], behind what is there already.
+pub(crate) fn encode_behind(
+    bytes: &mut Vec<u8>,
+    shard: ShardId,
+    position: u64,
+    previous_checksum: u32,
+    records: &[impl AsRef<[u8]>],
+) {
+    let (start, total) = (bytes.len(), encoded_bytes(records));
     assert!(total.is_some(), "a batch beyond BATCH_BYTES_MAX must be refused before it is encoded");
-    let mut bytes = Vec::with_capacity(total.unwrap_or_default());
+    bytes.reserve_exact(total.unwrap_or_default());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&BATCH_VERSION.to_le_bytes());
     bytes.extend_from_slice(&shard.to_le_bytes());
@@ -128,9 +141,8 @@ pub fn encode(
     for record in records {
         bytes.extend_from_slice(record.as_ref());
     }
-    let checksum = crc32fast::hash(&bytes);
+    let checksum = crc32fast::hash(&bytes[start..]);
     bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes
 }
 
 /// Reads a batch and verifies all that can be verified without its neighbours.

@@ -41,11 +41,14 @@
 pub mod batch;
 mod chain;
 mod error;
+mod io;
+mod log;
 mod memory;
 mod mutation;
 mod sqlite;
 
 pub use error::JournalError;
+pub use log::LogEngine;
 pub use memory::{AppendFault, MemoryEngine};
 pub use mutation::{Mutation, Mutations};
 pub use sqlite::{SqliteEngine, scan_write_ahead_log};

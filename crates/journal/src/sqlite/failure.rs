@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Error, ErrorCode, ffi};
 
 use crate::JournalError;
+use crate::io::io_failure;
 
 /// Translates what SQLite says about the journal at `path`.
 pub(super) fn failure(path: &Path, error: Error) -> JournalError {
@@ -65,25 +66,6 @@ pub(super) fn cannot_open(path: &Path, file: &Path) -> JournalError {
     io_failure(path, &error)
 }
 
-/// Translates what the file system says about the journal at `path`.
-pub(super) fn io_failure(path: &Path, error: &std::io::Error) -> JournalError {
-    let path = path.to_owned();
-    let message = error.to_string();
-    match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            JournalError::ReadOnly { path, message }
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            JournalError::DiskFull { path, message }
-        }
-        ErrorKind::NotFound => {
-            let message = format!("its folder does not exist ({message}); create it first");
-            JournalError::Io { path, message }
-        }
-        _ => JournalError::Io { path, message },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,18 +86,5 @@ mod tests {
         check_sqlite(ffi::SQLITE_IOERR_SHORT_READ, "journal_corrupt");
         check_sqlite(ffi::SQLITE_IOERR_FSYNC, "journal_io");
         check_sqlite(ffi::SQLITE_IOERR_WRITE, "journal_io");
-    }
-
-    #[test]
-    fn the_file_system_is_told_apart_too() {
-        let check = |kind: ErrorKind, expected| {
-            assert_eq!(io_failure(Path::new("j"), &kind.into()).code(), expected, "{kind}");
-        };
-        check(ErrorKind::PermissionDenied, "journal_read_only");
-        check(ErrorKind::ReadOnlyFilesystem, "journal_read_only");
-        check(ErrorKind::StorageFull, "journal_disk_full");
-        check(ErrorKind::QuotaExceeded, "journal_disk_full");
-        check(ErrorKind::NotFound, "journal_io");
-        check(ErrorKind::Interrupted, "journal_io");
     }
 }

@@ -23,9 +23,10 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::failure::{cannot_open, failure, io_failure};
+use super::failure::{cannot_open, failure};
 use super::tail::load_first;
 use super::wal;
+use crate::io::io_failure;
 use crate::{JournalError, ShardId};
 
 /// Marks the file as ours: the letters `UNJF`.

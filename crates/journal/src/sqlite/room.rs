@@ -3,13 +3,13 @@
 //! too: measured on ext4, 280 us instead of 145. So the log is made longer by zeros before it is
 //! needed, some of it at once, and an append then overwrites what is there.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::failure::io_failure;
 use super::wal::{FRAME_HEADER_BYTES, HEADER_BYTES, wal_path};
 use crate::JournalError;
+use crate::io::{io_failure, write_at};
 
 /// So much is added at once, and more the longer the log is already, up to so much.
 const STEP_BYTES: u64 = 1 << 16;
@@ -83,16 +83,4 @@ fn lengthen(path: &Path, needed: u64) -> std::io::Result<u64> {
         at = to;
     }
     Ok(end)
-}
-
-#[cfg(unix)]
-fn write_at(file: &File, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(not(unix))]
-fn write_at(mut file: &File, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-    use std::io::{Seek, SeekFrom, Write};
-    file.seek(SeekFrom::Start(offset))?;
-    file.write_all(bytes)
 }

@@ -1,39 +1,54 @@
-//! Which files the SQLite engine opens: not those of others, not newer ones, not one in use; and
-//! whatever it refuses stays as it is.
+//! Which files the engines open: not those of others, not newer ones, not one in use; and whatever
+//! they refuse stays as it is.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use unanimity_journal::{Engine, JournalError, SqliteEngine};
+use unanimity_journal::{Engine, JournalError, LogEngine, SqliteEngine};
 
 use crate::{Batch, Folder, code, contents, fill, records, snapshot, sql};
 
+/// How a journal is opened.
+type Open = fn(&Path) -> Result<Box<dyn Engine>, JournalError>;
+
+/// By the engine of a file of its own, and by that of SQLite.
+const OPEN: [Open; 2] =
+    [|path| Ok(Box::new(LogEngine::open(path)?)), |path| Ok(Box::new(SqliteEngine::open(path)?))];
+
+fn refusal(open: Open, path: &Path) -> JournalError {
+    open(path).err().unwrap()
+}
+
 #[test]
 fn a_second_owner_in_this_process_is_refused() {
-    let folder = Folder::new();
-    let mut engine = SqliteEngine::open(&folder.file()).unwrap();
-    for _ in 0..2 {
-        let error = SqliteEngine::open(&folder.file()).unwrap_err();
-        assert_eq!(error.code(), "journal_in_use");
-        assert!(error.to_string().contains("shard 0%?#.journal"), "{error}");
-        fill(&mut engine, 0, 2);
+    for (which, open) in OPEN.into_iter().enumerate() {
+        let folder = Folder::new();
+        let mut engine = open(&folder.file()).unwrap();
+        for _ in 0..2 {
+            let error = refusal(open, &folder.file());
+            assert_eq!(error.code(), "journal_in_use");
+            assert!(error.to_string().contains("shard 0%?#.journal"), "{error}");
+            fill(&mut *engine, 0, 2);
+        }
+        // The refused one must not have taken the first one's lock with it.
+        assert_eq!(ask_second_process(which, &folder.file()), "code=journal_in_use");
+        drop(engine);
+        assert_eq!(contents(&mut *open(&folder.file()).unwrap(), 0).unwrap().1.len(), 1);
     }
-    // The refused one must not have taken the first one's lock with it.
-    assert_eq!(ask_second_process(&folder.file()), "code=journal_in_use");
-    drop(engine);
-    assert_eq!(contents(&mut SqliteEngine::open(&folder.file()).unwrap(), 0).unwrap().1.len(), 1);
 }
 
 const SECOND_PROCESS: &str = "UNANIMITY_JOURNAL_SECOND_PROCESS";
+const SECOND_ENGINE: &str = "UNANIMITY_JOURNAL_SECOND_ENGINE";
 
 /// Not a test: what the second process does. It opens the journal that the variable names, appends
 /// one batch, says how that went, and then holds the journal until its input ends or it is killed.
 #[test]
 fn second_process() {
     let Some(path) = std::env::var_os(SECOND_PROCESS) else { return };
-    let opened = SqliteEngine::open(Path::new(&path)).and_then(|mut engine| {
+    let which: usize = std::env::var(SECOND_ENGINE).unwrap().parse().unwrap();
+    let opened = OPEN[which](Path::new(&path)).and_then(|mut engine| {
         let next = engine.bounds(0)?.next;
         engine.append(0, next, &[b"second process"])?;
         Ok(engine)
@@ -43,10 +58,11 @@ fn second_process() {
     drop(opened);
 }
 
-fn second_process_on(path: &Path) -> (std::process::Child, String) {
+fn second_process_on(which: usize, path: &Path) -> (std::process::Child, String) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "files::second_process", "--nocapture"])
         .env(SECOND_PROCESS, path)
+        .env(SECOND_ENGINE, which.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -56,8 +72,8 @@ fn second_process_on(path: &Path) -> (std::process::Child, String) {
     (child, code)
 }
 
-fn ask_second_process(path: &Path) -> String {
-    let (mut child, code) = second_process_on(path);
+fn ask_second_process(which: usize, path: &Path) -> String {
+    let (mut child, code) = second_process_on(which, path);
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     code
@@ -65,19 +81,21 @@ fn ask_second_process(path: &Path) -> String {
 
 #[test]
 fn a_second_process_is_refused_until_the_first_one_dies() {
-    let folder = Folder::new();
-    let (mut child, code_there) = second_process_on(&folder.file());
-    assert_eq!(code_there, "code=ok");
-    assert_eq!(code(SqliteEngine::open(&folder.file())), "journal_in_use");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    // What it had appended was durable, though it never closed the file.
-    let mut engine = SqliteEngine::open(&folder.file()).unwrap();
-    let batches = contents(&mut engine, 0).unwrap().1;
-    assert_eq!(batches, [Batch { position: 1, records: records(&["second process"]) }]);
-    assert_eq!(ask_second_process(&folder.file()), "code=journal_in_use");
-    drop(engine);
-    assert_eq!(ask_second_process(&folder.file()), "code=ok");
+    for (which, open) in OPEN.into_iter().enumerate() {
+        let folder = Folder::new();
+        let (mut child, code_there) = second_process_on(which, &folder.file());
+        assert_eq!(code_there, "code=ok");
+        assert_eq!(refusal(open, &folder.file()).code(), "journal_in_use");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it had appended was durable, though it never closed the file.
+        let mut engine = open(&folder.file()).unwrap();
+        let batches = contents(&mut *engine, 0).unwrap().1;
+        assert_eq!(batches, [Batch { position: 1, records: records(&["second process"]) }]);
+        assert_eq!(ask_second_process(which, &folder.file()), "code=journal_in_use");
+        drop(engine);
+        assert_eq!(ask_second_process(which, &folder.file()), "code=ok");
+    }
 }
 
 /// Opens what `prepare` has left in a folder; it must be refused with `expected` and left alone.
@@ -87,6 +105,22 @@ fn check_refused(prepare: impl Fn(&Path), expected: &str) {
     let before = snapshot(&folder);
     assert_eq!(code(SqliteEngine::open(&folder.file())), expected);
     assert_eq!(snapshot(&folder), before, "a refused file must stay as it is");
+}
+
+#[test]
+fn a_file_of_something_else_is_refused_and_left_alone_by_the_log_too() {
+    let journal_of_sqlite = |path: &Path| drop(SqliteEngine::open(path).unwrap());
+    let written = [b"S".to_vec(), b"not a journal".to_vec(), vec![0x55; 100_000], vec![0; 100_000]];
+    let write = |bytes: Vec<u8>| move |path: &Path| fs::write(path, &bytes).unwrap();
+    let written = written.map(|bytes| Box::new(write(bytes)) as Box<dyn Fn(&Path)>);
+    for prepare in written.into_iter().chain([Box::new(journal_of_sqlite) as Box<dyn Fn(&Path)>]) {
+        let folder = Folder::new();
+        prepare(&folder.file());
+        let before = snapshot(&folder);
+        assert_eq!(code(LogEngine::open(&folder.file())), "journal_foreign_file");
+        assert_eq!(snapshot(&folder), before, "a refused file must stay as it is");
+    }
+    check_refused(|path| drop(LogEngine::open(path).unwrap()), "journal_foreign_file");
 }
 
 #[test]
@@ -173,22 +207,26 @@ fn a_fresh_journal_is_whole_without_its_log() {
 
 #[test]
 fn a_closed_journal_is_one_file() {
-    let folder = Folder::new();
-    fill(&mut SqliteEngine::open(&folder.file()).unwrap(), 0, 5);
-    assert_eq!(snapshot(&folder).len(), 1);
+    for open in OPEN {
+        let folder = Folder::new();
+        fill(&mut *open(&folder.file()).unwrap(), 0, 5);
+        assert_eq!(snapshot(&folder).len(), 1);
+    }
 }
 
 #[test]
 fn an_unusable_path_is_told_clearly() {
     let folder = Folder::new();
-    let open = |path: &Path| SqliteEngine::open(path).map(drop).unwrap_err();
-    for (error, expected, part) in [
-        (open(&folder.0.join("none/journal")), "journal_io", "its folder does not exist"),
-        (open(&folder.0), "journal_foreign_file", "a folder"),
-        (open(Path::new("/dev/null")), "journal_foreign_file", "a device"),
-        (open(Path::new("")), "journal_io", "empty"),
-    ] {
-        assert_eq!(error.code(), expected, "{error}");
-        assert!(error.to_string().contains(part), "{error}");
+    for open in OPEN {
+        for (path, expected, part) in [
+            (&*folder.0.join("none/journal"), "journal_io", "its folder does not exist"),
+            (&folder.0, "journal_foreign_file", "a folder"),
+            (Path::new("/dev/null"), "journal_foreign_file", "a device"),
+            (Path::new(""), "journal_io", "empty"),
+        ] {
+            let error = refusal(open, path);
+            assert_eq!(error.code(), expected, "{error}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 }

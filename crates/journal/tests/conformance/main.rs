@@ -1,5 +1,5 @@
-//! What every engine must do, checked on each of them, and what only the SQLite engine can get
-//! wrong. This file holds what the cases share; each module says what it checks.
+//! What every engine must do, checked on each of them, and what only one with a file can get wrong.
+//! This file holds what the cases share; each module says what it checks.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic; helpers are tests too")]
 
@@ -7,6 +7,7 @@ mod bytes;
 mod contract;
 mod damage;
 mod files;
+mod log;
 mod model;
 
 use std::fs;
@@ -14,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::ProptestConfig;
-use unanimity_journal::{Bounds, Engine, JournalError, MemoryEngine, ShardId, SqliteEngine};
+use unanimity_journal::{
+    Bounds, Engine, JournalError, LogEngine, MemoryEngine, ShardId, SqliteEngine,
+};
 
 /// A folder that goes away at the end of a test.
 struct Folder(PathBuf);
@@ -42,17 +45,20 @@ impl Drop for Folder {
 
 /// A storage that outlives its engines.
 enum Storage {
+    Log(Folder),
     Sqlite(Folder),
     Memory(MemoryEngine),
 }
 
 impl Storage {
-    fn all() -> [Self; 2] {
-        [Self::Sqlite(Folder::new()), Self::Memory(MemoryEngine::new())]
+    fn all() -> [Self; 3] {
+        let [log, sqlite] = [(); 2].map(|()| Folder::new());
+        [Self::Log(log), Self::Sqlite(sqlite), Self::Memory(MemoryEngine::new())]
     }
 
     fn open(&self) -> Box<dyn Engine> {
         match self {
+            Self::Log(folder) => Box::new(LogEngine::open(&folder.file()).unwrap()),
             Self::Sqlite(folder) => Box::new(SqliteEngine::open(&folder.file()).unwrap()),
             Self::Memory(engine) => Box::new(engine.clone()),
         }
