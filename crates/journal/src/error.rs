@@ -55,7 +55,7 @@ pub enum JournalError {
     /// Stored bytes are not what was written.
     #[error(
         "journal {} is damaged at {place}: {detail}; nothing was skipped or repaired: restore the \
-         whole file (with its -wal file) from a copy", path.display()
+         whole file (with its -wal file, if it has one) from a copy", path.display()
     )]
     Corrupt {
         /// The journal's file.

@@ -51,10 +51,17 @@ pub(crate) fn read_at(mut file: &File, offset: u64, bytes: &mut [u8]) -> io::Res
     file.read_exact(bytes)
 }
 
-/// Makes durable which files a folder holds.
+/// Makes durable which files a folder holds. Where a file system offers no sync of a folder, or
+/// the folder may not be read, that is left to the file system.
 #[cfg(unix)]
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    use ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        Err(error) if matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 /// Elsewhere a folder cannot be synced; there the file system's own journal does it.

@@ -11,10 +11,11 @@
 //!    Once that is durable their blocks are free, and the next appends take them in turn: the file
 //!    is about as long as what is kept in it, and hardly ever gets longer.
 //! 3. A start reads the whole file. The frame with the highest sequence says where a shard stands;
-//!    every batch that it keeps must be there. Only the very last frame may be unsound: a crash has
-//!    torn it, nobody was told of it, and it is wiped out before anything else is written.
-//! 4. What may not have reached the disk although it can be read is that last frame.
-//!    [`Engine::harden`] writes it anew, elsewhere, and syncs.
+//!    every batch that it keeps must be there. Only what would have come next may be unsound: a
+//!    crash has torn it, and nobody was told of it.
+//! 4. What may not have reached the disk although it can be read is the last frame. Before anything
+//!    else is written [`Engine::harden`] writes it once more, the same bytes in the same place, and
+//!    syncs: only then are the blocks free that it has freed.
 //!
 //! Why not SQLite, which the older engine rests on: each append then is also pages of a tree, a
 //! copy of them in a log, and now and then a checkpoint for which all wait. Measured within a
@@ -27,8 +28,8 @@ use crate::batch::{self, GENESIS};
 use crate::chain::{Chain, Tail};
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
 use file::{LogFile, damaged};
-use frame::{BLOCK, Extent, Frame, HEADER_BYTES, blocks};
-use scan::{Kept, read_frame, scan};
+use frame::{Extent, Frame, HEADER_BYTES, blocks, others};
+use scan::{Kept, Placed, read_batch, read_frame, scan, tails};
 use space::Space;
 
 mod file;
@@ -39,10 +40,10 @@ mod space;
 mod tests;
 
 /// The file grows by half of its length, but by so many blocks at least and at most: 64 kB and
-/// 4 MB. To make it longer takes a sync of its own.
+/// 1 MB. To make it longer takes a sync of its own.
 const GROW_MIN: u32 = 16;
-const GROW_MAX: u32 = 1_024;
-/// A place for so many blocks should be free, or the next append makes the file longer.
+const GROW_MAX: u32 = 256;
+/// A place for so many blocks should be free, or the next append may make the file longer.
 const SMALL_BLOCKS: u32 = 17;
 /// A start cuts off what is free at the end, if it is more than that.
 const FREE_END_MAX: u32 = 2_048;
@@ -60,11 +61,11 @@ pub struct LogEngine {
     space: Space,
     shards: BTreeMap<ShardId, Shard>,
     sequence: u64,
-    /// The shard of the frame that was written last.
-    latest: Option<ShardId>,
-    torn: Option<Extent>,
-    /// The last frame may be one that an earlier process has not synced.
-    inherited: bool,
+    /// The frame that was written last before this engine was opened. It may be one that an earlier
+    /// process has not synced.
+    inherited: Option<Placed>,
+    /// Whether what was found is durable, to its last frame.
+    is_hard: bool,
     buffer: Vec<u8>,
     poison: Option<String>,
 }
@@ -100,9 +101,9 @@ impl LogEngine {
             return Err(JournalError::Io { path: path.to_owned(), message });
         }
         let file = LogFile::open(path)?;
-        let scan::Found { shards, space, sequence, latest, torn } = scan(&file)?;
-        let (buffer, poison) = (Vec::new(), None);
-        Ok(Self { file, space, shards, sequence, latest, torn, inherited: true, buffer, poison })
+        let scan::Found { shards, space, sequence, latest: inherited } = scan(&file)?;
+        let (is_hard, buffer, poison) = (false, Vec::new(), None);
+        Ok(Self { file, space, shards, sequence, inherited, is_hard, buffer, poison })
     }
 
     fn check_poison(&self) -> Result<(), JournalError> {
@@ -184,13 +185,15 @@ impl LogEngine {
         bytes.resize(extent.bytes(), 0);
         // It is bounded by `BATCH_BYTES_MAX`.
         let (sequence, batch_bytes) = (self.sequence + 1, batch_bytes as u32);
-        Frame { sequence, shard, tail, batch_bytes }.put(self.file.number(), &mut bytes);
+        let others = others(shard, tails(&self.shards));
+        let frame = Frame { sequence, shard, tail, batch_bytes, others };
+        frame.put(self.file.number(), &mut bytes);
         self.file.write(extent, &bytes)?;
         self.file.sync()?;
+        bytes.clear();
         bytes.shrink_to(BUFFER_MAX);
         self.buffer = bytes;
         self.sequence = sequence;
-        self.latest = Some(shard);
         Ok((tail, extent))
     }
 
@@ -211,54 +214,38 @@ impl LogEngine {
         }
     }
 
-    /// See [`Engine::harden`].
+    /// The last frame is not what it was when the file was opened: a sync of it had failed, nobody
+    /// was told of it, and the kernel has let go of what it had shown.
+    fn vanished(&self) -> JournalError {
+        let message = "the last write before the start has not reached the disk; nothing that was \
+                       acknowledged is lost"
+            .to_owned();
+        JournalError::Io { path: self.file.path.clone(), message }
+    }
+
+    /// See [`Engine::harden`]. Later it has nothing to do: each append is synced.
     fn harden_all(&mut self) -> Result<(), JournalError> {
-        if let Some(torn) = self.torn {
-            self.file.write(torn, &[0; BLOCK])?;
-            self.file.sync()?;
-            self.torn = None;
+        if self.is_hard {
+            return Ok(());
         }
-        if let Some(shard) = self.latest {
-            self.copy_latest(shard)?;
+        self.file.sync_name()?;
+        self.file.make_length_durable(self.space.capacity())?;
+        if let Some(Placed { extent, frame }) = self.inherited {
+            let mut bytes = Vec::new();
+            if !read_frame(&self.file, &frame, extent, &mut bytes)? {
+                return Err(self.vanished());
+            }
+            self.file.write(extent, &bytes)?;
         }
+        self.file.note_length(self.space.capacity())?;
         self.file.sync()?;
         let end = self.space.used_end();
         if self.space.capacity() - end > FREE_END_MAX {
             self.file.shorten(end)?;
             self.space.set_capacity(end);
         }
-        self.inherited = false;
+        self.is_hard = true;
         Ok(())
-    }
-
-    /// Writes the latest frame of this shard, which was written last of all, a second time.
-    fn copy_latest(&mut self, shard: ShardId) -> Result<(), JournalError> {
-        let Some(stands) = self.shards.get(&shard) else { return Ok(()) };
-        let Some(old) = stands.mark.or_else(|| stands.kept.back().map(|last| last.extent)) else {
-            return Ok(());
-        };
-        let (next, mut bytes) = (stands.tail.next, Vec::new());
-        let frame = read_frame(&self.file, (shard, next), old, &mut bytes)?;
-        let copy = self.place(old.blocks)?;
-        let sequence = self.sequence + 1;
-        Frame { sequence, ..frame }.put(self.file.number(), &mut bytes);
-        self.file.write(copy, &bytes)?;
-        self.file.sync()?;
-        self.sequence = sequence;
-        if let Some(stands) = self.shards.get_mut(&shard) {
-            match (&mut stands.mark, stands.kept.back_mut()) {
-                (Some(mark), _) => *mark = copy,
-                (None, Some(last)) => last.extent = copy,
-                (None, None) => {}
-            }
-        }
-        self.space.release(old);
-        Ok(())
-    }
-
-    /// Before anything is appended to what an earlier process has left.
-    fn settle_inherited(&mut self) -> Result<(), JournalError> {
-        if self.inherited { self.harden_all() } else { Ok(()) }
     }
 }
 
@@ -274,7 +261,7 @@ impl Engine for LogEngine {
             batch::check_size(&engine.file.path, shard, records)?;
             engine.tail(shard).check_free(&engine.file.path, shard, position)?;
             let tail = engine.forget(shard, before.unwrap_or(0))?;
-            engine.settle_inherited()?;
+            engine.harden_all()?;
             let (tail, extent) = engine.append_frame(shard, tail, Some(records))?;
             engine.settle(shard, tail, extent, true);
             Ok(Receipt::new(shard, position))
@@ -282,7 +269,7 @@ impl Engine for LogEngine {
     }
 
     fn is_due(&self) -> bool {
-        self.inherited || !self.space.has(SMALL_BLOCKS)
+        !self.is_hard || !self.space.has(SMALL_BLOCKS)
     }
 
     fn read(
@@ -304,9 +291,14 @@ impl Engine for LogEngine {
         let mut chain = Chain::new(path, shard, from, previous);
         let mut bytes = Vec::new();
         for (position, kept) in (from..).zip(stands.kept.range(at..)) {
-            let next = position + 1;
-            let frame = read_frame(&self.file, (shard, next), kept.extent, &mut bytes)?;
-            each(chain.admit(position, frame.batch(&bytes).unwrap_or_default())?)?;
+            let inherited = self.inherited.filter(|last| last.extent == kept.extent);
+            if let Some(Placed { extent, frame }) = inherited.filter(|_| !self.is_hard)
+                && !read_frame(&self.file, &frame, extent, &mut bytes)?
+            {
+                return Err(self.vanished());
+            }
+            let batch = read_batch(&self.file, (shard, position), kept.extent, &mut bytes)?;
+            each(chain.admit(position, batch)?)?;
         }
         Ok(())
     }
@@ -323,15 +315,15 @@ impl Engine for LogEngine {
             if tail == engine.tail(shard) {
                 return Ok(());
             }
-            engine.settle_inherited()?;
+            engine.harden_all()?;
             let (tail, extent) = engine.append_frame(shard, tail, None)?;
             engine.settle(shard, tail, extent, false);
             Ok(())
         })
     }
 
-    /// Writes anew the frame that was written last, the only one whose sync may have failed. All
-    /// shards of the file are hardened by it.
+    /// Writes once more the frame that was written last, the only one whose sync may have failed.
+    /// All shards of the file are hardened by it.
     fn harden(&mut self, _shard: ShardId) -> Result<(), JournalError> {
         self.write(Self::harden_all)
     }

@@ -96,7 +96,7 @@ fn main() -> Result<(), Error> {
     };
     let folder = PathBuf::from(std::env::args().nth(1).ok_or("which folder?")?);
     let (live, ended, shards) = (argument(2, 1_000_000), argument(3, 0), argument(4, 1));
-    let new = !folder.join("journal-0.db").exists();
+    let new = !folder.join("journal-0.log").exists();
     let config = ManagerConfig {
         storage: Storage::Folder(folder),
         shards: shards as u16,

@@ -57,7 +57,8 @@ pub(crate) fn recover(
     })?;
     panics.set_aside(&mut replayed);
     engine.harden(shard)?;
-    // Whoever still believes that this shard is theirs meets a conflict at their next append.
+    // Where the storage itself has the last word, whoever still believes that this shard is theirs
+    // meets a conflict at their next append. (A file is locked instead.)
     let fence = engine.append(shard, bounds.next, &[])?.position();
     Ok(Recovered { replayed, first_position: bounds.first, next_position: fence + 1 })
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use unanimity_core::{Coordinator, CoordinatorConfig, Doing, TransactionId, splitmix64};
-use unanimity_journal::{Engine, JournalError, MemoryEngine, SqliteEngine};
+use unanimity_journal::{Engine, JournalError, LogEngine, MemoryEngine, SqliteEngine};
 
 use crate::admission::{Door, Inside};
 use crate::blame::{Blame, Blamed, text_of};
@@ -34,7 +34,7 @@ const COMMANDS_MAX: usize = 16_384;
 /// Where a manager keeps its journal and history.
 #[derive(Clone, Debug)]
 pub enum Storage {
-    /// In this folder, made if it is missing: `journal-N.db` a shard and `history.db`.
+    /// In this folder, made if it is missing: `journal-N.log` a shard and `history.db`.
     Folder(PathBuf),
     /// In memory: gone with the process. For tests, and for services that keep nothing either.
     Memory,
@@ -389,25 +389,47 @@ fn was_used(history: &Arc<HistoryReader>) -> WasUsed {
 pub(crate) fn check_journals(config: &ManagerConfig) -> Result<(), StartError> {
     let Storage::Folder(folder) = &config.storage else { return Ok(()) };
     for shard in 0..config.shards {
-        let path = journal_path(folder, shard);
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |found| found.len());
-        let mut log = path.clone().into_os_string();
-        log.push("-wal");
-        if bytes(&path) == 0 && bytes(Path::new(&log)) == 0 {
-            return Err(StartError::JournalMissing { path: path.display().to_string() });
+        let (log, database) = (journal_path(folder, shard), older_journal_path(folder, shard));
+        if bytes(&log) == 0 && bytes(&database) == 0 && bytes(&beside(&database)) == 0 {
+            let missing = if database.exists() { database } else { log };
+            return Err(StartError::JournalMissing { path: missing.display().to_string() });
         }
     }
     Ok(())
 }
 
-pub(crate) fn journal_path(folder: &Path, shard: u16) -> PathBuf {
+fn journal_path(folder: &Path, shard: u16) -> PathBuf {
+    folder.join(format!("journal-{shard}.log"))
+}
+
+/// Where earlier builds had a shard's journal, in a file of SQLite. It is used on where it is.
+fn older_journal_path(folder: &Path, shard: u16) -> PathBuf {
     folder.join(format!("journal-{shard}.db"))
 }
 
+/// Where SQLite keeps the write-ahead log of one. Alone it is what is left of a journal, too.
+fn beside(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
 pub(crate) fn open_engine(storage: &Storage, shard: u16) -> Result<Box<dyn Engine>, StartError> {
-    Ok(match storage {
-        Storage::Folder(folder) => Box::new(SqliteEngine::open(&journal_path(folder, shard))?),
-        Storage::Memory => Box::new(MemoryEngine::new()),
+    let Storage::Folder(folder) = storage else { return Ok(Box::new(MemoryEngine::new())) };
+    let (log, database) = (journal_path(folder, shard), older_journal_path(folder, shard));
+    Ok(match (log.exists(), database.exists() || beside(&database).exists()) {
+        (true, true) => {
+            let message = format!(
+                "it holds two journals of shard {shard}, {} and {} (with its -wal file); find out \
+                 which one is in use, and move the other away",
+                log.display(),
+                database.display()
+            );
+            return Err(StartError::Folder { path: folder.display().to_string(), message });
+        }
+        (false, true) => Box::new(SqliteEngine::open(&database)?),
+        (_, false) => Box::new(LogEngine::open(&log)?),
     })
 }
 

@@ -56,6 +56,10 @@ impl LogFile {
         let path = &fs::canonicalize(path)
             .or_else(|_| std::path::absolute(path))
             .map_err(|error| io_failure(path, &error))?;
+        if path.symlink_metadata().is_ok() && !path.exists() {
+            let message = "it is a link to what is not there".to_owned();
+            return Err(JournalError::Io { path: path.clone(), message });
+        }
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => return Err(foreign(path, "a folder")),
             Ok(found) if !found.is_file() => {
@@ -83,6 +87,7 @@ impl LogFile {
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
+        check_left_over(&new)?;
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&new).map_err(fail)?;
@@ -104,8 +109,31 @@ impl LogFile {
         }
         made.file.sync_all().map_err(fail)?;
         fs::rename(&new, path).map_err(fail)?;
-        sync_folder(path.parent().unwrap_or(Path::new("/"))).map_err(fail)?;
+        made.sync_name()?;
         Ok(made)
+    }
+
+    /// Makes its name durable: a file that is not there after a power failure holds nothing.
+    pub(super) fn sync_name(&self) -> Result<(), JournalError> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        sync_folder(folder).map_err(|error| self.failure(&error))
+    }
+
+    /// Makes durable how long it is, where it is longer than is noted: a process has ended while it
+    /// made it longer, perhaps because that failed. What lies there stays.
+    pub(super) fn make_length_durable(&self, blocks: u32) -> Result<(), JournalError> {
+        let mut block = ZEROS;
+        for start in (self.head.bytes / BLOCK as u64) as u32..blocks {
+            let extent = Extent { start, blocks: 1 };
+            self.read(extent.offset(), &mut block)?;
+            self.write(extent, &block)?;
+        }
+        self.sync()
+    }
+
+    /// Notes how long it is, which must be durable already; the note is with the next sync.
+    pub(super) fn note_length(&mut self, blocks: u32) -> Result<(), JournalError> {
+        self.write_head(u64::from(blocks) * BLOCK as u64)
     }
 
     /// The number that its frames are checked with.
@@ -154,14 +182,14 @@ impl LogFile {
         self.fill_up(from, to)?;
         // Before it is noted: the note must not be there without the length.
         self.sync()?;
-        self.write_head(u64::from(to) * BLOCK as u64)
+        self.note_length(to)
     }
 
     /// Cuts it off behind so many blocks.
     pub(super) fn shorten(&mut self, to: u32) -> Result<(), JournalError> {
-        let bytes = u64::from(to) * BLOCK as u64;
-        self.write_head(bytes)?;
+        self.note_length(to)?;
         self.sync()?;
+        let bytes = u64::from(to) * BLOCK as u64;
         #[cfg(test)]
         recorded::note(|| recorded::Call::Cut(bytes));
         self.file.set_len(bytes).map_err(|error| self.failure(&error))
@@ -217,6 +245,21 @@ fn lock(path: &Path, file: &File) -> Result<(), JournalError> {
     }
 }
 
+/// What a creation that was cut off has left is written over: an empty file, or zeros, perhaps
+/// behind the numbers at its beginning. Somebody else's file is not, nor one that holds frames.
+fn check_left_over(new: &Path) -> Result<(), JournalError> {
+    let Ok(found) = new.symlink_metadata() else { return Ok(()) };
+    let refuse = || Err(foreign(new, "it stands where a new journal is made"));
+    if !found.is_file() || found.len() > u64::from(NEW_BLOCKS) * BLOCK as u64 {
+        return refuse();
+    }
+    let bytes = fs::read(new).map_err(|error| io_failure(new, &error))?;
+    let is_blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let begins = |block: &[u8]| is_blank(block) || MAGIC.starts_with(&block[..block.len().min(8)]);
+    let (head, rest) = bytes.split_at(bytes.len().min(HEAD_BLOCKS as usize * BLOCK));
+    if head.chunks(BLOCK).all(begins) && is_blank(rest) { Ok(()) } else { refuse() }
+}
+
 fn foreign(path: &Path, detail: &str) -> JournalError {
     JournalError::ForeignFile { path: path.to_owned(), detail: detail.to_owned() }
 }
@@ -267,6 +310,13 @@ impl Head {
             }
         }
         match best {
+            Some(Self { count: u64::MAX, .. }) => {
+                Err(damaged(path, "its beginning", "it cannot be written any more".to_owned()))
+            }
+            Some(best) if best.bytes < u64::from(HEAD_BLOCKS) * BLOCK as u64 => {
+                let detail = format!("it says that it has {} bytes", best.bytes);
+                Err(damaged(path, "its beginning", detail))
+            }
             Some(best) => Ok(best),
             None if ours => Err(damaged(path, "its beginning", "checksum mismatch".to_owned())),
             None => Err(foreign(path, "it does not begin like one")),

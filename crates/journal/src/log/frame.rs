@@ -14,18 +14,20 @@
 //! | 32 | 4 | checksum of the batch before the first position kept |
 //! | 36 | 4 | checksum of the batch before the next free position |
 //! | 40 | 4 | how many bytes of batch follow; 0: none, only the numbers above are new |
-//! | 44 | 4 | CRC-32 (IEEE) of the file's own number and everything before |
-//! | 48 | | the batch, as [`crate::batch`] says; then zeros up to a whole block |
+//! | 44 | 4 | CRC-32 of where all other shards of the file stand; 0 where there are none |
+//! | 48 | 4 | CRC-32 (IEEE) of the file's own number and everything before |
+//! | 52 | | the batch, as [`crate::batch`] says; then zeros up to a whole block |
 //!
 //! The file's number is drawn by lot and told to nobody, so that no payload looks like a frame.
 
 use crate::ShardId;
+use crate::batch::BATCH_BYTES_MAX;
 use crate::chain::Tail;
 
 /// What is written at once, and never shared between two frames: a write that a crash tears does
 /// not touch what was durable before.
 pub(super) const BLOCK: usize = 4096;
-pub(super) const HEADER_BYTES: usize = 48;
+pub(super) const HEADER_BYTES: usize = 52;
 pub(super) const FRAME_VERSION: u16 = 1;
 const MAGIC: [u8; 4] = *b"UNJF";
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
@@ -65,6 +67,21 @@ pub(super) struct Frame {
     /// Where the shard stands with it.
     pub(super) tail: Tail,
     pub(super) batch_bytes: u32,
+    /// See [`others`].
+    pub(super) others: u32,
+}
+
+/// Where all shards but this one stand, in four bytes: so that one whose last frame is gone is
+/// missed, whoever has written since.
+pub(super) fn others<'a>(shard: ShardId, tails: impl Iterator<Item = (ShardId, &'a Tail)>) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    for (other, tail) in tails.filter(|(other, _)| *other != shard) {
+        hasher.update(&other.to_le_bytes());
+        [tail.first, tail.next].iter().for_each(|number| hasher.update(&number.to_le_bytes()));
+        hasher.update(&tail.first_previous.to_le_bytes());
+        hasher.update(&tail.checksum.to_le_bytes());
+    }
+    hasher.finalize()
 }
 
 /// What stands where a frame may begin.
@@ -80,7 +97,7 @@ pub(super) enum Header {
 impl Frame {
     /// Writes it over the first bytes of a block.
     pub(super) fn put(&self, file_number: u64, block: &mut [u8]) {
-        let Self { sequence, shard, tail, batch_bytes } = self;
+        let Self { sequence, shard, tail, batch_bytes, others } = self;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(&MAGIC);
         header.extend_from_slice(&FRAME_VERSION.to_le_bytes());
@@ -88,7 +105,7 @@ impl Frame {
         for number in [*sequence, tail.first, tail.next] {
             header.extend_from_slice(&number.to_le_bytes());
         }
-        for number in [tail.first_previous, tail.checksum, *batch_bytes] {
+        for number in [tail.first_previous, tail.checksum, *batch_bytes, *others] {
             header.extend_from_slice(&number.to_le_bytes());
         }
         let checksum = checksum(file_number, &header);
@@ -115,8 +132,33 @@ impl Frame {
             first_previous: number(header, 32),
             checksum: number(header, 36),
         };
-        let (sequence, shard, batch_bytes) = (long(8), short(6), number(header, 40));
-        Header::Sound(Self { sequence, shard, tail, batch_bytes })
+        let (sequence, shard) = (long(8), short(6));
+        let (batch_bytes, others) = (number(header, 40), number(header, 44));
+        Header::Sound(Self { sequence, shard, tail, batch_bytes, others })
+    }
+
+    /// Whether its numbers can be true together: they are calculated with.
+    pub(super) const fn is_possible(&self) -> bool {
+        let Tail { first, next, .. } = self.tail;
+        1 <= first
+            && first <= next
+            && next < u64::MAX
+            && self.sequence < u64::MAX
+            && self.batch_bytes as usize <= BATCH_BYTES_MAX
+            && (!self.has_batch() || first < next)
+    }
+
+    /// Whether these bytes are the whole frame: its batch is the one that it was written with.
+    /// What that means, and of which version it is, is left to reading.
+    pub(super) fn is_whole(&self, bytes: &[u8]) -> bool {
+        let Some(batch) = self.batch(bytes) else { return false };
+        let body =
+            batch.split_last_chunk::<4>().map(|(body, stored)| (crc32fast::hash(body), stored));
+        let checksum = self.tail.checksum;
+        !self.has_batch()
+            || body.is_some_and(|(sum, stored)| {
+                sum == checksum && u32::from_le_bytes(*stored) == checksum
+            })
     }
 
     /// Whether it carries a batch.
@@ -147,14 +189,14 @@ mod tests {
 
     fn frame() -> Frame {
         let tail = Tail { first: 3, first_previous: 7, next: 300, checksum: 0xAABB_CCDD };
-        Frame { sequence: 9, shard: 513, tail, batch_bytes: 30 }
+        Frame { sequence: 9, shard: 513, tail, batch_bytes: 30, others: 11 }
     }
 
     #[test]
     fn the_layout_is_the_documented_one() {
         let mut block = [0xEE; BLOCK];
         frame().put(5, &mut block);
-        let expected: [(usize, &[u8]); 9] = [
+        let expected: [(usize, &[u8]); 10] = [
             (0, b"UNJF"),
             (4, &[1, 0]),
             (6, &[1, 2]),
@@ -164,6 +206,7 @@ mod tests {
             (32, &[7, 0, 0, 0]),
             (36, &[0xDD, 0xCC, 0xBB, 0xAA]),
             (40, &[30, 0, 0, 0]),
+            (44, &[11, 0, 0, 0]),
         ];
         for (at, bytes) in expected {
             assert_eq!(&block[at..at + bytes.len()], bytes, "{at}");

@@ -1,20 +1,20 @@
 //! Finds out, when a file is opened, where each shard stands: which frames there are, which of them
-//! are kept, and whether the last one was torn by a crash.
+//! are kept, and which a crash has torn.
 //!
-//! Each frame is synced before the next one is written, and what was torn is wiped out before
-//! anything else is ([`Found::torn`]). So only the frame that was written last can be unsound
-//! because of a crash. Any other one that is not whole, or not there, is damage.
+//! Each frame is synced before the next one is written. So only what nobody was told of can be
+//! torn: frames behind the last sound one of a shard, each of which would have been its next.
+//! (There can be several: what was torn stays there until it is written over, and the next try may
+//! be torn too.) Any other frame that is not whole, or not there, is damage.
 //!
 //! What cannot be told: damage within the last frame looks like a crash while it was written.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Shard;
-use super::file::{HEAD_BLOCKS, LogFile};
-use super::frame::{BLOCK, Extent, Frame, HEADER_BYTES, Header, blocks};
+use super::file::{HEAD_BLOCKS, LogFile, damaged};
+use super::frame::{BLOCK, Extent, Frame, Header, blocks, others};
 use super::space::Space;
-use crate::batch::decode;
-use crate::chain::corrupt;
+use crate::chain::{Tail, corrupt};
 use crate::{JournalError, ShardId};
 
 /// So many blocks are read at once.
@@ -35,16 +35,14 @@ pub(super) struct Found {
     pub(super) space: Space,
     /// The highest sequence that was used.
     pub(super) sequence: u64,
-    /// The shard of the frame that was written last.
-    pub(super) latest: Option<ShardId>,
-    /// A frame that a crash has torn: to be wiped out before anything is written.
-    pub(super) torn: Option<Extent>,
+    /// The frame that was written last.
+    pub(super) latest: Option<Placed>,
 }
 
-#[derive(Clone, Copy)]
-struct Placed {
-    extent: Extent,
-    frame: Frame,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed {
+    pub(super) extent: Extent,
+    pub(super) frame: Frame,
 }
 
 /// Looks at all of a file.
@@ -53,24 +51,57 @@ pub(super) fn scan(file: &LogFile) -> Result<Found, JournalError> {
     let mut placed = frames(file, capacity)?;
     placed.sort_unstable_by_key(|one| one.frame.sequence);
     let sequence = placed.last().map_or(0, |last| last.frame.sequence);
-    let mut torn = None;
-    if let Some(last) = placed.last()
-        && !is_whole(file, capacity, *last)?
-    {
-        torn = Some(Extent { blocks: 1, ..last.extent });
-        placed.pop();
-    }
-    let latest = placed.last().map(|last| last.frame.shard);
     let mut space = Space::new(HEAD_BLOCKS, capacity);
     let mut of_shards: BTreeMap<ShardId, Vec<Placed>> = BTreeMap::new();
     for one in placed {
         of_shards.entry(one.frame.shard).or_default().push(one);
     }
-    let mut shards = BTreeMap::new();
-    for (shard, placed) in of_shards {
+    let (mut shards, mut latest) = (BTreeMap::new(), None::<Placed>);
+    for (shard, mut placed) in of_shards {
+        drop_torn(file, capacity, shard, &mut placed)?;
+        let Some(last) = placed.last() else { continue };
+        if latest.is_none_or(|latest| latest.frame.sequence < last.frame.sequence) {
+            latest = Some(*last);
+        }
         shards.insert(shard, stands(file, shard, &placed, &mut space)?);
     }
-    Ok(Found { shards, space, sequence, latest, torn })
+    if let Some(Placed { frame, .. }) = latest
+        && frame.others != others(frame.shard, tails(&shards))
+    {
+        let detail = "the last frame of another shard is not there".to_owned();
+        return Err(corrupt(&file.path, frame.shard, frame.tail.next, detail));
+    }
+    Ok(Found { shards, space, sequence, latest })
+}
+
+/// Where each shard stands.
+pub(super) fn tails(shards: &BTreeMap<ShardId, Shard>) -> impl Iterator<Item = (ShardId, &Tail)> {
+    shards.iter().map(|(shard, stands)| (*shard, &stands.tail))
+}
+
+/// Leaves out the frames at the end that a crash has torn.
+fn drop_torn(
+    file: &LogFile,
+    capacity: u32,
+    shard: ShardId,
+    placed: &mut Vec<Placed>,
+) -> Result<(), JournalError> {
+    let mut torn = Vec::new();
+    while let Some(last) = placed.last() {
+        if is_whole(file, capacity, last)? {
+            break;
+        }
+        torn.push(last.frame.tail.next);
+        placed.pop();
+    }
+    let next = placed.last().map_or(1, |last| last.frame.tail.next);
+    match torn.into_iter().find(|torn| *torn != next + 1) {
+        None => Ok(()),
+        Some(torn) => {
+            let detail = "it is not whole, and another one has followed it".to_owned();
+            Err(corrupt(&file.path, shard, torn.saturating_sub(2), detail))
+        }
+    }
 }
 
 /// Every frame that begins somewhere, old ones that nobody keeps among them.
@@ -84,6 +115,10 @@ fn frames(file: &LogFile, capacity: u32) -> Result<Vec<Placed>, JournalError> {
         for (start, block) in (start..).zip(bytes.chunks_exact(BLOCK)) {
             match Frame::get(file.number(), block) {
                 Header::None => {}
+                Header::Sound(frame) if !frame.is_possible() => {
+                    let detail = format!("a frame that cannot be, in block {start}");
+                    return Err(damaged(&file.path, "its frames", detail));
+                }
                 Header::Sound(frame) => {
                     let extent = Extent { start, blocks: blocks(frame.batch_bytes as usize) };
                     placed.push(Placed { extent, frame });
@@ -101,17 +136,13 @@ fn frames(file: &LogFile, capacity: u32) -> Result<Vec<Placed>, JournalError> {
 }
 
 /// Whether all of a frame was written.
-fn is_whole(file: &LogFile, capacity: u32, one: Placed) -> Result<bool, JournalError> {
-    if !one.frame.has_batch() {
-        return Ok(true);
-    }
+fn is_whole(file: &LogFile, capacity: u32, one: &Placed) -> Result<bool, JournalError> {
     if one.extent.end() > capacity {
         return Ok(false);
     }
     let mut bytes = vec![0; one.extent.bytes()];
     file.read(one.extent.offset(), &mut bytes)?;
-    let batch = one.frame.batch(&bytes).and_then(|batch| decode(batch).ok());
-    Ok(batch.is_some_and(|batch| batch.checksum == one.frame.tail.checksum))
+    Ok(one.frame.is_whole(&bytes))
 }
 
 /// Where a shard stands by its frames, the last one written last.
@@ -126,6 +157,7 @@ fn stands(
     let missing = |position: u64, detail: &str| {
         Err(corrupt(&file.path, shard, position, format!("its batch {detail}")))
     };
+    let space_end = space.capacity();
     let mut take = |extent: Extent| space.take(extent);
     let mut kept: BTreeMap<u64, Kept> = BTreeMap::new();
     for one in placed.iter().filter(|one| one.frame.has_batch()) {
@@ -143,6 +175,14 @@ fn stands(
             None => return missing(position, "is not there"),
         }
     }
+    let behind = |one: &&Placed| one.frame.has_batch() && one.frame.tail.next == tail.next;
+    let behind = placed.iter().rev().find(behind).filter(|_| tail.first < tail.next);
+    if !last.frame.has_batch()
+        && let Some(batch) = behind
+        && !is_whole(file, space_end, batch)?
+    {
+        return missing(tail.next - 1, "is not whole");
+    }
     let mark = (!last.frame.has_batch()).then_some(last.extent);
     if mark.is_some_and(|mark| !take(mark)) {
         return missing(tail.next, "lies where what was forgotten is noted");
@@ -150,24 +190,36 @@ fn stands(
     Ok(Shard { tail, kept: batches, mark })
 }
 
-/// The bytes of a frame, which must be the one that belongs there, and its batch within them.
+/// Reads what lies where this frame was found; whether it still is that frame, and whole.
 pub(super) fn read_frame(
     file: &LogFile,
-    (shard, next): (ShardId, u64),
+    frame: &Frame,
     extent: Extent,
     bytes: &mut Vec<u8>,
-) -> Result<Frame, JournalError> {
+) -> Result<bool, JournalError> {
     bytes.resize(extent.bytes(), 0);
     file.read(extent.offset(), bytes)?;
-    match Frame::get(file.number(), &bytes[..HEADER_BYTES]) {
-        Header::Sound(frame)
-            if (frame.shard, frame.tail.next) == (shard, next) && frame.batch(bytes).is_some() =>
-        {
-            Ok(frame)
+    Ok(Frame::get(file.number(), bytes) == Header::Sound(*frame) && frame.is_whole(bytes))
+}
+
+/// The batch at this position, in a frame that must be the one that belongs there. Whether it is
+/// sound itself is left to the chain.
+pub(super) fn read_batch<'a>(
+    file: &LogFile,
+    (shard, position): (ShardId, u64),
+    extent: Extent,
+    bytes: &'a mut Vec<u8>,
+) -> Result<&'a [u8], JournalError> {
+    bytes.resize(extent.bytes(), 0);
+    file.read(extent.offset(), bytes)?;
+    let batch = match Frame::get(file.number(), bytes) {
+        Header::Sound(frame) if (frame.shard, frame.tail.next) == (shard, position + 1) => {
+            frame.batch(bytes)
         }
-        Header::Sound(_) | Header::None | Header::Newer(_) => {
-            let detail = "another frame lies there than when it was opened".to_owned();
-            Err(corrupt(&file.path, shard, next.saturating_sub(1), detail))
-        }
-    }
+        Header::Sound(_) | Header::None | Header::Newer(_) => None,
+    };
+    batch.ok_or_else(|| {
+        let detail = "another frame lies there than when it was opened".to_owned();
+        corrupt(&file.path, shard, position, detail)
+    })
 }

@@ -99,11 +99,73 @@ fn a_block_that_is_overwritten_or_elsewhere_is_refused_where_it_is_kept() {
     let mut bytes = sound.clone();
     bytes.copy_within(last..last + BLOCK, fifth);
     assert_eq!(code(written(&folder, &bytes)), "journal_corrupt");
-    // The same frame twice is what hardening leaves.
-    let mut bytes = sound.clone();
-    let end = bytes.len() - BLOCK;
-    bytes.copy_within(fifth..fifth + BLOCK, end);
-    assert_eq!(written(&folder, &bytes).unwrap(), contents);
+}
+
+/// One shard's last frame may be torn, but only while it is the last of all.
+#[test]
+fn a_shard_whose_last_batch_is_gone_is_missed_though_others_have_written_since() {
+    let folder = Folder::new();
+    let mut engine = LogEngine::open(&folder.file()).unwrap();
+    fill(&mut engine, 1, 3);
+    fill(&mut engine, 0, 6);
+    drop(engine);
+    let sound = std::fs::read(folder.file()).unwrap();
+    let ones = |block: &[u8]| block.starts_with(b"UNJF") && block[6] == 1;
+    let last = sound.chunks(BLOCK).rposition(ones).unwrap() * BLOCK;
+    for at in [last + 8, last + 60] {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        assert_eq!(code(written(&folder, &bytes)), "journal_corrupt", "{at}");
+    }
+}
+
+/// What an upgrade has appended, and the release before it must not take for torn.
+#[test]
+fn a_last_batch_of_a_newer_version_is_refused() {
+    let (folder, mut bytes, contents) = journal();
+    let at = frame(&bytes, 6);
+    let length = u32::from_le_bytes(*bytes[at + 40..].first_chunk().unwrap()) as usize;
+    let batch = at + 52..at + 52 + length;
+    bytes[batch.start + 4] = 2;
+    let checksum = crc32(&bytes[batch.start..batch.end - 4]).to_le_bytes();
+    bytes[batch.end - 4..batch.end].copy_from_slice(&checksum);
+    bytes[at + 36..at + 40].copy_from_slice(&checksum);
+    let mut checked = bytes[12..20].to_vec();
+    checked.extend_from_slice(&bytes[at..at + 48]);
+    bytes[at + 48..at + 52].copy_from_slice(&crc32(&checked).to_le_bytes());
+    assert_eq!(code(written(&folder, &bytes)), "journal_newer_version");
+    assert_eq!(LogEngine::open(&folder.file()).unwrap().bounds(0).unwrap(), contents.0);
+}
+
+/// Numbers that cannot be, under a right checksum.
+#[test]
+fn what_cannot_be_is_refused_and_breaks_nothing() {
+    let (folder, sound, _) = journal();
+    let at = frame(&sound, 6);
+    let absurd = [
+        (8, u64::MAX),             // the sequence
+        (16, 0),                   // the first position
+        (16, 9),                   // beyond the next one
+        (24, u64::MAX),            // the next one
+        (40, u64::from(u32::MAX)), // the batch's length, and no others
+    ];
+    for (offset, number) in absurd {
+        let mut bytes = sound.clone();
+        bytes[at + offset..at + offset + 8].copy_from_slice(&number.to_le_bytes());
+        let mut checked = bytes[12..20].to_vec();
+        checked.extend_from_slice(&bytes[at..at + 48]);
+        bytes[at + 48..at + 52].copy_from_slice(&crc32(&checked).to_le_bytes());
+        assert_eq!(code(written(&folder, &bytes)), "journal_corrupt", "{offset} {number}");
+    }
+    for (offset, number) in [(20, u64::MAX), (28, 0), (28, u64::MAX)] {
+        let mut bytes = sound.clone();
+        for head in [0, BLOCK] {
+            bytes[head + offset..head + offset + 8].copy_from_slice(&number.to_le_bytes());
+            let checksum = crc32(&bytes[head..head + 36]).to_le_bytes();
+            bytes[head + 36..head + 40].copy_from_slice(&checksum);
+        }
+        assert_eq!(code(written(&folder, &bytes)), "journal_corrupt", "head {offset} {number}");
+    }
 }
 
 #[test]
@@ -134,8 +196,8 @@ fn a_newer_format_is_refused() {
     let at = frame(&bytes, 6);
     bytes[at + 4] = 7;
     let mut checked = bytes[12..20].to_vec();
-    checked.extend_from_slice(&bytes[at..at + 44]);
-    bytes[at + 44..at + 48].copy_from_slice(&crc32(&checked).to_le_bytes());
+    checked.extend_from_slice(&bytes[at..at + 48]);
+    bytes[at + 48..at + 52].copy_from_slice(&crc32(&checked).to_le_bytes());
     let error = written(&folder, &bytes).unwrap_err();
     assert!(matches!(error, JournalError::NewerVersion { found: 7, .. }), "{error}");
 }
@@ -155,6 +217,29 @@ fn a_creation_that_was_cut_off_is_begun_anew() {
         assert_eq!(reopened(&folder).unwrap().0.next, 3);
         std::fs::remove_file(folder.file()).unwrap();
     }
+    // Nor is a journal that has lost its name.
+    fill(&mut LogEngine::open(&folder.file()).unwrap(), 0, 3);
+    std::fs::rename(folder.file(), &new).unwrap();
+    assert_eq!(code(LogEngine::open(&folder.file())), "journal_foreign_file");
+    std::fs::rename(&new, folder.file()).unwrap();
+    assert_eq!(reopened(&folder).unwrap().0.next, 3);
+    std::fs::remove_file(folder.file()).unwrap();
+    // Somebody else's file is not written over, nor what a link leads to that is not there yet.
+    let letter = b"a letter to my aunt";
+    let linked = folder.0.join("linked");
+    std::fs::write(&linked, letter).unwrap();
+    for link in [false, true] {
+        match link {
+            true => std::os::unix::fs::symlink(&linked, &new).unwrap(),
+            false => std::fs::write(&new, letter).unwrap(),
+        }
+        assert_eq!(code(LogEngine::open(&folder.file())), "journal_foreign_file");
+        assert_eq!(std::fs::read(&new).unwrap(), letter);
+        std::fs::remove_file(&new).unwrap();
+    }
+    std::os::unix::fs::symlink(folder.0.join("not mounted"), folder.file()).unwrap();
+    assert_eq!(code(LogEngine::open(&folder.file())), "journal_io");
+    std::fs::remove_file(folder.file()).unwrap();
     // An empty file holds nothing that could be lost.
     std::fs::write(folder.file(), b"").unwrap();
     fill(&mut LogEngine::open(&folder.file()).unwrap(), 0, 2);

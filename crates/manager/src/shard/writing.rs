@@ -8,6 +8,7 @@ use crate::journal_thread::Receipt;
 
 /// Where more things than this wait for the journal, none is alone, even if nobody waits for them.
 const HELD_MAX: usize = 4;
+const HISTORY_FAILED: &str = "the history cannot be written";
 /// A larger batch is not as quick as those before.
 const HERE_BYTES_MAX: usize = 64 << 10;
 
@@ -87,15 +88,26 @@ impl Shard {
             let done = ArchiveReply::new(self.archived_sender.clone());
             let mark = self.all_is_read.then(|| self.outbox.archived_mark(position));
             let up_to = mark.map(|up_to| (self.number, up_to));
-            let sent = self.history.send(ArchiveRequest { up_to, transactions, done });
-            sent.map_err(|_| "the history's thread has ended".to_owned())?;
+            let request = ArchiveRequest { up_to, transactions, done };
+            if self.history.send(request).is_err() {
+                return Err(self.why_history_ended());
+            }
         }
         Ok(())
     }
 
+    /// It has said so before it ended, unless it broke.
+    fn why_history_ended(&mut self) -> String {
+        let failed = std::iter::from_fn(|| self.archived.try_recv().ok()).find_map(Result::err);
+        match failed {
+            Some(error) => format!("{HISTORY_FAILED}: {error}"),
+            None => "the history's thread has ended".to_owned(),
+        }
+    }
+
     /// The oldest of what the history was sent is there.
     pub(super) fn on_archived(&mut self, archived: Result<(), String>) -> Result<(), String> {
-        archived.map_err(|error| format!("the history cannot be written: {error}"))?;
+        archived.map_err(|error| format!("{HISTORY_FAILED}: {error}"))?;
         for (position, count) in self.ending.archived() {
             self.outbox.archived(position, count);
         }

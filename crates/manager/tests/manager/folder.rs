@@ -45,7 +45,7 @@ async fn a_used_folder_without_its_journal_is_refused_and_forgets_nothing() {
     let manager = start(folder.config(), &fake);
     begin(&manager, "T", &["a"], Wait::Completed).await;
     manager.stop(PATIENCE).await;
-    let journal = folder.0.join("journal-0.db");
+    let journal = folder.0.join("journal-0.log");
     let kept = std::fs::read(&journal).unwrap();
     for blank in [true, false] {
         std::fs::remove_file(&journal).unwrap();
@@ -59,6 +59,38 @@ async fn a_used_folder_without_its_journal_is_refused_and_forgets_nothing() {
     let next = start(folder.config(), &fake);
     assert!(next.get(&id("T")).await.unwrap().is_some());
     next.stop(PATIENCE).await;
+}
+
+/// Earlier builds had their journals in SQLite.
+#[tokio::test]
+async fn a_journal_of_an_earlier_build_is_used_on_and_two_are_refused() {
+    let (fake, folder) = (Fake::new(), Folder::new());
+    std::fs::create_dir_all(&folder.0).unwrap();
+    let (older, log) = (folder.0.join("journal-0.db"), folder.0.join("journal-0.log"));
+    drop(unanimity_journal::SqliteEngine::open(&older).unwrap());
+    for name in ["T-1", "T-2"] {
+        let manager = start(folder.config(), &fake);
+        begin(&manager, name, &["a"], Wait::Completed).await;
+        assert!(manager.get(&id("T-1")).await.unwrap().is_some());
+        manager.stop(PATIENCE).await;
+        assert!(!log.exists());
+    }
+    std::fs::write(&log, b"").unwrap();
+    let error = refused(folder.config());
+    assert_eq!(error.code(), "data_folder");
+    assert!(error.to_string().contains("two journals of shard 0"), "{error}");
+    std::fs::remove_file(&log).unwrap();
+    start(folder.config(), &fake).stop(PATIENCE).await;
+}
+
+/// No new journal is begun beside what is left of one.
+#[tokio::test]
+async fn a_write_ahead_log_without_its_journal_is_refused() {
+    let folder = Folder::new();
+    std::fs::create_dir_all(&folder.0).unwrap();
+    std::fs::write(folder.0.join("journal-0.db-wal"), vec![1; 10_000]).unwrap();
+    assert_eq!(refused(folder.config()).code(), "journal_corrupt");
+    assert!(!folder.0.join("journal-0.log").exists() && !folder.0.join("journal-0.db").exists());
 }
 
 /// The numbers that the history has given its rows; one that is written again gets another.
@@ -116,7 +148,7 @@ async fn a_journal_that_is_older_than_the_history_is_refused() {
     let manager = start(folder.config(), &fake);
     begin(&manager, "T", &["a"], Wait::Completed).await;
     manager.stop(PATIENCE).await;
-    let journal = folder.0.join("journal-0.db");
+    let journal = folder.0.join("journal-0.log");
     let older = std::fs::read(&journal).unwrap();
     let manager = start(folder.config(), &fake);
     begin(&manager, "T-2", &["a"], Wait::Completed).await;
@@ -152,7 +184,7 @@ async fn a_damaged_journal_is_told_and_left_as_it_is() {
         begin(&manager, &format!("T-{n}"), &["a", "b"], Wait::Completed).await;
     }
     manager.stop(PATIENCE).await;
-    let path = folder.0.join("journal-0.db");
+    let path = folder.0.join("journal-0.log");
     let mut bytes = std::fs::read(&path).unwrap();
     let wanted = b"payload-to-be-found";
     let place = bytes.windows(wanted.len()).position(|window| window == wanted);
@@ -161,7 +193,7 @@ async fn a_damaged_journal_is_told_and_left_as_it_is() {
 
     let error = refused(folder.config());
     assert_eq!(error.code(), "journal_corrupt", "{error}");
-    assert!(error.to_string().contains("journal-0.db"), "{error}");
+    assert!(error.to_string().contains("journal-0.log"), "{error}");
     assert!(std::fs::read(&path).unwrap() == bytes, "the file was changed");
     assert!(Fake::new().calls().is_empty());
 }

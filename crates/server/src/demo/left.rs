@@ -72,9 +72,9 @@ mod tests {
             let open: Vec<PathBuf> = open.iter().map(PathBuf::from).collect();
             wrong(told("it", &open, 256, &deserted))
         };
-        assert_eq!(told(&["socket:[78]", "/data/journal-0.db"]), 0);
-        assert_eq!(told(&["socket:[77]", "/data/journal-0.db"]), 1);
-        assert_eq!(told(&["socket:[77]", "/data/journal-0.db (deleted)"]), 2);
+        assert_eq!(told(&["socket:[78]", "/data/journal-0.log"]), 0);
+        assert_eq!(told(&["socket:[77]", "/data/journal-0.log"]), 1);
+        assert_eq!(told(&["socket:[77]", "/data/journal-0.log (deleted)"]), 2);
         assert_eq!(told(&["socket:[78]"; 300]), 1);
     }
 

@@ -180,24 +180,28 @@ fn length(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap().len()
 }
 
+/// Where in a journal the batch at this position lies, in blocks of the file.
+fn place_of(path: &Path, position: u64) -> u64 {
+    let bytes = std::fs::read(path).unwrap();
+    let next = (position + 1).to_le_bytes();
+    let is_it = |block: &[u8]| block.starts_with(b"UNJF") && block[24..32] == next;
+    bytes.chunks(4096).position(is_it).unwrap() as u64 * 4096
+}
+
 #[tokio::test]
 async fn a_journal_that_was_overwritten_in_its_middle_is_refused() {
-    let middle = |path: &Path| overwrite(path, length(path) / 2 / 4096 * 4096, &[0xff; 4096]);
-    spoiled("journal-0.db", middle, &["damaged", "restore", "journal_corrupt"]).await;
+    let middle = |path: &Path| overwrite(path, place_of(path, 30), &[0xff; 4096]);
+    spoiled("journal-0.log", middle, &["damaged", "restore", "journal_corrupt"]).await;
 }
 
 #[tokio::test]
 async fn a_journal_with_one_changed_byte_is_refused() {
     let flip = |path: &Path| {
-        let database = Connection::open(path).unwrap();
-        let sql = "SELECT bytes FROM batches WHERE key = 50";
-        let mut bytes: Vec<u8> = database.query_row(sql, [], |row| row.get(0)).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        database.execute("UPDATE batches SET bytes = ?1 WHERE key = 50", [bytes]).unwrap();
-        database.close().unwrap();
+        let place = place_of(path, 50) + 150;
+        let byte = std::fs::read(path).unwrap()[place as usize];
+        overwrite(path, place, &[byte ^ 1]);
     };
-    spoiled("journal-0.db", flip, &["damaged", "restore", "journal_corrupt"]).await;
+    spoiled("journal-0.log", flip, &["damaged", "restore", "journal_corrupt"]).await;
 }
 
 #[tokio::test]
@@ -207,7 +211,7 @@ async fn a_journal_that_was_cut_off_is_refused() {
             let file = std::fs::File::options().write(true).open(path).unwrap();
             file.set_len(length(path) / 2 / 4096 * 4096 + cut).unwrap();
         };
-        spoiled("journal-0.db", cut_off, &["damaged", "restore", "journal_corrupt"]).await;
+        spoiled("journal-0.log", cut_off, &["damaged", "restore", "journal_corrupt"]).await;
     }
 }
 
@@ -216,7 +220,7 @@ async fn a_file_that_is_no_journal_is_refused() {
     for content in ["this is a letter to my aunt\n".repeat(999), "short".to_owned()] {
         let replace = move |path: &Path| std::fs::write(path, &content).unwrap();
         let parts = ["is not a journal of Unanimity", "name another file", "journal_foreign_file"];
-        spoiled("journal-0.db", replace, &parts).await;
+        spoiled("journal-0.log", replace, &parts).await;
     }
 }
 
@@ -226,10 +230,25 @@ fn set_version(path: &Path) {
     database.close().unwrap();
 }
 
+/// As zip has it, a bit at a time.
+fn crc32(bytes: &[u8]) -> u32 {
+    let step = |sum: u32, _| if sum & 1 == 1 { sum >> 1 ^ 0xEDB8_8320 } else { sum >> 1 };
+    !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step))
+}
+
 #[tokio::test]
 async fn a_journal_of_a_newer_version_is_refused() {
+    let set_version = |path: &Path| {
+        for head in [0, 4096] {
+            let mut bytes = std::fs::read(path).unwrap()[head..head + 40].to_vec();
+            bytes[8] = 99;
+            let checksum = crc32(&bytes[..36]).to_le_bytes();
+            bytes[36..].copy_from_slice(&checksum);
+            overwrite(path, head as u64, &bytes);
+        }
+    };
     let parts = ["format version 99", "use the release that wrote it", "journal_newer_version"];
-    spoiled("journal-0.db", set_version, &parts).await;
+    spoiled("journal-0.log", set_version, &parts).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use unanimity_journal::{Engine, SqliteEngine};
+use unanimity_journal::{Engine, LogEngine};
 use unanimity_sdk::api::Json;
 use unanimity_sdk::{Client, ClientOptions};
 
@@ -24,7 +24,7 @@ use super::latency::RECORD_BYTES;
 pub(super) struct Bare {
     participants: [Client; 2],
     /// And the next position.
-    journal: Mutex<(SqliteEngine, u64)>,
+    journal: Mutex<(LogEngine, u64)>,
 }
 
 impl Bare {
@@ -33,7 +33,7 @@ impl Bare {
         let client = |url: &String| Client::with_options(url, None, ClientOptions::default());
         let [first, second] = participants else { bail!("it stands before two participants") };
         let participants = [client(first)?, client(second)?];
-        let mut engine = SqliteEngine::open(journal)?;
+        let mut engine = LogEngine::open(journal)?;
         engine.harden(0)?;
         let next = engine.bounds(0)?.next;
         Ok(Arc::new(Self { participants, journal: Mutex::new((engine, next)) }))
@@ -42,7 +42,8 @@ impl Bare {
     fn append(&self) -> anyhow::Result<()> {
         let mut journal = self.journal.lock().map_err(|_| anyhow!("an append has panicked"))?;
         let (engine, next) = &mut *journal;
-        engine.append(0, *next, &[&[0xA5; RECORD_BYTES]])?;
+        // What was appended before is forgotten with it, as a coordinator's is.
+        engine.append_and_truncate(0, *next, &[&[0xA5; RECORD_BYTES]], Some(*next))?;
         *next += 1;
         Ok(())
     }

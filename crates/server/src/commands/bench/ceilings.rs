@@ -14,7 +14,7 @@ use unanimity::core::{
     Out, Outbox, OutboxBounds, Step,
 };
 use unanimity::{Bounds as ManagerBounds, OpenEngine, TransactionManager};
-use unanimity_journal::{Batch, Bounds, Engine, JournalError, Receipt, ShardId, SqliteEngine};
+use unanimity_journal::{Batch, Bounds, Engine, JournalError, LogEngine, Receipt, ShardId};
 
 use super::embedded::transfer;
 use super::usage::Usage;
@@ -38,7 +38,7 @@ impl Recorder {
     pub(super) fn engines(self: &Arc<Self>, folder: &Path) -> OpenEngine {
         let (recorder, folder) = (Arc::clone(self), folder.to_path_buf());
         Box::new(move |shard| {
-            let engine = SqliteEngine::open(&folder.join(format!("journal-{shard}.db")))?;
+            let engine = LogEngine::open(&folder.join(format!("journal-{shard}.log")))?;
             Ok(Box::new(Recorded { engine, recorder: Arc::clone(&recorder) }))
         })
     }
@@ -65,7 +65,7 @@ impl Recorder {
 
 /// An engine that notes what it is asked.
 struct Recorded {
-    engine: SqliteEngine,
+    engine: LogEngine,
     recorder: Arc<Recorder>,
 }
 
@@ -149,7 +149,7 @@ pub(super) fn journal_alone(
 
 /// The time that the engine took; that of making up the bytes is left out.
 fn again(shard: ShardId, asked: &[Asked], folder: &Path) -> anyhow::Result<Duration> {
-    let mut engine = SqliteEngine::open(&folder.join(format!("again-{shard}.db")))?;
+    let mut engine = LogEngine::open(&folder.join(format!("again-{shard}.log")))?;
     engine.harden(shard)?;
     let (mut took, mut position) = (Duration::ZERO, 1);
     for asked in asked {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use unanimity_journal::{Engine, SqliteEngine};
+use unanimity_journal::{Engine, LogEngine};
 use unanimity_sdk::api::Outcome;
 
 use super::BenchArguments;
@@ -70,19 +70,19 @@ pub(super) async fn latency(arguments: &BenchArguments, folder: &Path) -> anyhow
     Ok(Row { case, idle_kib, beyond: Some(beyond), ..row })
 }
 
-/// So many records of so many bytes each give a journal's log a length at which it begins anew.
-const FILL: (u64, usize) = (6, 4 << 20);
+/// So many records of so many bytes each give a journal's file a length that it need not outgrow.
+const FILL: (u64, usize) = (4, 1 << 20);
 
-/// A journal of its own, whose log is as long already as that of a journal that has been in use for
-/// a while: a sync of bytes that make a file longer takes up to three times as long.
+/// A journal of its own, whose file is as long already as that of a journal that has been in use
+/// for a while: a sync of bytes that make a file longer takes up to three times as long.
 struct Journal {
-    engine: SqliteEngine,
+    engine: LogEngine,
     next: u64,
 }
 
 impl Journal {
     fn open(folder: &Path) -> anyhow::Result<Self> {
-        let mut engine = SqliteEngine::open(&folder.join("sync.db"))?;
+        let mut engine = LogEngine::open(&folder.join("sync.log"))?;
         engine.harden(0)?;
         let mut next = engine.bounds(0)?.next;
         let large = vec![0xA5; FILL.1];
@@ -90,6 +90,7 @@ impl Journal {
             engine.append(0, next, &[&large])?;
             next += 1;
         }
+        engine.truncate(0, next)?;
         Ok(Self { engine, next })
     }
 
@@ -99,7 +100,9 @@ impl Journal {
         let mut took_us = Vec::new();
         for _ in 0..SYNCS {
             let start = Instant::now();
-            self.engine.append(0, self.next, &record)?;
+            // What was appended before is forgotten with it, as a coordinator's is.
+            let before = Some(self.next);
+            self.engine.append_and_truncate(0, self.next, &record, before)?;
             took_us.push(start.elapsed().as_micros());
             self.next += 1;
         }

@@ -83,9 +83,9 @@ impl Run {
         }
         let folder = ensemble.folder.path().to_path_buf();
         let data = folder.join("data");
-        let (journal, history) = (data.join("journal-0.db"), data.join("history.db"));
+        let (journal, history) = (data.join("journal-0.log"), data.join("history.db"));
         let files = [
-            [with_log(&journal), with_log(&history)].concat(),
+            [&[journal][..], &with_log(&history)].concat(),
             with_log(&folder.join("bank-a.db")).to_vec(),
         ];
         let traces = [folder.join("coordinator.trace"), folder.join("bank.trace")];

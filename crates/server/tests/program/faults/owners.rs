@@ -35,7 +35,7 @@ async fn a_journal_has_one_coordinator_under_whatever_name() {
     // Another folder, and in it the same journal.
     for (name, link) in [("soft", true), ("hard", false)] {
         std::fs::create_dir(path(name)).unwrap();
-        let (from, to) = (data.join("journal-0.db"), path(name).join("journal-0.db"));
+        let (from, to) = (data.join("journal-0.log"), path(name).join("journal-0.log"));
         match link {
             true => std::os::unix::fs::symlink(from, to).unwrap(),
             false => std::fs::hard_link(from, to).unwrap(),
