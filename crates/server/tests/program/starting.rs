@@ -423,7 +423,7 @@ fn check_stopped(ended: &Ended, says: &[&str]) {
 async fn a_full_disk_stops_the_coordinator_and_loses_nothing() {
     let folder = Folder::new();
     let data = folder.path().join("small");
-    let Some(mounted) = Mounted::new(data.clone(), &["-t", "tmpfs", "-o", "size=12m", "tmpfs"])
+    let Some(mounted) = Mounted::new(data.clone(), &["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
     else {
         // The test below fills a file instead, which needs no right to mount.
         return file_too_large().await;
@@ -443,8 +443,9 @@ async fn a_file_that_may_not_grow_stops_the_coordinator_and_loses_nothing() {
 async fn file_too_large() {
     let folder = Folder::new();
     let data = folder.path().join("data");
-    // 6 MiB a file; the signal that would kill the program becomes an error of the write.
-    let limit = "trap '' XFSZ; ulimit -f 6144";
+    // 1 or 2 MiB a file, as the shell counts; the signal that would kill the program becomes an
+    // error of the write.
+    let limit = "trap '' XFSZ; ulimit -f 2048";
     let coordinator = Coordinator::start_in(folder, &data, limit, &[]).await;
     let says = ["disk I/O error", "disk is full", "File too large"];
     fills_up(coordinator, &says, String::clear).await;
