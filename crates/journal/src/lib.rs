@@ -4,8 +4,9 @@
 //! what to do after a failure is left to the manager.
 //!
 //! The parts:
-//! - [`Engine`]: the contract. [`SqliteEngine`] keeps it in one file; [`MemoryEngine`] keeps it in
-//!   memory, with the faults that tests and the simulator need.
+//! - [`Engine`]: the contract. [`LogEngine`] keeps it in one file, of a format of its own;
+//!   [`SqliteEngine`], the older one, in one of SQLite; [`MemoryEngine`] in memory, with the faults
+//!   that tests and the simulator need.
 //! - [`batch`]: the bytes of a batch, the same in every engine.
 //! - [`JournalError`]: every cause of failure, each with a stable code.
 //!

@@ -15,6 +15,7 @@ use super::file::recorded::{self, Call};
 use crate::{Bounds, Engine};
 
 const SECTOR: usize = 512;
+const SEEDS: u64 = if cfg!(feature = "long") { 6_000 } else { 200 };
 
 struct Lot(u64);
 
@@ -160,7 +161,7 @@ fn folder(name: &str) -> PathBuf {
 #[test]
 fn a_crash_anywhere_leaves_what_was_acknowledged() {
     let folder = folder("crash");
-    for seed in 0..200 {
+    for seed in 0..SEEDS {
         let (path, mut lot) = (folder.join(format!("{seed}")), Lot(seed));
         let mut engine = LogEngine::open(&path).unwrap();
         let mut expected = vec![contents(&mut engine)];
