@@ -19,7 +19,7 @@
 //!
 //! Why not SQLite, which the older engine rests on: each append then is also pages of a tree, a
 //! copy of them in a log, and now and then a checkpoint for which all wait. Measured within a
-//! coordinator, in turn, a file of its own carries an eighth to a fifth more transactions.
+//! coordinator, in turn, a file of its own carries a seventh more transactions.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
