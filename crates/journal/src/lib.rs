@@ -46,6 +46,7 @@ mod io;
 mod log;
 mod memory;
 mod mutation;
+mod poison;
 mod sqlite;
 
 pub use error::JournalError;

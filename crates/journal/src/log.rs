@@ -26,6 +26,7 @@ use std::path::Path;
 
 use crate::batch::{self, GENESIS};
 use crate::chain::{Chain, Tail};
+use crate::poison::Poison;
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
 use file::{LogFile, damaged};
 use frame::{Extent, Frame, HEADER_BYTES, blocks, others};
@@ -67,7 +68,7 @@ pub struct LogEngine {
     /// Whether what was found is durable, to its last frame.
     is_hard: bool,
     buffer: Vec<u8>,
-    poison: Option<String>,
+    poison: Poison,
 }
 
 /// Where a shard stands.
@@ -102,17 +103,8 @@ impl LogEngine {
         }
         let file = LogFile::open(path)?;
         let scan::Found { shards, space, sequence, latest: inherited } = scan(&file)?;
-        let (is_hard, buffer, poison) = (false, Vec::new(), None);
+        let (is_hard, buffer, poison) = (false, Vec::new(), Poison::default());
         Ok(Self { file, space, shards, sequence, inherited, is_hard, buffer, poison })
-    }
-
-    fn check_poison(&self) -> Result<(), JournalError> {
-        match &self.poison {
-            None => Ok(()),
-            Some(cause) => {
-                Err(JournalError::Poisoned { path: self.file.path.clone(), cause: cause.clone() })
-            }
-        }
     }
 
     /// Runs a write; poisons the engine unless it succeeds or was refused with nothing written.
@@ -120,13 +112,9 @@ impl LogEngine {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
-        self.check_poison()?;
+        self.poison.check(&self.file.path)?;
         let outcome = work(self);
-        if let Err(error) = &outcome
-            && !error.is_refusal()
-        {
-            self.poison = Some(error.to_string());
-        }
+        self.poison.take_in(&outcome);
         outcome
     }
 
@@ -278,7 +266,7 @@ impl Engine for LogEngine {
         from: u64,
         each: &mut dyn FnMut(Batch<'_>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
-        self.check_poison()?;
+        self.poison.check(&self.file.path)?;
         let empty = Shard::default();
         let stands = self.shards.get(&shard).unwrap_or(&empty);
         let path = self.file.path.as_path();
@@ -304,7 +292,7 @@ impl Engine for LogEngine {
     }
 
     fn bounds(&mut self, shard: ShardId) -> Result<Bounds, JournalError> {
-        self.check_poison()?;
+        self.poison.check(&self.file.path)?;
         let tail = self.tail(shard);
         Ok(Bounds { first: tail.first, next: tail.next })
     }

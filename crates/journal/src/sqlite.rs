@@ -39,6 +39,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 
 use crate::batch;
 use crate::chain::{Chain, Tail};
+use crate::poison::Poison;
 use crate::{Batch, Bounds, Engine, JournalError, Receipt, ShardId};
 use append::{append_anew, append_behind};
 use failure::failure;
@@ -64,7 +65,7 @@ pub struct SqliteEngine {
     inherited: bool,
     frames: Frames,
     room: Room,
-    poison: Option<String>,
+    poison: Poison,
 }
 
 impl SqliteEngine {
@@ -79,17 +80,8 @@ impl SqliteEngine {
         let (connection, path) = open::open(path)?;
         let frames = Frames::of(&connection);
         let (tails, room) = (BTreeMap::new(), Room::default());
-        let (marks, poison) = (BTreeMap::new(), None);
+        let (marks, poison) = (BTreeMap::new(), Poison::default());
         Ok(Self { connection, path, tails, marks, inherited: true, frames, room, poison })
-    }
-
-    fn check_poison(&self) -> Result<(), JournalError> {
-        match &self.poison {
-            None => Ok(()),
-            Some(cause) => {
-                Err(JournalError::Poisoned { path: self.path.clone(), cause: cause.clone() })
-            }
-        }
     }
 
     /// Runs a write; poisons the engine unless it succeeds or was refused with nothing written.
@@ -97,12 +89,9 @@ impl SqliteEngine {
         &mut self,
         work: impl FnOnce(&mut Self) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         let outcome = work(self);
-        if let Err(error) = &outcome
-            && !error.is_refusal()
-        {
-            self.poison = Some(error.to_string());
+        if self.poison.take_in(&outcome) {
             self.tails.clear();
             // Closing must not try what has just failed. That this can fail too changes nothing: a
             // checkpoint writes only what was synced before.
@@ -227,7 +216,7 @@ impl Engine for SqliteEngine {
         from: u64,
         each: &mut dyn FnMut(Batch<'_>) -> Result<(), JournalError>,
     ) -> Result<(), JournalError> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         let path = self.path.as_path();
         let fail = |error| failure(path, error);
         let tail = load_tail(&self.connection, path, shard)?;
@@ -256,7 +245,7 @@ impl Engine for SqliteEngine {
     }
 
     fn bounds(&mut self, shard: ShardId) -> Result<Bounds, JournalError> {
-        self.check_poison()?;
+        self.poison.check(&self.path)?;
         let tail = load_tail(&self.connection, &self.path, shard)?;
         Ok(Bounds { first: tail.first, next: tail.next })
     }

@@ -98,19 +98,19 @@ impl Frame {
     /// Writes it over the first bytes of a block.
     pub(super) fn put(&self, file_number: u64, block: &mut [u8]) {
         let Self { sequence, shard, tail, batch_bytes, others } = self;
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&FRAME_VERSION.to_le_bytes());
-        header.extend_from_slice(&shard.to_le_bytes());
-        for number in [*sequence, tail.first, tail.next] {
-            header.extend_from_slice(&number.to_le_bytes());
-        }
-        for number in [tail.first_previous, tail.checksum, *batch_bytes, *others] {
-            header.extend_from_slice(&number.to_le_bytes());
-        }
-        let checksum = checksum(file_number, &header);
-        header.extend_from_slice(&checksum.to_le_bytes());
-        block[..HEADER_BYTES].copy_from_slice(&header);
+        let mut at = 0;
+        let mut put = |bytes: &[u8]| {
+            block[at..at + bytes.len()].copy_from_slice(bytes);
+            at += bytes.len();
+        };
+        put(&MAGIC);
+        put(&FRAME_VERSION.to_le_bytes());
+        put(&shard.to_le_bytes());
+        [*sequence, tail.first, tail.next].iter().for_each(|number| put(&number.to_le_bytes()));
+        let short = [tail.first_previous, tail.checksum, *batch_bytes, *others];
+        short.iter().for_each(|number| put(&number.to_le_bytes()));
+        let checksum = checksum(file_number, &block[..CHECKED_BYTES]);
+        block[CHECKED_BYTES..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
     }
 
     /// Reads what stands at the beginning of a block.
