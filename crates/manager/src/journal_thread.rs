@@ -25,8 +25,9 @@ const SLOW_COUNTS: u32 = 8;
 /// One that takes longer than this for all.
 const FAR_TOO_SLOW: Duration = Duration::from_millis(8);
 
-/// Said where the journal's thread has ended, by a panic, without saying why.
-pub(crate) const JOURNAL_GONE: &str = "the journal's thread has ended";
+/// The journal's thread has ended. Unless it broke, it has sent the reason as a receipt before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gone;
 
 /// What the shard asks of its journal.
 enum JournalCommand {
@@ -132,7 +133,7 @@ impl ShardJournal {
     ///
     /// # Errors
     /// The thread has ended.
-    pub(crate) fn append(&self, batch: Gathered) -> Result<(), String> {
+    pub(crate) fn append(&self, batch: Gathered) -> Result<(), Gone> {
         self.ask(JournalCommand::Append(batch))
     }
 
@@ -140,8 +141,8 @@ impl ShardJournal {
     ///
     /// # Errors
     /// The thread has ended.
-    pub(crate) fn forget_with_next(&self, before: u64) -> Result<(), String> {
-        let journal = self.journal.upgrade().ok_or_else(|| JOURNAL_GONE.to_owned())?;
+    pub(crate) fn forget_with_next(&self, before: u64) -> Result<(), Gone> {
+        let journal = self.journal.upgrade().ok_or(Gone)?;
         journal.forgettable.store(before, Ordering::Relaxed);
         Ok(())
     }
@@ -150,7 +151,7 @@ impl ShardJournal {
     ///
     /// # Errors
     /// The thread has ended.
-    pub(crate) fn forget_now(&self) -> Result<(), String> {
+    pub(crate) fn forget_now(&self) -> Result<(), Gone> {
         let waits = |journal: Arc<Journal>| journal.forgettable.load(Ordering::Relaxed) > 0;
         if self.journal.upgrade().is_some_and(waits) {
             self.ask(JournalCommand::Truncate)?;
@@ -158,8 +159,8 @@ impl ShardJournal {
         Ok(())
     }
 
-    fn ask(&self, command: JournalCommand) -> Result<(), String> {
-        self.commands.send(command).map_err(|_| JOURNAL_GONE.to_owned())
+    fn ask(&self, command: JournalCommand) -> Result<(), Gone> {
+        self.commands.send(command).map_err(|_| Gone)
     }
 
     /// Whether appends have been so quick, lately, that the caller may do the next one.

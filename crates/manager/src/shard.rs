@@ -28,7 +28,7 @@ use crate::error::Unavailable;
 use crate::filter::Filter;
 use crate::generate::{Spread, random_bits};
 use crate::history::ArchiveRequest;
-use crate::journal_thread::{JOURNAL_GONE, Receipt, ShardJournal};
+use crate::journal_thread::{Receipt, ShardJournal};
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
@@ -291,7 +291,7 @@ impl Shard {
                         self.look_at_clock();
                         self.on_receipt(receipt)?;
                     }
-                    None => return Err(JOURNAL_GONE.to_owned()),
+                    None => return Err(self.why_journal_ended()),
                 },
                 Some(archived) = self.archived.recv() => self.on_archived(archived)?,
                 () = self.answers.take_all(&mut self.answered) => {

@@ -1,16 +1,21 @@
 //! What a shard writes: batches for its journal, and what has ended for the history.
 
 use unanimity_core::{Doing, Gathered};
+use unanimity_journal::JournalError;
 
 use super::Shard;
 use crate::history::{ArchiveReply, ArchiveRequest};
-use crate::journal_thread::Receipt;
+use crate::journal_thread::{Gone, Receipt};
 
 /// Where more things than this wait for the journal, none is alone, even if nobody waits for them.
 const HELD_MAX: usize = 4;
 const HISTORY_FAILED: &str = "the history cannot be written";
 /// A larger batch is not as quick as those before.
 const HERE_BYTES_MAX: usize = 64 << 10;
+
+fn journal_failed(error: &JournalError) -> String {
+    format!("{}: {error}", error.code())
+}
 
 impl Shard {
     /// Writes anew what keeps the journal from forgetting.
@@ -32,7 +37,7 @@ impl Shard {
     /// under way.
     fn start_append(&mut self) -> Result<(), String> {
         match self.next_append() {
-            Some(batch) => self.journal.append(batch),
+            Some(batch) => self.journal.append(batch).map_err(|Gone| self.why_journal_ended()),
             None => Ok(()),
         }
     }
@@ -54,7 +59,7 @@ impl Shard {
         let Some(batch) = self.next_append() else { return Ok(()) };
         let small = batch.records.bytes() <= HERE_BYTES_MAX;
         let Some(receipt) = small.then(|| self.journal.append_here(&batch)).flatten() else {
-            return self.journal.append(batch);
+            return self.journal.append(batch).map_err(|Gone| self.why_journal_ended());
         };
         self.look_at_clock();
         self.on_receipt(receipt)
@@ -72,7 +77,7 @@ impl Shard {
     }
 
     pub(super) fn on_receipt(&mut self, receipt: Receipt) -> Result<(), String> {
-        let appended = receipt.map_err(|error| format!("{}: {error}", error.code()))?;
+        let appended = receipt.map_err(|error| journal_failed(&error))?;
         self.journal.took(appended.took);
         self.outbox.receipt(appended.durable);
         // The next sync starts before the effects of this one are carried out.
@@ -97,6 +102,15 @@ impl Shard {
     }
 
     /// It has said so before it ended, unless it broke.
+    pub(super) fn why_journal_ended(&mut self) -> String {
+        let failed = std::iter::from_fn(|| self.receipts.try_recv().ok()).find_map(Result::err);
+        match failed {
+            Some(error) => journal_failed(&error),
+            None => "the journal's thread has ended".to_owned(),
+        }
+    }
+
+    /// The same for the history.
     fn why_history_ended(&mut self) -> String {
         let failed = std::iter::from_fn(|| self.archived.try_recv().ok()).find_map(Result::err);
         match failed {
@@ -117,9 +131,11 @@ impl Shard {
     /// Lets the journal forget what nobody needs any more: with the next append, which is being
     /// gathered or follows the one under way; or by itself where nothing is written.
     fn forget(&mut self) -> Result<(), String> {
-        if let Some(low_water) = self.outbox.forgettable() {
-            self.journal.forget_with_next(low_water)?;
+        let low_water = self.outbox.forgettable();
+        let mut asked = low_water.map_or(Ok(()), |before| self.journal.forget_with_next(before));
+        if self.outbox.is_idle() {
+            asked = asked.and_then(|()| self.journal.forget_now());
         }
-        if self.outbox.is_idle() { self.journal.forget_now() } else { Ok(()) }
+        asked.map_err(|Gone| self.why_journal_ended())
     }
 }
