@@ -21,6 +21,7 @@ mod row;
 mod stream;
 mod svg;
 mod table;
+mod together;
 mod usage;
 
 use std::path::{Path, PathBuf};

@@ -16,8 +16,9 @@ use unanimity::{
 use super::BenchArguments;
 use super::ceilings::{Alike, Recorder, core_alone, journal_alone};
 use super::http::PATIENCE_MS;
-use super::measure::{Load, Measured, Turn, Window, measure};
+use super::measure::{Load, Measured, Turn, Window, measure, measure_by};
 use super::row::{Ceiling, Row};
+use super::together;
 use super::usage::Usage;
 
 /// How long what is under way at the end may take.
@@ -33,11 +34,22 @@ pub(super) enum Threads {
     Own,
 }
 
+/// Who begins what is under way at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Initiators {
+    /// A task for each transaction.
+    Each,
+    /// One task for all, which is told of many at a time.
+    Together,
+}
+
 /// What one run is like.
 #[derive(Clone, Debug)]
 pub(super) struct Embedded {
     pub(super) shards: u16,
     pub(super) threads: Threads,
+    /// [`Initiators::Together`] only in a closed loop.
+    pub(super) initiators: Initiators,
     pub(super) load: Load,
     pub(super) window: Window,
     /// Whether the ceilings are measured too.
@@ -96,7 +108,10 @@ pub(super) async fn all(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (shards, window) = (arguments.shards, arguments.window());
-    let run = |threads, load, ceilings| Embedded { shards, threads, load, window, ceilings };
+    let run = |threads, load, ceilings| {
+        let initiators = Initiators::Each;
+        Embedded { shards, threads, initiators, load, window, ceilings }
+    };
     let loads: &[usize] = if arguments.short { &[1, 256] } else { &[1, 64, 1_024, 4_096] };
     for load in arguments.loads(loads) {
         // Who lets them arrive has a thread: it must not be late because a shard has much to do.
@@ -105,6 +120,12 @@ pub(super) async fn all(
             Load::Open { .. } => Threads::Own,
         };
         show(embedded(&run(threads, load, !arguments.no_ceilings), folder).await?);
+    }
+    let loads: &[usize] = if arguments.short { &[256] } else { &[1_024, 4_096] };
+    for load in arguments.loads(loads).into_iter().filter(|load| matches!(load, Load::Closed(_))) {
+        let run = run(Threads::Shared, load, !arguments.no_ceilings);
+        let together = Embedded { initiators: Initiators::Together, ..run };
+        show(embedded(&together, folder).await?);
     }
     if !arguments.leaves_loads_open() {
         return Ok(());
@@ -192,6 +213,9 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
         Threads::Shared => format!("{shards}, one thread"),
         Threads::Own => format!("{shards}, own thread"),
     };
+    if run.initiators == Initiators::Together {
+        row.case += ", one initiator";
+    }
     row.drained_ms = Some(drained.as_secs_f64() * 1_000.0);
     if run.ceilings {
         row.ceilings = ceilings(run, &recorder, measured.done_in_all, &folder)?;
@@ -206,7 +230,16 @@ async fn load_until_stopped(
     recorder: &Arc<Recorder>,
 ) -> anyhow::Result<(Measured, Duration)> {
     let usage = async || Usage { appends: recorder.appends(), ..Usage::own() };
-    let measured = commits(&manager, transfer(), (run.load, run.window), usage).await?;
+    let measured = match (run.initiators, run.load) {
+        (Initiators::Together, Load::Closed(count)) => {
+            let (manager, plan) = (manager.clone(), Arc::new(transfer()));
+            let start = |tally: &Arc<_>| together::initiators(count, manager, plan, tally);
+            measure_by(start, run.window, usage).await?
+        }
+        (Initiators::Each, _) | (Initiators::Together, Load::Open { .. }) => {
+            commits(&manager, transfer(), (run.load, run.window), usage).await?
+        }
+    };
     let stopping = Instant::now();
     manager.stop(STOP_TIMEOUT).await;
     Ok((measured, stopping.elapsed()))

@@ -89,12 +89,13 @@ pub(super) struct Measured {
 }
 
 /// How long an initiator that was refused waits before it begins anew.
-const REFUSED_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 
 /// What the workers write into.
-struct Tally {
+pub(super) struct Tally {
     from: Instant,
-    until: Instant,
+    /// When no more turns are to be begun.
+    pub(super) until: Instant,
     latencies_us: Mutex<Vec<u32>>,
     done_in_all: AtomicU64,
     refused: AtomicU64,
@@ -116,7 +117,7 @@ impl Tally {
     }
 
     /// Notes a turn that has ended now; gives its latency if it counts.
-    fn note(&self, turn: Turn, since: Instant, now: Instant) -> Option<u32> {
+    pub(super) fn note(&self, turn: Turn, since: Instant, now: Instant) -> Option<u32> {
         let counts = self.counts(now);
         match turn {
             Turn::Done => {
@@ -146,7 +147,8 @@ impl Tally {
         }
     }
 
-    fn add(&self, latencies_us: &[u32]) {
+    /// Takes latencies in that count.
+    pub(super) fn add(&self, latencies_us: &[u32]) {
         let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
         all.extend_from_slice(latencies_us);
     }
@@ -163,16 +165,27 @@ where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Turn> + Send + 'static,
 {
-    let tally = Arc::new(Tally::new(window));
-    let workers = match load {
-        Load::Closed(initiators) => closed(initiators, &tally, &turn),
+    let start = |tally: &Arc<Tally>| match load {
+        Load::Closed(initiators) => closed(initiators, tally, &turn),
         Load::Open { per_second, in_flight_max } => {
-            let (tally, turn) = (Arc::clone(&tally), turn.clone());
+            let (tally, turn) = (Arc::clone(tally), turn.clone());
             let mut workers = tokio::task::JoinSet::new();
             workers.spawn(async move { open(per_second, in_flight_max, &tally, &turn).await });
             workers
         }
     };
+    measure_by(start, window, usage).await
+}
+
+/// As [`measure`], where the workers are the caller's own: each ends of itself, soon after the
+/// tally's `until`.
+pub(super) async fn measure_by(
+    start: impl FnOnce(&Arc<Tally>) -> tokio::task::JoinSet<()>,
+    window: Window,
+    usage: impl AsyncFn() -> Usage,
+) -> anyhow::Result<Measured> {
+    let tally = Arc::new(Tally::new(window));
+    let workers = start(&tally);
     tokio::time::sleep_until(tally.from).await;
     let before = usage().await;
     tokio::time::sleep_until(tally.until).await;
