@@ -78,10 +78,73 @@ impl Told {
     }
 }
 
-/// Takes what became of many transactions without a task or a channel for each: it is told from
-/// within the shard, so it must return at once and wait for nothing. A shard holds it for as long
-/// as it owes it something: one that holds a [`TransactionManager`](crate::TransactionManager)
-/// keeps that from ending by itself when its other handles are gone, but not from being stopped.
+/// Takes what became of many transactions without a task or a channel for each
+/// ([`Admitted::begin_and_tell_to`](crate::Admitted::begin_and_tell_to)), which is the fastest way
+/// to have thousands of them under way: it is told from within the shard, so it must return at once
+/// and wait for nothing. A shard holds it for as long as it owes it something: one that holds a
+/// [`TransactionManager`](crate::TransactionManager) keeps that from ending by itself when its
+/// other handles are gone, but not from being stopped.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use tokio::sync::mpsc;
+/// use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
+/// use unanimity::{BeginError, BeginRequest, CallFuture, ManagerConfig, Storage, Told, ToldSink};
+/// use unanimity::{TransactionManager, Transport, Wait};
+///
+/// /// Participants that agree to everything.
+/// struct Agreeing;
+///
+/// impl Transport for Agreeing {
+///     fn call(&self, call: Call) -> CallFuture<'_> {
+///         let votes = call.operation == Operation::Prepare;
+///         let answer = if votes { Answer::Yes(None) } else { Answer::Acknowledged };
+///         Box::pin(std::future::ready(answer))
+///     }
+///
+///     fn check(&self, _participant: &str) -> Result<(), (&'static str, String)> {
+///         Ok(())
+///     }
+/// }
+///
+/// /// Whether each has committed, by its number.
+/// struct Outcomes(mpsc::UnboundedSender<(u64, bool)>);
+///
+/// impl ToldSink for Outcomes {
+///     fn tell(&self, number: u64, told: Result<Told, BeginError>) {
+///         let committed = told.is_ok_and(|told| told.committed());
+///         self.0.send((number, committed)).unwrap_or(()); // Nobody may listen any more.
+///     }
+///
+///     fn lose(&self, number: u64) {
+///         self.0.send((number, false)).unwrap_or(());
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = ManagerConfig { storage: Storage::Memory, ..ManagerConfig::default() };
+/// let manager = TransactionManager::start(config, Arc::new(Agreeing))?;
+/// let (sender, mut outcomes) = mpsc::unbounded_channel();
+/// let sink: Arc<dyn ToldSink> = Arc::new(Outcomes(sender));
+/// for number in 0..100 {
+///     let branch = |name: &str| BranchPlan::new(name, "in-process", Kind::TwoPhase);
+///     let branches = vec![branch("debit"), branch("credit")];
+///     let plan = Plan { open: false, branches, options: Options::default() };
+///     let request = BeginRequest::new(plan, Wait::Outcome);
+///     let to = (Arc::clone(&sink), number);
+///     manager.admit()?.begin_and_tell_to(request, to, Duration::from_secs(30));
+/// }
+/// for _ in 0..100 {
+///     let (number, committed) = outcomes.recv().await.ok_or("all are told of")?;
+///     assert!(committed, "{number}");
+/// }
+/// manager.stop(Duration::from_secs(5)).await;
+/// # Ok(())
+/// # }
+/// ```
 pub trait ToldSink: Send + Sync + 'static {
     /// What became of the transaction that was begun under `number`, or why it did not begin.
     fn tell(&self, number: u64, told: Result<Told, BeginError>);
