@@ -1,5 +1,6 @@
 //! What a shard writes: batches for its journal, and what has ended for the history.
 
+use tokio::sync::mpsc::UnboundedReceiver;
 use unanimity_core::{Doing, Gathered};
 use unanimity_journal::JournalError;
 
@@ -15,6 +16,11 @@ const HERE_BYTES_MAX: usize = 64 << 10;
 
 fn journal_failed(error: &JournalError) -> String {
     format!("{}: {error}", error.code())
+}
+
+/// Why a thread has ended that answers here: it has said so before, unless it broke.
+fn why_ended<T, E>(answers: &mut UnboundedReceiver<Result<T, E>>) -> Option<E> {
+    std::iter::from_fn(|| answers.try_recv().ok()).find_map(Result::err)
 }
 
 impl Shard {
@@ -37,9 +43,13 @@ impl Shard {
     /// under way.
     fn start_append(&mut self) -> Result<(), String> {
         match self.next_append() {
-            Some(batch) => self.journal.append(batch).map_err(|Gone| self.why_journal_ended()),
+            Some(batch) => self.hand_over(batch),
             None => Ok(()),
         }
+    }
+
+    fn hand_over(&mut self, batch: Gathered) -> Result<(), String> {
+        self.journal.append(batch).map_err(|Gone| self.why_journal_ended())
     }
 
     /// Whether the next append is to be done on this thread: where one live transaction at most is
@@ -59,7 +69,7 @@ impl Shard {
         let Some(batch) = self.next_append() else { return Ok(()) };
         let small = batch.records.bytes() <= HERE_BYTES_MAX;
         let Some(receipt) = small.then(|| self.journal.append_here(&batch)).flatten() else {
-            return self.journal.append(batch).map_err(|Gone| self.why_journal_ended());
+            return self.hand_over(batch);
         };
         self.look_at_clock();
         self.on_receipt(receipt)
@@ -101,19 +111,15 @@ impl Shard {
         Ok(())
     }
 
-    /// It has said so before it ended, unless it broke.
     pub(super) fn why_journal_ended(&mut self) -> String {
-        let failed = std::iter::from_fn(|| self.receipts.try_recv().ok()).find_map(Result::err);
-        match failed {
+        match why_ended(&mut self.receipts) {
             Some(error) => journal_failed(&error),
             None => "the journal's thread has ended".to_owned(),
         }
     }
 
-    /// The same for the history.
     fn why_history_ended(&mut self) -> String {
-        let failed = std::iter::from_fn(|| self.archived.try_recv().ok()).find_map(Result::err);
-        match failed {
+        match why_ended(&mut self.archived) {
             Some(error) => format!("{HISTORY_FAILED}: {error}"),
             None => "the history's thread has ended".to_owned(),
         }
@@ -131,11 +137,13 @@ impl Shard {
     /// Lets the journal forget what nobody needs any more: with the next append, which is being
     /// gathered or follows the one under way; or by itself where nothing is written.
     fn forget(&mut self) -> Result<(), String> {
-        let low_water = self.outbox.forgettable();
-        let mut asked = low_water.map_or(Ok(()), |before| self.journal.forget_with_next(before));
-        if self.outbox.is_idle() {
-            asked = asked.and_then(|()| self.journal.forget_now());
+        self.ask_to_forget().map_err(|Gone| self.why_journal_ended())
+    }
+
+    fn ask_to_forget(&mut self) -> Result<(), Gone> {
+        if let Some(low_water) = self.outbox.forgettable() {
+            self.journal.forget_with_next(low_water)?;
         }
-        asked.map_err(|Gone| self.why_journal_ended())
+        if self.outbox.is_idle() { self.journal.forget_now() } else { Ok(()) }
     }
 }

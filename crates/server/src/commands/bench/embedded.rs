@@ -30,17 +30,11 @@ pub(super) enum Threads {
     /// All on one thread, which is that of the initiators too: nobody is woken on another core, and
     /// what one of them has written is in that core's cache when the other reads it.
     Shared,
+    /// The same, and the initiators are one task, which is told of many at a time: see `together`.
+    /// It knows no other load than a closed loop.
+    SharedByOne,
     /// Each on a thread of its own.
     Own,
-}
-
-/// Who begins what is under way at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Initiators {
-    /// A task for each transaction.
-    Each,
-    /// One task for all, which is told of many at a time.
-    Together,
 }
 
 /// What one run is like.
@@ -48,8 +42,6 @@ pub(super) enum Initiators {
 pub(super) struct Embedded {
     pub(super) shards: u16,
     pub(super) threads: Threads,
-    /// [`Initiators::Together`] only in a closed loop.
-    pub(super) initiators: Initiators,
     pub(super) load: Load,
     pub(super) window: Window,
     /// Whether the ceilings are measured too.
@@ -108,10 +100,7 @@ pub(super) async fn all(
     show: &mut impl FnMut(Row),
 ) -> anyhow::Result<()> {
     let (shards, window) = (arguments.shards, arguments.window());
-    let run = |threads, load, ceilings| {
-        let initiators = Initiators::Each;
-        Embedded { shards, threads, initiators, load, window, ceilings }
-    };
+    let run = |threads, load, ceilings| Embedded { shards, threads, load, window, ceilings };
     let loads: &[usize] = if arguments.short { &[1, 256] } else { &[1, 64, 1_024, 4_096] };
     for load in arguments.loads(loads) {
         // Who lets them arrive has a thread: it must not be late because a shard has much to do.
@@ -123,9 +112,8 @@ pub(super) async fn all(
     }
     let loads: &[usize] = if arguments.short { &[256] } else { &[1_024, 4_096] };
     for load in arguments.loads(loads).into_iter().filter(|load| matches!(load, Load::Closed(_))) {
-        let run = run(Threads::Shared, load, !arguments.no_ceilings);
-        let together = Embedded { initiators: Initiators::Together, ..run };
-        show(embedded(&together, folder).await?);
+        let by_one = run(Threads::SharedByOne, load, !arguments.no_ceilings);
+        show(embedded(&by_one, folder).await?);
     }
     if !arguments.leaves_loads_open() {
         return Ok(());
@@ -189,7 +177,7 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
             };
             load_until_stopped(run, manager, &recorder).await?
         }
-        Threads::Shared => {
+        Threads::Shared | Threads::SharedByOne => {
             let (run, recorder) = (run.clone(), Arc::clone(&recorder));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let all = move || {
@@ -211,11 +199,9 @@ pub(super) async fn embedded(run: &Embedded, folder: &Path) -> anyhow::Result<Ro
     let shards = format!("{} shard{}", run.shards, if run.shards == 1 { "" } else { "s" });
     row.case = match run.threads {
         Threads::Shared => format!("{shards}, one thread"),
+        Threads::SharedByOne => format!("{shards}, one thread, one initiator"),
         Threads::Own => format!("{shards}, own thread"),
     };
-    if run.initiators == Initiators::Together {
-        row.case += ", one initiator";
-    }
     row.drained_ms = Some(drained.as_secs_f64() * 1_000.0);
     if run.ceilings {
         row.ceilings = ceilings(run, &recorder, measured.done_in_all, &folder)?;
@@ -230,13 +216,14 @@ async fn load_until_stopped(
     recorder: &Arc<Recorder>,
 ) -> anyhow::Result<(Measured, Duration)> {
     let usage = async || Usage { appends: recorder.appends(), ..Usage::own() };
-    let measured = match (run.initiators, run.load) {
-        (Initiators::Together, Load::Closed(count)) => {
+    let measured = match (run.threads, run.load) {
+        (Threads::SharedByOne, Load::Closed(count)) => {
             let (manager, plan) = (manager.clone(), Arc::new(transfer()));
             let start = |tally: &Arc<_>| together::initiators(count, manager, plan, tally);
             measure_by(start, run.window, usage).await?
         }
-        (Initiators::Each, _) | (Initiators::Together, Load::Open { .. }) => {
+        (Threads::SharedByOne, Load::Open { .. }) => bail!("one initiator takes no arrivals"),
+        (Threads::Shared | Threads::Own, _) => {
             commits(&manager, transfer(), (run.load, run.window), usage).await?
         }
     };

@@ -17,7 +17,7 @@ use unanimity_sdk::ClientOptions;
 use unanimity_sdk::api::{Outcome, TransactionRequest};
 
 use super::deployment::{Deployment, Manners};
-use super::embedded::{Embedded, Initiators, Threads, embedded};
+use super::embedded::{Embedded, Threads, embedded};
 use super::http::two_branches;
 use super::measure::{Load, Turn, Window, measure};
 use super::row::{AS_MANY, Ceiling, PEAK, Row, cores};
@@ -54,10 +54,7 @@ async fn within_process(
 ) -> anyhow::Result<()> {
     let (shards, window) = (arguments.shards, arguments.window());
     let threads = Threads::Own;
-    let run = |load| {
-        let initiators = Initiators::Each;
-        Embedded { shards, threads, initiators, load, window, ceilings: false }
-    };
+    let run = |load| Embedded { shards, threads, load, window, ceilings: false };
     let peak = embedded(&run(Load::Closed(TOGETHER)), folder).await?;
     let turn = || async { Turn::Refused };
     let as_many = embedded(&run(arriving(&peak, 1.0)), folder).await?;
