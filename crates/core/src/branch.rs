@@ -67,8 +67,8 @@ pub struct Branch {
     /// As the initiator asked for it, but for the payload. Shared with other branches that were
     /// planned alike.
     pub plan: Arc<BranchPlan>,
-    /// What it is given. Dropped once nobody can need it again.
-    pub payload: Arc<[u8]>,
+    /// What it is given; `None` for nothing. Dropped once nobody can need it again.
+    pub(crate) payload: Option<Arc<[u8]>>,
     /// Where it stands in phase one. Progress until a record holds it.
     pub ballot: Ballot,
     /// What it has left to do.
@@ -108,6 +108,8 @@ impl Branch {
 
     /// As [`Branch::new`], of a plan that has no payload.
     pub(crate) fn sharing(plan: Arc<BranchPlan>, payload: Arc<[u8]>) -> Self {
+        // All empty ones of a process are one, and counted in one place by every shard.
+        let payload = Some(payload).filter(|payload| !payload.is_empty());
         let ballot = if plan.by_initiator { Ballot::Unanswered } else { Ballot::NotCalled };
         Self {
             plan,
@@ -131,7 +133,13 @@ impl Branch {
     /// What was planned for it, with its payload as long as that is kept.
     #[must_use]
     pub fn whole_plan(&self) -> BranchPlan {
-        BranchPlan { payload: Arc::clone(&self.payload), ..(*self.plan).clone() }
+        BranchPlan { payload: self.payload(), ..(*self.plan).clone() }
+    }
+
+    /// What it is given, as long as that is kept.
+    #[must_use]
+    pub fn payload(&self) -> Arc<[u8]> {
+        self.payload.clone().unwrap_or_default()
     }
 
     /// What this branch owes once the decision is taken, by its kind and by where it stood.
@@ -175,20 +183,14 @@ impl Branch {
         let keeps_payload =
             owes.is_some_and(|next| next.carries_payload() || self.plan.payload_in_phase_two);
         if !keeps_payload {
-            self.drop_payload();
+            self.payload = None;
         }
     }
 
     pub(crate) fn finish(&mut self) {
         self.progress = Progress::Done;
-        self.drop_payload();
+        self.payload = None;
         self.clear_attempts();
-    }
-
-    fn drop_payload(&mut self) {
-        if !self.payload.is_empty() {
-            self.payload = Arc::default();
-        }
     }
 
     pub(crate) fn clear_attempts(&mut self) {

@@ -325,7 +325,7 @@ fn call(transaction: &Transaction, number: u16, operation: Operation, timeout_ms
         operation,
         attempt: branch.attempt,
         timeout_ms,
-        payload: with_payload.then(|| branch.payload.clone()),
+        payload: with_payload.then(|| branch.payload()),
         results: results.collect(),
         outcome: transaction.outcome().filter(|_| is_deferred),
     }

@@ -3,8 +3,9 @@
 //! program compares the same with its ceilings.
 //!
 //! `cargo run --release -p unanimity --example embedded_speed -- [CONCURRENCY] [SECONDS] [SHARDS]
-//! [disk|memory] [one|own|several]`: the journal in a folder or nowhere, and the shards on one
-//! thread with those who begin, on threads of their own, or among them on two.
+//! [disk|memory] [one|own|several|each]`: the journal in a folder or nowhere, and the shards on one
+//! thread with those who begin, on threads of their own, among them on two, or each on a thread of
+//! its own with a share of them.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
 use unanimity::{
     BeginError, BeginRequest, CallFuture, ManagerConfig, Storage, TransactionManager, Transport,
@@ -100,6 +102,18 @@ async fn initiate(
     Ok(taken_us)
 }
 
+/// Runtimes of one thread each, which drive them until the process ends.
+fn a_thread_each(count: u64) -> std::io::Result<Vec<Handle>> {
+    let started = (0..count).map(|_| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let thread = std::thread::Builder::new().name("each".to_owned());
+        thread.spawn(move || runtime.block_on(std::future::pending::<()>()))?;
+        Ok(handle)
+    });
+    started.collect()
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let argument = |at: usize, default: u64| {
         std::env::args().nth(at).and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -118,6 +132,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?
     };
+    let each = a_thread_each(if says(5, "each") { shards } else { 0 })?;
     let committed = Arc::new(AtomicU64::new(0));
     let (rate, cpu, [half, most, nearly_all]) = runtime
         .block_on(async {
@@ -125,6 +140,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let config = ManagerConfig {
                 storage,
                 shards: shards as u16,
+                runtimes: each.clone(),
                 owns_runtime: true,
                 queue_delay_target_ms: 0, // A profiler may make it slow; nothing is refused.
                 ..ManagerConfig::default()
@@ -135,19 +151,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             };
             let end = Instant::now() + Duration::from_secs(seconds);
             let (start, cpu) = (Instant::now(), cpu_seconds());
-            let initiator = || tokio::spawn(initiate(manager.clone(), Arc::clone(&committed), end));
-            let tasks: Vec<_> = (0..concurrency).map(|_| initiator()).collect();
+            let initiator = |number: u64| {
+                let here = Handle::current();
+                let runtime = each.get((number % shards) as usize).unwrap_or(&here);
+                runtime.spawn(initiate(manager.clone(), Arc::clone(&committed), end))
+            };
+            let tasks: Vec<_> = (0..concurrency).map(initiator).collect();
             let mut taken_us = Vec::new();
             for task in tasks {
                 taken_us.extend(task.await??);
             }
             let taken = start.elapsed().as_secs_f64();
             let count = committed.load(Ordering::Relaxed) as f64;
-            let each = |(name, seconds): (String, f64)| {
+            let of_each = |(name, seconds): (String, f64)| {
                 let before = cpu.get(&name).copied().unwrap_or(0.0);
                 (name, (seconds - before) * 1e6 / count)
             };
-            let cpu: BTreeMap<String, f64> = cpu_seconds().into_iter().map(each).collect();
+            let cpu: BTreeMap<String, f64> = cpu_seconds().into_iter().map(of_each).collect();
             manager.stop(Duration::from_secs(20)).await;
             let latency = latency(taken_us);
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((count / taken, cpu, latency))

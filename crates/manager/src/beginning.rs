@@ -14,7 +14,8 @@ use unanimity_core::{Options, Plan, PlanError, TransactionId, digested_bytes, sp
 
 use crate::admission::Waiting;
 use crate::error::{BeginError, Unavailable};
-use crate::manager::TransactionManager;
+use crate::generate::{generate_id, generate_id_where};
+use crate::manager::{Inner, TransactionManager, Way};
 use crate::shard::{BeginCommand, Command};
 use crate::view::TransactionView;
 use crate::watchers::{BeginAnswer, Begun, OwedTold, Told, ToldSink, Wait};
@@ -83,7 +84,8 @@ pub struct BeginReply {
 
 /// A beginning that is let in, and counts as waiting already.
 pub struct Admitted {
-    manager: TransactionManager,
+    /// To where it begins, unless its id names another.
+    way: Arc<Way>,
     /// None: it comes to wait when it is begun.
     waiting: Option<Waiting>,
 }
@@ -103,16 +105,16 @@ impl Admitted {
     pub async fn begin(self, request: BeginRequest) -> Result<BeginReply, BeginError> {
         let (reply, replied) = oneshot::channel();
         let asked = self.ask_to_begin(request, BeginAnswer::Whole(reply))?;
-        let Asked { manager, fingerprint, sending } = asked;
+        let Asked { way, fingerprint, sending } = asked;
         wait_for_room(sending).await;
-        let id = match replied.await.map_err(|_| manager.unavailable())?? {
+        let id = match replied.await.map_err(|_| way.unavailable())?? {
             Begun::Shown { transaction, existed } => {
                 let transaction = TransactionView::of(&transaction);
                 return Ok(BeginReply { transaction, existed });
             }
             Begun::InHistory(id) => id,
         };
-        let transaction = Box::pin(manager.begun_before(&id, fingerprint)).await?;
+        let transaction = Box::pin(way.begun_before(&id, fingerprint)).await?;
         Ok(BeginReply { transaction, existed: true })
     }
 
@@ -123,13 +125,13 @@ impl Admitted {
     pub async fn begin_and_tell(self, request: BeginRequest) -> Result<Told, BeginError> {
         let (reply, replied) = oneshot::channel();
         let asked = self.ask_to_begin(request, BeginAnswer::Told(reply))?;
-        let Asked { manager, fingerprint, sending } = asked;
+        let Asked { way, fingerprint, sending } = asked;
         wait_for_room(sending).await;
-        let id = match replied.await.map_err(|_| manager.unavailable())?? {
+        let id = match replied.await.map_err(|_| way.unavailable())?? {
             Ok(told) => return Ok(told),
             Err(id) => id,
         };
-        let view = Box::pin(manager.begun_before(&id, fingerprint)).await?;
+        let view = Box::pin(way.begun_before(&id, fingerprint)).await?;
         Ok(Told::of_view(id, view))
     }
 
@@ -158,9 +160,9 @@ impl Admitted {
             Ok(ready) => ready,
             Err(error) => return owed.settle(Err(error)),
         };
-        let Ready { manager, shard, waiting, command } = ready;
+        let Ready { way, shard, waiting, command } = ready;
         let command = command.answered(BeginAnswer::Sink(owed), &waiting);
-        let shard = &manager.inner.running.shards[shard];
+        let shard = &way.running.shards[shard];
         if let Some(sending) = hand_over(shard, command, waiting) {
             tokio::spawn(sending);
         }
@@ -169,27 +171,26 @@ impl Admitted {
     /// Checks a request and sends it to its shard, if there is room. Not within the caller's own
     /// future, of which there may be many thousand: there it would leave its place behind.
     fn ask_to_begin(self, request: BeginRequest, reply: BeginAnswer) -> Result<Asked, BeginError> {
-        let Ready { manager, shard, waiting, command } = self.made_ready(request)?;
+        let Ready { way, shard, waiting, command } = self.made_ready(request)?;
         let fingerprint = command.fingerprint;
         let command = command.answered(reply, &waiting);
-        let shard = &manager.inner.running.shards[shard];
-        let sending = hand_over(shard, command, waiting);
-        Ok(Asked { manager, fingerprint, sending })
+        let sending = hand_over(&way.running.shards[shard], command, waiting);
+        Ok(Asked { way, fingerprint, sending })
     }
 
     /// Checks a request, and makes of it what is sent to its shard.
     fn made_ready(self, request: BeginRequest) -> Result<Ready, BeginError> {
-        let Self { manager, waiting } = self;
+        let Self { way, waiting } = self;
         // Its shard checks the plan in any case. Here it is for what costs much before that, and to
         // tell of two mistakes the first.
         if !request.checked {
-            let participants = manager.check_participants(&request.plan);
+            let participants = way.check_participants(&request.plan);
             if participants.is_err() || !request.fresh {
                 request.plan.check()?;
             }
             participants?;
         }
-        manager.check_busy(&request.plan)?;
+        way.check_busy(&request.plan)?;
         let may_be_used = !request.fresh;
         let fingerprint = match request.asked {
             _ if !may_be_used => 0,
@@ -199,14 +200,19 @@ impl Admitted {
                 fingerprint(&Plan { open, branches, options: *options })
             }
         };
-        let id = request.id.unwrap_or_else(TransactionManager::generate_id);
-        let running = &manager.inner.running;
-        let shard = shard_of(&id, running.shards.len());
-        let door = &running.doors[shard];
-        let others = running.doors.len() > 1;
+        let shards = way.running.shards.len();
+        let (id, shard) = match request.id {
+            Some(id) => {
+                let shard = shard_of(&id, shards);
+                (id, shard)
+            }
+            None => (id_in(way.shard, shards), way.shard),
+        };
+        let door = &way.running.doors[shard];
+        let others = shards > 1;
         let elsewhere = others && waiting.as_ref().is_none_or(|waiting| !waiting.is_at(door));
         if elsewhere && door.refuses_next(Instant::now()) {
-            return Err(manager.overloaded());
+            return Err(way.overloaded());
         }
         let waiting = match waiting {
             Some(waiting) => waiting.moves_to(door),
@@ -214,7 +220,7 @@ impl Admitted {
         };
         let (plan, wait) = (request.plan, request.wait);
         let command = Unanswered { id, fingerprint, plan, may_be_used, wait };
-        Ok(Ready { manager, shard, waiting, command })
+        Ok(Ready { way, shard, waiting, command })
     }
 }
 
@@ -224,7 +230,7 @@ type Sending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A beginning that was sent, or waits for room.
 struct Asked {
-    manager: TransactionManager,
+    way: Arc<Way>,
     fingerprint: u128,
     sending: Option<Sending>,
 }
@@ -255,7 +261,7 @@ async fn wait_for_room(sending: Option<Sending>) {
 
 /// A beginning that can be sent to its shard.
 struct Ready {
-    manager: TransactionManager,
+    way: Arc<Way>,
     shard: usize,
     waiting: Waiting,
     command: Unanswered,
@@ -309,20 +315,27 @@ impl TransactionManager {
         if self.inner.stopping.load(Ordering::Relaxed) {
             return Err(Unavailable::Stopping.into());
         }
-        let (doors, now) = (&self.inner.running.doors, Instant::now());
-        // Which shard it will be is not known yet. They are filled alike, so any may answer.
-        let turn = match doors.len() {
+        let (running, now) = (&self.inner.running, Instant::now());
+        // An id that is chosen may name another. They are filled alike, so any may answer.
+        let shard = match running.doors.len() {
             1 => 0,
-            count => self.inner.turn.fetch_add(1, Ordering::Relaxed) % count,
+            count => running
+                .number
+                .shard_here()
+                .unwrap_or_else(|| self.inner.turn.fetch_add(1, Ordering::Relaxed) % count),
         };
-        if doors[turn].refuses_next(now) {
-            return Err(self.overloaded());
+        let door = &running.doors[shard];
+        if door.refuses_next(now) {
+            return Err(self.inner.overloaded());
         }
-        Ok(Admitted { manager: self.clone(), waiting: Some(doors[turn].enter(now)) })
+        let way = Arc::clone(&self.ways[shard]);
+        Ok(Admitted { way, waiting: Some(door.enter(now)) })
     }
+}
 
+impl Inner {
     fn overloaded(&self) -> BeginError {
-        self.inner.running.turned_away.increment(1);
+        self.running.turned_away.increment(1);
         BeginError::Overloaded
     }
 
@@ -342,7 +355,7 @@ impl TransactionManager {
 
     fn check_participants(&self, plan: &Plan) -> Result<(), PlanError> {
         for (index, branch) in plan.branches.iter().enumerate() {
-            if let Err((code, message)) = self.check_branch(branch) {
+            if let Err((code, message)) = self.running.transport.check_branch(branch) {
                 let field = format!("branches[{index}].participant");
                 return Err(PlanError { code, field, message });
             }
@@ -352,7 +365,7 @@ impl TransactionManager {
 
     /// Refuses a plan that names a participant which is asked for more than it does already.
     fn check_busy(&self, plan: &Plan) -> Result<(), BeginError> {
-        let transport = &self.inner.running.transport;
+        let transport = &self.running.transport;
         let busy = plan.branches.iter().find(|branch| transport.is_busy(&branch.participant));
         busy.map_or(Ok(()), |busy| {
             Err(BeginError::ParticipantBusy(busy.participant.to_string()).counted())
@@ -365,8 +378,32 @@ pub(crate) fn shard_of(id: &TransactionId, shards: usize) -> usize {
     if shards == 1 {
         return 0;
     }
-    let hash = id.as_str().bytes().fold(0, |state, byte| splitmix64(state ^ u64::from(byte)));
+    part_of(hashed(0, id.as_str().as_bytes()), shards)
+}
+
+fn hashed(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |state, byte| splitmix64(state ^ u64::from(*byte)))
+}
+
+fn part_of(hash: u64, shards: usize) -> usize {
     usize::try_from(hash % shards as u64).unwrap_or(0)
+}
+
+/// An id that nobody has used, and that names this shard: its last two digits are chosen so.
+fn id_in(shard: usize, shards: usize) -> TransactionId {
+    if shards == 1 {
+        return generate_id();
+    }
+    loop {
+        // Of 64 shards, one in fifty has none among them.
+        let found = generate_id_where(|start| {
+            let state = hashed(0, start);
+            move |end| part_of(hashed(state, end), shards) == shard
+        });
+        if let Some(id) = found {
+            return id;
+        }
+    }
 }
 
 /// A digest of a plan: SHA-1 (as UUID version 5 uses it) over bytes that no version changes.
@@ -434,6 +471,17 @@ mod tests {
         waits.await;
         assert!(send().is_none());
         assert_eq!(door.waiting(), 2, "and who finds it ended counts no more");
+    }
+
+    #[test]
+    fn an_id_is_made_up_for_any_shard() {
+        for shards in [1, 2, 3, 64] {
+            for shard in (0..shards).chain(0..shards) {
+                let id = id_in(shard, shards);
+                assert_eq!(shard_of(&id, shards), shard, "{id}, of {shards}");
+                assert_eq!((id.as_str().len(), &id.as_str()[12..13]), (32, "7"), "{id}");
+            }
+        }
     }
 
     /// Both are in data folders: were they to change, ids would be looked for in the wrong shard,

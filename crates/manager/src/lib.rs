@@ -24,6 +24,7 @@ mod interactive;
 mod journal_thread;
 mod local;
 mod manager;
+mod near;
 mod offline;
 mod operation;
 mod panics;

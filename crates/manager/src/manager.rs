@@ -2,6 +2,7 @@
 //! shards and the history know. How a transaction begins is `beginning`'s; how the manager starts,
 //! `starting`'s; what a shard does, `shard`'s.
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use crate::error::{StartError, Unavailable};
 use crate::explain::Explanation;
 use crate::filter::{Cursor, Filter};
 use crate::history::{Ended, HistoryPlace, HistoryReader};
+use crate::near::ManagerNumber;
 use crate::panics;
 use crate::shard::Command;
 use crate::starting::{Internals, ManagerConfig, start};
@@ -49,6 +51,25 @@ pub struct Page {
 #[derive(Clone)]
 pub struct TransactionManager {
     pub(crate) inner: Arc<Inner>,
+    /// One to each shard.
+    pub(crate) ways: Arc<[Arc<Way>]>,
+}
+
+/// To what every handle shares, by one shard. Who begins transactions holds it meanwhile, many
+/// hundred thousand times a second: they are counted by shard, so that cores which each begin in a
+/// shard of their own do not write the same line of memory.
+#[repr(align(128))]
+pub(crate) struct Way {
+    inner: Arc<Inner>,
+    pub(crate) shard: usize,
+}
+
+impl Deref for Way {
+    type Target = Inner;
+
+    fn deref(&self) -> &Inner {
+        &self.inner
+    }
 }
 
 pub(crate) struct Inner {
@@ -61,6 +82,7 @@ pub(crate) struct Inner {
 /// A manager's moving parts, as `starting` hands them over.
 pub(crate) struct Running {
     pub(crate) coordinator: u64,
+    pub(crate) number: ManagerNumber,
     pub(crate) shards: Vec<mpsc::Sender<Command>>,
     /// Where beginnings wait, by shard.
     pub(crate) doors: Vec<Arc<Door>>,
@@ -79,7 +101,7 @@ pub(crate) struct Running {
 
 impl TransactionManager {
     /// Opens the journals, recovers what they hold, and starts working. To be called within a tokio
-    /// runtime.
+    /// runtime, unless the configuration names those that the shards run in.
     ///
     /// # Errors
     /// [`StartError`] if the folder is used by another coordinator, or anything in it cannot be
@@ -100,7 +122,10 @@ impl TransactionManager {
 
     pub(crate) fn from_running(running: Running) -> Self {
         let (stopping, turn) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { inner: Arc::new(Inner { running, stopping, turn }) }
+        let inner = Arc::new(Inner { running, stopping, turn });
+        let way = |shard| Arc::new(Way { inner: Arc::clone(&inner), shard });
+        let ways = (0..inner.running.shards.len()).map(way).collect();
+        Self { inner, ways }
     }
 
     /// The coordinator's own id: random, made with the first use of its data folder, and kept
@@ -347,13 +372,12 @@ impl TransactionManager {
         replied.await.map_err(|_| self.unavailable())
     }
 
-    pub(crate) async fn in_history(
+    async fn in_history(
         &self,
         id: &TransactionId,
         with_timeline: bool,
     ) -> Result<Option<Ended>, Unavailable> {
-        let (history, id) = (Arc::clone(&self.inner.running.history), id.clone());
-        blocking(move || history.get(id.as_str(), with_timeline)).await
+        self.inner.in_history(id, with_timeline).await
     }
 
     /// Why a shard did not answer, where [`ToldSink::lose`](crate::ToldSink::lose) has said that it
@@ -361,8 +385,23 @@ impl TransactionManager {
     /// is known everywhere.
     #[must_use]
     pub fn unavailable(&self) -> Unavailable {
-        let failed = self.inner.running.failed.borrow().is_some();
-        if failed || !self.inner.stopping.load(Ordering::Relaxed) {
+        self.inner.unavailable()
+    }
+}
+
+impl Inner {
+    pub(crate) async fn in_history(
+        &self,
+        id: &TransactionId,
+        with_timeline: bool,
+    ) -> Result<Option<Ended>, Unavailable> {
+        let (history, id) = (Arc::clone(&self.running.history), id.clone());
+        blocking(move || history.get(id.as_str(), with_timeline)).await
+    }
+
+    pub(crate) fn unavailable(&self) -> Unavailable {
+        let failed = self.running.failed.borrow().is_some();
+        if failed || !self.stopping.load(Ordering::Relaxed) {
             Unavailable::ShardFailed
         } else {
             Unavailable::Stopping

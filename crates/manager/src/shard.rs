@@ -29,6 +29,7 @@ use crate::filter::Filter;
 use crate::generate::{Spread, random_bits};
 use crate::history::ArchiveRequest;
 use crate::journal_thread::{Receipt, ShardJournal};
+use crate::near::Place;
 use crate::recovery::Recovered;
 use crate::reserve::Reserve;
 use crate::transport::{Transport, dispatch};
@@ -138,6 +139,8 @@ pub(crate) type WasUsed = Arc<dyn Fn(&TransactionId) -> Result<bool, Unavailable
 /// What a shard is made of.
 pub(crate) struct ShardParts {
     pub(crate) number: u16,
+    /// Where it runs, if it stays there.
+    pub(crate) place: Option<Place>,
     pub(crate) recovered: Recovered,
     pub(crate) clock: Clock,
     pub(crate) reserve: Arc<Reserve>,
@@ -155,6 +158,7 @@ pub(crate) struct ShardParts {
 
 pub(crate) struct Shard {
     number: u16,
+    place: Option<Place>,
     coordinator: Coordinator,
     clock: Clock,
     /// When this turn began: what is taken up in one turn happens at one moment.
@@ -227,6 +231,7 @@ impl Shard {
         metrics::gauge!("unanimity_transactions_set_aside").increment(aside as f64);
         Self {
             number: parts.number,
+            place: parts.place,
             coordinator,
             clock: parts.clock,
             now: Instant::now(),
@@ -340,6 +345,7 @@ impl Shard {
 
     /// Tells others what they are told once a turn.
     fn publish(&mut self) {
+        self.place.into_iter().for_each(Place::is_here);
         self.meters.publish();
         self.door.tell();
     }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use unanimity_core::{Coordinator, CoordinatorConfig, Doing, TransactionId, splitmix64};
 use unanimity_journal::{Engine, JournalError, LogEngine, MemoryEngine, SqliteEngine};
@@ -22,12 +23,15 @@ use crate::history::{
 };
 use crate::journal_thread::{AppendsHere, ShardJournal};
 use crate::manager::{Running, TransactionManager};
+use crate::near::{ManagerNumber, Place};
 use crate::panics::{self, Panics};
 use crate::recovery::{Recovered, recover};
 use crate::reserve::Reserve;
 use crate::shard::{Bounds, Command, Shard, ShardParts, WasUsed};
 use crate::transport::Transport;
 
+/// No manager has more shards.
+const SHARDS_MAX: u16 = 64;
 /// How many commands may wait for a shard before callers wait themselves.
 const COMMANDS_MAX: usize = 16_384;
 
@@ -45,9 +49,61 @@ pub enum Storage {
 pub struct ManagerConfig {
     /// Where it keeps what must survive.
     pub storage: Storage,
-    /// How many shards, each with its own task, journal and thread. Fixed with the folder's first
-    /// use.
+    /// How many shards, each with its own task, journal and thread; 64 at most. Fixed with the
+    /// folder's first use: 0 is as many as a used folder has, and in a new one as many as there are
+    /// `runtimes`, or one.
     pub shards: u16,
+    /// The runtimes that the shards run in, in turn; none: all in the one that the manager is
+    /// started in. A shard in a current-thread runtime stays on that runtime's thread, and what is
+    /// begun on that thread under an id that the manager makes up begins in that shard. So a
+    /// program that has such a runtime for each core, and does its own work there too, has a shard
+    /// on each core that shares little with the others. Each must be driven until the manager has
+    /// stopped.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
+    /// # use unanimity::{BeginRequest, CallFuture, ManagerConfig, TransactionManager, Transport};
+    /// # use unanimity::Wait;
+    /// # struct Agreeing;
+    /// # impl Transport for Agreeing {
+    /// #     fn call(&self, call: Call) -> CallFuture<'_> {
+    /// #         let votes = call.operation == Operation::Prepare;
+    /// #         let answer = if votes { Answer::Yes(None) } else { Answer::Acknowledged };
+    /// #         Box::pin(std::future::ready(answer))
+    /// #     }
+    /// #     fn check(&self, _participant: &str) -> Result<(), (&'static str, String)> {
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # async fn work(manager: TransactionManager) -> bool {
+    /// #     let branch = |name: &str| BranchPlan::new(name, "in-process", Kind::TwoPhase);
+    /// #     let branches = vec![branch("debit"), branch("credit")];
+    /// #     let plan = Plan { open: false, branches, options: Options::default() };
+    /// #     let request = BeginRequest::new(plan, Wait::Outcome);
+    /// #     manager.begin_and_tell(request).await.is_ok_and(|told| told.committed())
+    /// # }
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let one_thread = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+    /// let [here, there] = [one_thread()?, one_thread()?];
+    /// let runtimes = vec![here.handle().clone(), there.handle().clone()];
+    /// let config = ManagerConfig { runtimes, ..ManagerConfig::default() };
+    /// let manager = TransactionManager::start(config, Arc::new(Agreeing))?;
+    /// let (stopped, until_stopped) = tokio::sync::oneshot::channel::<()>();
+    /// let done_there = there.spawn(work(manager.clone())); // In the shard of that thread.
+    /// let thread = std::thread::spawn(move || there.block_on(until_stopped));
+    /// here.block_on(async {
+    ///     assert!(work(manager.clone()).await); // And here in that of this one.
+    ///     assert!(done_there.await.is_ok_and(|done| done));
+    ///     manager.stop(Duration::from_secs(5)).await;
+    /// });
+    /// drop(stopped);
+    /// assert!(thread.join().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub runtimes: Vec<Handle>,
     /// How many transactions may be live at once in all; more are refused.
     pub live_transactions_max: usize,
     /// How many events one transaction's timeline holds.
@@ -76,7 +132,8 @@ impl Default for ManagerConfig {
     fn default() -> Self {
         Self {
             storage: Storage::Memory,
-            shards: 1,
+            shards: 0,
+            runtimes: Vec::new(),
             live_transactions_max: 100_000,
             timeline_events_max: 256,
             queue_delay_target_ms: 50,
@@ -103,13 +160,15 @@ pub struct Internals {
 
 /// Starts a manager.
 pub(crate) fn start(
-    config: ManagerConfig,
+    mut config: ManagerConfig,
     transport: Arc<dyn Transport>,
     internals: Internals,
 ) -> Result<TransactionManager, StartError> {
-    if config.shards == 0 || config.shards > 64 {
-        return Err(StartError::Configuration("shards must be 1 to 64".to_owned()));
+    if config.shards > SHARDS_MAX {
+        let message = format!("shards must be {SHARDS_MAX} at most");
+        return Err(StartError::Configuration(message));
     }
+    let runtimes = runtimes(&config)?;
     let (lock, place) = match &config.storage {
         Storage::Folder(folder) => {
             (Some(lock_folder(folder)?), HistoryPlace::File(folder.join("history.db")))
@@ -118,6 +177,10 @@ pub(crate) fn start(
     };
     let (reader, writer) = open_history(place.clone())?;
     let found = known_shards(&writer).map_err(|source| place.error(source))?;
+    if config.shards == 0 {
+        let of_new = u16::try_from(config.runtimes.len()).unwrap_or(u16::MAX);
+        config.shards = found.unwrap_or(of_new.clamp(1, SHARDS_MAX));
+    }
     match found {
         Some(found) if found != config.shards => {
             return Err(StartError::Shards { found, wanted: config.shards });
@@ -146,7 +209,9 @@ pub(crate) fn start(
         clock: Clock::start_no_earlier(latest),
         reserve: watch_disk(&config)?,
         queue_delay_target: Duration::from_millis(config.queue_delay_target_ms),
-        here: AppendsHere::new(config.owns_runtime || threads_of_runtime() > 1),
+        here: AppendsHere::new(config.owns_runtime || fewest_threads(&runtimes) > 1),
+        number: ManagerNumber::new(),
+        runtimes,
         blame: Blame::default(),
         refused: panics.refused(known),
         place,
@@ -209,6 +274,10 @@ struct Starting {
     reserve: Arc<Reserve>,
     queue_delay_target: Duration,
     here: AppendsHere,
+    /// What the threads know it by.
+    number: ManagerNumber,
+    /// Where the shards run; not empty.
+    runtimes: Vec<Handle>,
     blame: Blame,
     /// Ids whose beginning the program broke on too often.
     refused: BTreeSet<TransactionId>,
@@ -244,13 +313,14 @@ impl Starting {
                 failures: Arc::clone(&failures),
                 runners: Arc::clone(&runners),
             };
-            tokio::spawn(watcher.watch_over(shard));
+            self.runtime_of(number).spawn(watcher.watch_over(shard));
             shards.push(sender);
         }
-        let Self { coordinator, transport, history, place, threads, .. } = self;
+        let Self { coordinator, transport, history, place, threads, number, .. } = self;
         let threads = Mutex::new(threads);
         let running = Running {
             coordinator,
+            number,
             shards,
             doors,
             turned_away: BeginError::counter("overloaded"),
@@ -276,6 +346,7 @@ impl Starting {
         self.thread("journal", work)?;
         Ok(Shard::new(ShardParts {
             number,
+            place: Place::within(self.runtime_of(number), self.number, number.into()),
             recovered,
             clock: self.clock,
             reserve: Arc::clone(&self.reserve),
@@ -290,6 +361,10 @@ impl Starting {
             history,
             bounds: self.bounds.clone(),
         }))
+    }
+
+    fn runtime_of(&self, shard: u16) -> &Handle {
+        &self.runtimes[usize::from(shard) % self.runtimes.len()]
     }
 
     fn thread(
@@ -368,8 +443,22 @@ fn note_start(place: &HistoryPlace, error: &StartError) {
     tracing::error!(message = %said, "the journal cannot be read back");
 }
 
-fn threads_of_runtime() -> usize {
-    tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
+fn runtimes(config: &ManagerConfig) -> Result<Vec<Handle>, StartError> {
+    if !config.runtimes.is_empty() {
+        return Ok(config.runtimes.clone());
+    }
+    match Handle::try_current() {
+        Ok(current) => Ok(vec![current]),
+        Err(_) => Err(StartError::Configuration(
+            "there is no tokio runtime here, and `runtimes` names none; start the manager within \
+             one"
+            .to_owned(),
+        )),
+    }
+}
+
+fn fewest_threads(runtimes: &[Handle]) -> usize {
+    runtimes.iter().map(|runtime| runtime.metrics().num_workers()).min().unwrap_or(1)
 }
 
 fn was_used(history: &Arc<HistoryReader>) -> WasUsed {

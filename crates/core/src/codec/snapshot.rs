@@ -103,7 +103,7 @@ fn get_timeline(reader: &mut Reader<'_>) -> Result<Timeline, DecodeError> {
 }
 
 fn put_branch(writer: &mut Writer<'_>, branch: &Branch) {
-    put_plan_with(writer, &branch.plan, &branch.payload);
+    put_plan_with(writer, &branch.plan, branch.payload.as_deref().unwrap_or_default());
     writer.byte(branch.ballot as u8);
     writer.byte(match branch.progress {
         Progress::Undecided => 0,

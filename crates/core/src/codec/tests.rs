@@ -316,7 +316,7 @@ fn what_is_packed_is_what_was_ended() {
     (open.open, open.closed_at, open.executing_since) = (true, None, None);
     let mut settled = decided(Reason::Settled);
     settled.branches[0].resolution = Some(Box::new(resolution()));
-    settled.branches[1].payload = Arc::default();
+    settled.branches[1].payload = None;
     let mut all: Vec<Transaction> = reasons().into_iter().map(decided).collect();
     all.extend([open, settled, undecided()]);
     for one in &mut all {

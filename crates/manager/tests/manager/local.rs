@@ -183,7 +183,9 @@ async fn concurrent_transfers_conserve_the_money() {
     let (one, two) = (service(), service());
     let services: [(&str, Arc<dyn Service>); 2] =
         [("one", Arc::clone(&one) as _), ("two", Arc::clone(&two) as _)];
-    let manager = LocalTransactionManager::start(ManagerConfig::default(), services).unwrap();
+    // None is refused for how slow this machine is.
+    let config = ManagerConfig { queue_delay_target_ms: 0, ..ManagerConfig::default() };
+    let manager = LocalTransactionManager::start(config, services).unwrap();
     let mut transfers = JoinSet::new();
     for n in 0..200_usize {
         let manager = manager.clone();

@@ -20,3 +20,4 @@ mod overload;
 mod recovering;
 mod sinks;
 mod stragglers;
+mod threads;

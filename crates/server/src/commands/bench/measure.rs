@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use unanimity::core::splitmix64;
 
@@ -116,27 +117,27 @@ impl Tally {
         now >= self.from && now < self.until
     }
 
-    /// Notes a turn that has ended now; gives its latency if it counts.
-    pub(super) fn note(&self, turn: Turn, since: Instant, now: Instant) -> Option<u32> {
+    /// Notes a turn that has ended now, in what its worker has noted.
+    pub(super) fn note(&self, notes: &mut Notes, turn: Turn, since: Instant, now: Instant) {
         let counts = self.counts(now);
         match turn {
             Turn::Done => {
-                self.done_in_all.fetch_add(1, Ordering::Relaxed);
+                notes.done_in_all += 1;
                 let took_us = now.saturating_duration_since(since).as_micros();
-                return counts.then(|| u32::try_from(took_us).unwrap_or(u32::MAX));
+                let took_us = counts.then(|| u32::try_from(took_us).unwrap_or(u32::MAX));
+                notes.latencies_us.extend(took_us);
             }
             Turn::Refused if counts => drop(self.refused.fetch_add(1, Ordering::Relaxed)),
             Turn::Refused => {}
             Turn::Failed => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
         }
-        None
     }
 
-    /// The same of a turn that was due then, with its latency.
+    /// Notes a turn that was due then and has no worker.
     fn note_from(&self, turn: Turn, due: Instant, now: Instant) {
-        if let Some(latency_us) = self.note(turn, due, now) {
-            self.add(&[latency_us]);
-        }
+        let mut notes = Notes::default();
+        self.note(&mut notes, turn, due, now);
+        self.add(&notes);
     }
 
     /// Notes that what was due then is begun only now.
@@ -147,11 +148,23 @@ impl Tally {
         }
     }
 
-    /// Takes latencies in that count.
-    pub(super) fn add(&self, latencies_us: &[u32]) {
-        let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
-        all.extend_from_slice(latencies_us);
+    /// Takes in what a worker has noted.
+    pub(super) fn add(&self, notes: &Notes) {
+        self.done_in_all.fetch_add(notes.done_in_all, Ordering::Relaxed);
+        if !notes.latencies_us.is_empty() {
+            let mut all = self.latencies_us.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend_from_slice(&notes.latencies_us);
+        }
     }
+}
+
+/// What one worker has noted. It is taken in when the worker ends: what all wrote with each turn
+/// would be carried from core to core.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    done_in_all: u64,
+    /// Of those that count.
+    latencies_us: Vec<u32>,
 }
 
 /// Puts load on for the time of the window, and reads `usage` at both of its ends.
@@ -166,7 +179,11 @@ where
     T: Future<Output = Turn> + Send + 'static,
 {
     let start = |tally: &Arc<Tally>| match load {
-        Load::Closed(initiators) => closed(initiators, tally, &turn),
+        Load::Closed(initiators) => {
+            let mut workers = tokio::task::JoinSet::new();
+            closed(&mut workers, &Handle::current(), initiators, tally, &turn);
+            workers
+        }
         Load::Open { per_second, in_flight_max } => {
             let (tally, turn) = (Arc::clone(tally), turn.clone());
             let mut workers = tokio::task::JoinSet::new();
@@ -201,22 +218,28 @@ async fn joined(mut workers: tokio::task::JoinSet<()>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn closed<F, T>(initiators: usize, tally: &Arc<Tally>, turn: &F) -> tokio::task::JoinSet<()>
-where
+/// Starts so many initiators in a runtime, each of which begins its next turn when it has the
+/// answer of the last.
+pub(super) fn closed<F, T>(
+    workers: &mut tokio::task::JoinSet<()>,
+    runtime: &Handle,
+    initiators: usize,
+    tally: &Arc<Tally>,
+    turn: &F,
+) where
     F: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Turn> + Send + 'static,
 {
-    let mut workers = tokio::task::JoinSet::new();
     for _ in 0..initiators {
         let (turn, tally) = (turn.clone(), Arc::clone(tally));
-        workers.spawn(async move {
-            let mut latencies_us = Vec::new();
+        let work = async move {
+            let mut notes = Notes::default();
             let mut since = Instant::now();
             let mut now = since;
             while now < tally.until {
                 let came_to = turn().await;
                 now = Instant::now();
-                latencies_us.extend(tally.note(came_to, since, now));
+                tally.note(&mut notes, came_to, since, now);
                 if came_to == Turn::Refused {
                     // Its latency goes on counting from the first try.
                     tokio::time::sleep(REFUSED_PAUSE).await;
@@ -225,10 +248,10 @@ where
                     since = now;
                 }
             }
-            tally.add(&latencies_us);
-        });
+            tally.add(&notes);
+        };
+        workers.spawn_on(work, runtime);
     }
-    workers
 }
 
 /// Begins turns when they are due, with the gaps of a Poisson process, which is how independent

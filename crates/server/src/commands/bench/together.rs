@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use unanimity::core::Plan;
 use unanimity::{BeginError, BeginRequest, Told, ToldSink, TransactionManager, Wait};
 
 use super::embedded::comes_later;
-use super::measure::{REFUSED_PAUSE, Tally, Turn};
+use super::measure::{Notes, REFUSED_PAUSE, Tally, Turn};
 
 /// How long a transaction may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -61,20 +60,13 @@ impl ToldSink for Board {
     }
 }
 
-/// Starts it.
-pub(super) fn initiators(
+/// Begins so many at once, each anew when it is told of, until the tally's end.
+pub(super) async fn initiate(
     count: usize,
     manager: TransactionManager,
-    plan: Arc<Plan>,
-    tally: &Arc<Tally>,
-) -> JoinSet<()> {
-    let mut workers = JoinSet::new();
-    let tally = Arc::clone(tally);
-    workers.spawn(async move { initiate(count, &manager, &plan, &tally).await });
-    workers
-}
-
-async fn initiate(count: usize, manager: &TransactionManager, plan: &Plan, tally: &Tally) {
+    plan: Plan,
+    tally: Arc<Tally>,
+) {
     let board = Arc::new(Board::default());
     let begin = |number: u64| match manager.admit() {
         Ok(admitted) => {
@@ -84,15 +76,15 @@ async fn initiate(count: usize, manager: &TransactionManager, plan: &Plan, tally
         }
         Err(error) => board.tell(number, Err(error)),
     };
-    let (mut since, mut latencies_us) = (vec![Instant::now(); count], Vec::new());
+    let (mut since, mut notes) = (vec![Instant::now(); count], Notes::default());
     (0..count as u64).for_each(begin);
     let mut under_way = count;
     while under_way > 0 {
-        let notes = board.take().await;
+        let told = board.take().await;
         let now = Instant::now();
-        for (number, note) in notes {
+        for (number, note) in told {
             if let Note::CameTo(came_to) = note {
-                latencies_us.extend(tally.note(came_to, since[number as usize], now));
+                tally.note(&mut notes, came_to, since[number as usize], now);
                 if came_to == Turn::Refused && now < tally.until {
                     let board = Arc::clone(&board);
                     tokio::spawn(async move {
@@ -110,5 +102,5 @@ async fn initiate(count: usize, manager: &TransactionManager, plan: &Plan, tally
             }
         }
     }
-    tally.add(&latencies_us);
+    tally.add(&notes);
 }

@@ -1,0 +1,50 @@
+//! Knows which shard runs on the thread that asks. What begins there had better begin in that
+//! shard: nobody is woken on another core then, and what the one has written is in the cache of the
+//! other.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+thread_local! {
+    /// The last to run here.
+    static NEAREST: Cell<Option<Place>> = const { Cell::new(None) };
+}
+
+/// A manager of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ManagerNumber(u64);
+
+impl ManagerNumber {
+    /// One that no other has.
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        Self(COUNT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Its shard on this thread.
+    pub(crate) fn shard_here(self) -> Option<usize> {
+        NEAREST.get().filter(|place| place.manager == self).map(|place| place.shard)
+    }
+}
+
+/// A shard that stays on one thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    manager: ManagerNumber,
+    shard: usize,
+}
+
+impl Place {
+    /// Of a shard in this runtime. `None`: one with several threads moves it about.
+    pub(crate) fn within(runtime: &Handle, manager: ManagerNumber, shard: usize) -> Option<Self> {
+        let stays = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        stays.then_some(Self { manager, shard })
+    }
+
+    /// It runs on this thread.
+    pub(crate) fn is_here(self) {
+        NEAREST.set(Some(self));
+    }
+}
