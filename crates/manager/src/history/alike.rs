@@ -81,7 +81,7 @@ impl Alike {
         about: About,
     ) {
         self.unknown += 1;
-        if self.known.len() == KNOWN_MAX && self.unknown % LEARNT_OF != 0 {
+        if self.known.len() == KNOWN_MAX && !self.unknown.is_multiple_of(LEARNT_OF) {
             return;
         }
         // What it gave back is not among its times; and one like it is known in another order.
