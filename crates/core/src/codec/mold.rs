@@ -33,7 +33,7 @@ pub struct MoldTimes {
     pub begun_at: Millis,
     /// When it was decided; 0 if it was not.
     pub decided_at: Millis,
-    /// When it ended.
+    /// When it ended; 0 if it has not.
     pub ended_at: Millis,
     /// When each thing was seen that its timeline tells of, in the timeline's order.
     pub seen: Vec<Millis>,
@@ -48,7 +48,7 @@ impl Mold {
     /// what is in `times` means nothing.
     pub(super) fn times_in(&self, bytes: &[u8], times: &mut MoldTimes) -> bool {
         times.seen.clear();
-        times.decided_at = 0;
+        (times.begun_at, times.decided_at, times.ended_at) = (0, 0, 0);
         if bytes.len() != self.bytes.len() {
             return false;
         }

@@ -1,6 +1,7 @@
 //! Knows ended transactions that say the same as one which was written, but for their ids and
 //! times: most are of few kinds, and what is written of such a one are its times and a number. It
 //! is found without unpacking it, which is most of what a transaction costs the history's thread.
+//! Those that gave back results are not among them.
 
 use unanimity_core::{Mold, MoldTimes, Outcome, PackedTransaction, Transaction};
 
@@ -80,20 +81,21 @@ impl Alike {
         moments: &[Moment],
         about: About,
     ) {
+        // What it gave back is not among its times.
+        if ended.branches.iter().any(|branch| branch.result.is_some()) {
+            return;
+        }
         self.unknown += 1;
         if self.known.len() == KNOWN_MAX && !self.unknown.is_multiple_of(LEARNT_OF) {
             return;
         }
-        // What it gave back is not among its times; and one like it is known in another order.
-        let says_more = ended.branches.iter().any(|branch| branch.result.is_some());
+        // One like it may be known, in another order of time; then this one is not.
         let is_known = self.known.iter().any(|known| packed.fits(&known.mold, &mut self.times));
-        let is_decision = |moment: &Moment| matches!(moment, Moment::Decided { .. });
-        let in_order = ended.timeline.iter().is_sorted_by_key(|seen| seen.at);
-        let (false, false, true, Some(decided)) =
-            (says_more, is_known, in_order, moments.iter().position(is_decision))
-        else {
+        if is_known || !ended.timeline.iter().is_sorted_by_key(|seen| seen.at) {
             return;
-        };
+        }
+        let is_decision = |moment: &Moment| matches!(moment, Moment::Decided { .. });
+        let Some(decided) = moments.iter().position(is_decision) else { return };
         let follows = ended.timeline.iter().map(|seen| follows(&seen, seen.at, ended)).collect();
         let known = Known { mold: packed.mold(), about, decided, follows };
         match self.known.get_mut(self.next) {
