@@ -20,6 +20,7 @@ mod branch_plan;
 mod digested;
 mod encoded;
 mod head;
+mod mold;
 pub(crate) mod observation;
 #[cfg(any(test, feature = "mutations"))]
 mod older;
@@ -32,6 +33,7 @@ mod tests;
 pub use digested::digested_bytes;
 pub use encoded::Encoded;
 pub use head::{RecordHead, decode_head};
+pub use mold::{Mold, MoldTimes};
 #[cfg(any(test, feature = "mutations"))]
 pub use older::{encode_version_1, plan_of_version_1};
 pub use packed::{PackedTransaction, PackedTransactions};

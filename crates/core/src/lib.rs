@@ -60,8 +60,8 @@ pub use asking::{
 };
 pub use branch::{Ballot, Branch, Progress};
 pub use codec::{
-    DecodeError, Encoded, PackedTransaction, PackedTransactions, RECORD_VERSION, RecordHead,
-    RecordReader, Whole, decode_head, decode_record, digested_bytes, encode_record,
+    DecodeError, Encoded, Mold, MoldTimes, PackedTransaction, PackedTransactions, RECORD_VERSION,
+    RecordHead, RecordReader, Whole, decode_head, decode_record, digested_bytes, encode_record,
 };
 #[cfg(any(test, feature = "mutations"))]
 pub use codec::{encode_version_1, plan_of_version_1};

@@ -85,23 +85,35 @@ pub(crate) struct Reader<'a> {
     pub(crate) version: u8,
     /// Where what many records have in common is kept once, if anywhere.
     shared: Option<&'a mut Shared>,
+    /// Where it is noted what times were read, if anywhere: their names, and how many bytes were
+    /// left before and behind each.
+    noted: Option<&'a mut Vec<(&'static str, usize, usize)>>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) const fn new(bytes: &'a [u8]) -> Self {
-        Self { left: bytes, version: 0, shared: None }
+        Self { left: bytes, version: 0, shared: None, noted: None }
     }
 
     pub(crate) const fn sharing(bytes: &'a [u8], shared: &'a mut Shared) -> Self {
-        Self { left: bytes, version: 0, shared: Some(shared) }
+        Self { left: bytes, version: 0, shared: Some(shared), noted: None }
     }
 
     pub(crate) const fn sharing_this_version(bytes: &'a [u8], shared: &'a mut Shared) -> Self {
-        Self { left: bytes, version: crate::RECORD_VERSION, shared: Some(shared) }
+        Self { left: bytes, version: crate::RECORD_VERSION, shared: Some(shared), noted: None }
     }
 
     pub(crate) const fn of_this_version(bytes: &'a [u8]) -> Self {
-        Self { left: bytes, version: crate::RECORD_VERSION, shared: None }
+        Self { left: bytes, version: crate::RECORD_VERSION, shared: None, noted: None }
+    }
+
+    /// Of this version, noting what times it reads.
+    pub(crate) const fn noting(
+        bytes: &'a [u8],
+        noted: &'a mut Vec<(&'static str, usize, usize)>,
+    ) -> Self {
+        let version = crate::RECORD_VERSION;
+        Self { left: bytes, version, shared: None, noted: Some(noted) }
     }
 
     /// What is still to be read.
@@ -139,6 +151,16 @@ impl<'a> Reader<'a> {
     ) -> Result<[u8; N], DecodeError> {
         let bytes = self.take(N, what)?;
         bytes.try_into().map_err(|_| DecodeError::Malformed(what))
+    }
+
+    /// A number that is a moment.
+    pub(crate) fn time(&mut self, what: &'static str) -> Result<u64, DecodeError> {
+        let before = self.left.len();
+        let time = self.number(what)?;
+        if let Some(noted) = &mut self.noted {
+            noted.push((what, before, self.left.len()));
+        }
+        Ok(time)
     }
 
     pub(crate) fn number(&mut self, what: &'static str) -> Result<u64, DecodeError> {

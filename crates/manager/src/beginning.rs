@@ -98,6 +98,14 @@ impl Admitted {
         Self { waiting: None, ..self }
     }
 
+    /// An id that nobody has used, as [`TransactionManager::generate_id`] makes them, for what is
+    /// begun here ([`BeginRequest::fresh`]): where shards have threads of their own it names the
+    /// shard on this thread, as it does where none is chosen.
+    #[must_use]
+    pub fn generate_id(&self) -> TransactionId {
+        id_in(self.way.shard, self.way.running.shards.len())
+    }
+
     /// As [`TransactionManager::begin`].
     ///
     /// # Errors
@@ -294,7 +302,7 @@ impl TransactionManager {
     /// [`Unavailable::ShardFailed`] is different: whether it began is not known, and the same id
     /// can safely be used to ask again.
     pub async fn begin(&self, request: BeginRequest) -> Result<BeginReply, BeginError> {
-        self.admit()?.begin(request).await
+        self.admit_at(self.shard_for(request.id.as_ref()))?.begin(request).await
     }
 
     /// The same, told no more than the outcome: for initiators with so many transactions that
@@ -303,7 +311,7 @@ impl TransactionManager {
     /// # Errors
     /// As [`Self::begin`].
     pub async fn begin_and_tell(&self, request: BeginRequest) -> Result<Told, BeginError> {
-        self.admit()?.begin_and_tell(request).await
+        self.admit_at(self.shard_for(request.id.as_ref()))?.begin_and_tell(request).await
     }
 
     /// Lets somebody in who will begin a transaction, or refuses them because too many wait: for
@@ -312,18 +320,29 @@ impl TransactionManager {
     /// # Errors
     /// [`BeginError::Overloaded`], or that the manager is stopping.
     pub fn admit(&self) -> Result<Admitted, BeginError> {
-        if self.inner.stopping.load(Ordering::Relaxed) {
-            return Err(Unavailable::Stopping.into());
-        }
-        let (running, now) = (&self.inner.running, Instant::now());
-        // An id that is chosen may name another. They are filled alike, so any may answer.
-        let shard = match running.doors.len() {
-            1 => 0,
-            count => running
+        self.admit_at(self.shard_for(None))
+    }
+
+    /// Where what has this id begins. Without one it is the shard on this thread, where shards have
+    /// threads; else each has its turn. (What is let in there, and then has an id that names
+    /// another, moves on to that one's door.)
+    fn shard_for(&self, id: Option<&TransactionId>) -> usize {
+        let running = &self.inner.running;
+        match (id, running.doors.len()) {
+            (_, 1) => 0,
+            (Some(id), count) => shard_of(id, count),
+            (None, count) => running
                 .number
                 .shard_here()
                 .unwrap_or_else(|| self.inner.turn.fetch_add(1, Ordering::Relaxed) % count),
-        };
+        }
+    }
+
+    fn admit_at(&self, shard: usize) -> Result<Admitted, BeginError> {
+        let (running, now) = (&self.inner.running, Instant::now());
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(Unavailable::Stopping.into());
+        }
         let door = &running.doors[shard];
         if door.refuses_next(now) {
             return Err(self.inner.overloaded());
@@ -471,6 +490,22 @@ mod tests {
         waits.await;
         assert!(send().is_none());
         assert_eq!(door.waiting(), 2, "and who finds it ended counts no more");
+    }
+
+    /// On one thread, too: there none of them is nearer than the others.
+    #[tokio::test]
+    async fn what_has_no_id_goes_to_each_shard_in_turn() {
+        let config = ManagerConfig { shards: 3, ..ManagerConfig::default() };
+        let manager = TransactionManager::start(config, Arc::new(Agreeing)).unwrap();
+        let branch = BranchPlan::new("a", "in-process", Kind::TwoPhase);
+        let plan = Plan { open: false, branches: vec![branch], options: Options::default() };
+        let mut begun = [0; 3];
+        for _ in 0..12 {
+            let request = BeginRequest::new(plan.clone(), Wait::Completed);
+            let told = manager.begin_and_tell(request).await.unwrap();
+            begun[shard_of(&told.id, 3)] += 1;
+        }
+        assert_eq!(begun, [4; 3]);
     }
 
     #[test]

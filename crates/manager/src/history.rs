@@ -17,6 +17,7 @@ use crate::view::{TimelineView, TransactionView};
 use document::Columns;
 pub(crate) use writing::{ArchiveReply, ArchiveRequest, HistoryWriter};
 
+mod alike;
 mod bundles;
 mod courses;
 mod document;

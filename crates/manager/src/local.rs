@@ -12,7 +12,7 @@ use unanimity_core::{
     Answer, BranchPlan, Call, Kind, Operation as Asked, Options, Plan, TransactionId,
 };
 
-use crate::beginning::{BeginReply, BeginRequest};
+use crate::beginning::{Admitted, BeginReply, BeginRequest};
 use crate::error::{BeginError, StartError, Unavailable};
 use crate::manager::TransactionManager;
 use crate::operation::Operation;
@@ -201,30 +201,16 @@ impl LocalTransactionManager {
         options: Options,
     ) -> Result<Executed, ExecuteError> {
         let names = self.check(services, &operations_per_service)?;
-        let id = TransactionManager::generate_id();
+        let admitted = self.manager.admit()?;
+        let id = admitted.generate_id();
         let branches = names.iter().map(branch).collect();
         let held = self.transport.hold(&id, names, operations_per_service);
         // Operations are prepared here and committed later; there is no third way for them.
         let options = Options { one_phase: false, ..options };
         let plan = Plan { open: false, branches, options };
         let request = BeginRequest::fresh(id, plan, Wait::Outcome);
-        let begun = self.begin(request, held).await?;
+        let begun = begin(admitted, request, held).await?;
         Ok(Executed { transaction: begun.transaction })
-    }
-
-    /// Begins in a task of its own: a caller that gives up waiting stops neither the transaction
-    /// nor the release of its operations once phase one is over.
-    async fn begin(&self, request: BeginRequest, held: Held) -> Result<BeginReply, BeginError> {
-        let manager = self.manager.clone();
-        let task = tokio::spawn(async move {
-            let begun = manager.begin(request).await;
-            drop(held);
-            begun
-        });
-        match task.await {
-            Ok(begun) => begun,
-            Err(_) => Err(Unavailable::ShardFailed.into()), // Lost with the runtime, or a panic.
-        }
     }
 
     /// The manager itself: lists, timelines, retries.
@@ -265,6 +251,24 @@ impl LocalTransactionManager {
             names.push(Arc::clone(known));
         }
         Ok(names)
+    }
+}
+
+/// Begins in a task of its own: a caller that gives up waiting stops neither the transaction nor the
+/// release of its operations once phase one is over.
+async fn begin(
+    admitted: Admitted,
+    request: BeginRequest,
+    held: Held,
+) -> Result<BeginReply, BeginError> {
+    let task = tokio::spawn(async move {
+        let begun = admitted.begin(request).await;
+        drop(held);
+        begun
+    });
+    match task.await {
+        Ok(begun) => begun,
+        Err(_) => Err(Unavailable::ShardFailed.into()), // Lost with the runtime, or a panic.
     }
 }
 

@@ -315,7 +315,8 @@ impl TransactionManager {
     }
 
     /// Takes nothing new, finishes what is live for at most `patience`, and closes the files. What
-    /// is live still then is taken up by the next start.
+    /// is live still then is taken up by the next start. The runtimes that the shards run in must
+    /// be driven meanwhile.
     pub async fn stop(&self, patience: Duration) {
         self.inner.stopping.store(true, Ordering::Relaxed);
         self.tell_all(|| Command::Stop).await;

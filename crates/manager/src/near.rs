@@ -1,6 +1,6 @@
-//! Knows which shard runs on the thread that asks. What begins there had better begin in that
-//! shard: nobody is woken on another core then, and what the one has written is in the cache of the
-//! other.
+//! Knows which shard has the thread that asks. What begins there had better begin in that shard:
+//! nobody is woken on another core then, and what the one has written is in the cache of the other.
+//! It is a hint: any shard will do.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 thread_local! {
-    /// The last to run here.
+    /// The last to run here, if it still does.
     static NEAREST: Cell<Option<Place>> = const { Cell::new(None) };
 }
 
@@ -37,8 +37,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Of a shard in this runtime. `None`: one with several threads moves it about.
-    pub(crate) fn within(runtime: &Handle, manager: ManagerNumber, shard: usize) -> Option<Self> {
+    /// Of a shard that is alone in this runtime. `None`: one with several threads moves it about.
+    pub(crate) fn alone_in(runtime: &Handle, manager: ManagerNumber, shard: usize) -> Option<Self> {
         let stays = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         stays.then_some(Self { manager, shard })
     }

@@ -54,11 +54,14 @@ pub struct ManagerConfig {
     /// `runtimes`, or one.
     pub shards: u16,
     /// The runtimes that the shards run in, in turn; none: all in the one that the manager is
-    /// started in. A shard in a current-thread runtime stays on that runtime's thread, and what is
-    /// begun on that thread under an id that the manager makes up begins in that shard. So a
-    /// program that has such a runtime for each core, and does its own work there too, has a shard
-    /// on each core that shares little with the others. Each must be driven until the manager has
-    /// stopped.
+    /// started in. A shard that has a current-thread runtime to itself stays on that runtime's
+    /// thread, and once it runs, what is begun on that thread under an id that the manager makes up
+    /// ([`BeginRequest::new`](crate::BeginRequest::new),
+    /// [`Admitted::generate_id`](crate::Admitted::generate_id)) begins in that shard. So a program
+    /// that has such a runtime for each core, and does its own work there too, has a shard on each
+    /// core that shares little with the others. Name each once, with its timers and I/O enabled,
+    /// and drive each until the manager has stopped: one that ends before is a failure
+    /// ([`TransactionManager::failed`]).
     ///
     /// ```
     /// # use std::sync::Arc;
@@ -94,7 +97,7 @@ pub struct ManagerConfig {
     /// let done_there = there.spawn(work(manager.clone())); // In the shard of that thread.
     /// let thread = std::thread::spawn(move || there.block_on(until_stopped));
     /// here.block_on(async {
-    ///     assert!(work(manager.clone()).await); // And here in that of this one.
+    ///     assert!(work(manager.clone()).await); // Here in that of this one, once it runs.
     ///     assert!(done_there.await.is_ok_and(|done| done));
     ///     manager.stop(Duration::from_secs(5)).await;
     /// });
@@ -104,7 +107,8 @@ pub struct ManagerConfig {
     /// # }
     /// ```
     pub runtimes: Vec<Handle>,
-    /// How many transactions may be live at once in all; more are refused.
+    /// How many transactions may be live at once in all; more are refused. Each shard has an equal
+    /// share of them.
     pub live_transactions_max: usize,
     /// How many events one transaction's timeline holds.
     pub timeline_events_max: usize,
@@ -114,10 +118,10 @@ pub struct ManagerConfig {
     /// so fast that who waits in a longer queue is in no cache any more when its turn comes, and
     /// costs the more.
     pub queue_delay_target_ms: u64,
-    /// Whether the runtime that it is started in serves nothing else. Where one transaction alone
-    /// is waited for and appends take less than a millisecond, its shard syncs on the runtime's
-    /// thread instead of having another one woken; in a runtime that serves others too that is
-    /// done only if it has more threads than one.
+    /// Whether the runtimes that the shards run in serve nothing else. Where one transaction alone
+    /// is waited for and appends take less than a millisecond, its shard syncs on its runtime's
+    /// thread instead of having another one woken; where they serve others too that is done only
+    /// if each has more threads than one.
     pub owns_runtime: bool,
     /// With less room than this on the folder's disk nothing new is begun, so that what is live can
     /// end; 0: no such limit.
@@ -212,6 +216,7 @@ pub(crate) fn start(
         here: AppendsHere::new(config.owns_runtime || fewest_threads(&runtimes) > 1),
         number: ManagerNumber::new(),
         runtimes,
+        shards: config.shards.into(),
         blame: Blame::default(),
         refused: panics.refused(known),
         place,
@@ -278,6 +283,7 @@ struct Starting {
     number: ManagerNumber,
     /// Where the shards run; not empty.
     runtimes: Vec<Handle>,
+    shards: usize,
     blame: Blame,
     /// Ids whose beginning the program broke on too often.
     refused: BTreeSet<TransactionId>,
@@ -312,6 +318,7 @@ impl Starting {
                 place: self.place.clone(),
                 failures: Arc::clone(&failures),
                 runners: Arc::clone(&runners),
+                is_over: false,
             };
             self.runtime_of(number).spawn(watcher.watch_over(shard));
             shards.push(sender);
@@ -346,7 +353,7 @@ impl Starting {
         self.thread("journal", work)?;
         Ok(Shard::new(ShardParts {
             number,
-            place: Place::within(self.runtime_of(number), self.number, number.into()),
+            place: self.place_of(number),
             recovered,
             clock: self.clock,
             reserve: Arc::clone(&self.reserve),
@@ -361,6 +368,14 @@ impl Starting {
             history,
             bounds: self.bounds.clone(),
         }))
+    }
+
+    /// Its place, if it has a runtime to itself. Were several on one thread, one of them would get
+    /// all that begins there.
+    fn place_of(&self, shard: u16) -> Option<Place> {
+        let alone = self.shards <= self.runtimes.len();
+        let place = || Place::alone_in(self.runtime_of(shard), self.number, shard.into());
+        alone.then(place).flatten()
     }
 
     fn runtime_of(&self, shard: u16) -> &Handle {
@@ -389,12 +404,24 @@ struct Watcher {
     place: HistoryPlace,
     failures: Arc<watch::Sender<Option<String>>>,
     runners: Arc<watch::Sender<usize>>,
+    is_over: bool,
+}
+
+/// Also where the runtime ends in which both run, and only a part of the manager with it.
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if !self.is_over {
+            tracing::warn!(shard = self.number, "the runtime of the shard has ended before it");
+            self.failures.send_replace(Some("the runtime of a shard has ended".to_owned()));
+        }
+        self.runners.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Watcher {
     /// A panic of a broken invariant ends the shard as a failed journal does. If it is known on
     /// which transaction, that is on record before anybody learns of the failure and stops.
-    async fn watch_over(self, shard: Shard) {
+    async fn watch_over(mut self, shard: Shard) {
         let message = match tokio::spawn(shard.run()).await {
             Ok(Ok(())) => None,
             Ok(Err(message)) => Some(message),
@@ -415,7 +442,7 @@ impl Watcher {
             tracing::error!(shard = self.number, %message, "the shard has ended");
             self.failures.send_replace(Some(message));
         }
-        self.runners.send_modify(|count| *count -= 1);
+        self.is_over = true;
     }
 }
 

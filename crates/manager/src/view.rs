@@ -358,7 +358,7 @@ pub(crate) fn course(transaction: &Transaction) -> Vec<Moment> {
 }
 
 /// Whether something was seen after the decision, also where both fell into one millisecond.
-fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) -> bool {
+pub(crate) fn follows(seen: &Observation, decided_at_ms: u64, transaction: &Transaction) -> bool {
     if seen.at != decided_at_ms {
         return seen.at > decided_at_ms;
     }

@@ -70,7 +70,7 @@ pub(crate) fn put_observation(writer: &mut Writer<'_>, observation: &Observation
 
 /// An observation has had the same shape in every version; timelines rely on it.
 pub(crate) fn get_observation(reader: &mut Reader<'_>) -> Result<Observation, DecodeError> {
-    let at = reader.number("time")?;
+    let at = reader.time("time")?;
     let branch = match reader.number("branch")? {
         0 => None,
         plus_one => {

@@ -3,6 +3,8 @@
 //! each; that the parts are freed where they were made saves as much again. Kept in memory only:
 //! nothing durable looks like this.
 
+use super::mold::{Mold, MoldTimes, TimeOf};
+use super::observation::get_observation;
 use super::{get_count, get_id, snapshot};
 use crate::timeline::Timeline;
 use crate::wire::{Reader, Writer};
@@ -144,16 +146,65 @@ impl<'a> PackedTransaction<'a> {
     }
 
     fn read(&self, reader: &mut Reader<'_>) -> Result<Transaction, DecodeError> {
+        self.read_with_seen(reader).map(|(transaction, _)| transaction)
+    }
+
+    /// With how many bytes are left before and behind its observations.
+    fn read_with_seen(
+        &self,
+        reader: &mut Reader<'_>,
+    ) -> Result<(Transaction, (usize, usize)), DecodeError> {
         let id = self.id.clone();
         let mut transaction = snapshot::get_facts(reader, id)?;
         let (count, branches) = (get_count(reader)?, get_count(reader)?);
-        let seen = Observations::written(reader.bytes("observations")?, count, branches);
+        let bytes = reader.bytes("observations")?;
+        let behind = reader.left().len();
+        let seen = Observations::written(bytes, count, branches);
         transaction.timeline = Timeline::of_saved(seen, get_count(reader)?);
         transaction.open = reader.flag("open")?;
-        transaction.closed_at = reader.option("closed_at", |reader| reader.number("time"))?;
-        transaction.ended_at = reader.option("ended_at", |reader| reader.number("time"))?;
+        transaction.closed_at = reader.option("closed_at", |reader| reader.time("closed_at"))?;
+        transaction.ended_at = reader.option("ended_at", |reader| reader.time("ended_at"))?;
         reader.end()?;
-        Ok(transaction)
+        Ok((transaction, (behind + bytes.len(), behind)))
+    }
+
+    /// What it says but for its id and its times, to find others that say the same.
+    #[must_use]
+    pub fn mold(&self) -> Mold {
+        readable(self.read_mold())
+    }
+
+    fn read_mold(&self) -> Result<Mold, DecodeError> {
+        let (all, mut own, mut seen) = (self.rest.len(), Vec::new(), Vec::new());
+        let (transaction, (before, behind)) =
+            self.read_with_seen(&mut Reader::noting(self.rest, &mut own))?;
+        let observations = &self.rest[all - before..all - behind];
+        let mut reader = Reader::noting(observations, &mut seen);
+        for _ in 0..transaction.timeline.saved().0 {
+            get_observation(&mut reader)?;
+        }
+        let own = own.into_iter().map(|(what, from, to)| {
+            let of = match what {
+                "begun_at" => TimeOf::Beginning,
+                "decided_at" => TimeOf::Decision,
+                "ended_at" => TimeOf::End,
+                _ => TimeOf::Other,
+            };
+            (of, all - from..all - to)
+        });
+        let seen = seen
+            .into_iter()
+            .map(|(_, from, to)| (TimeOf::Observation, all - behind - from..all - behind - to));
+        let mut times: Vec<_> = own.chain(seen).collect();
+        times.sort_by_key(|(_, place)| place.start);
+        Ok(Mold::new(self.rest, times))
+    }
+
+    /// Whether it says the same as the one of this mold, but for its id and its times; if so,
+    /// `times` are its own.
+    #[must_use]
+    pub fn fits(&self, mold: &Mold, times: &mut MoldTimes) -> bool {
+        mold.times_in(self.rest, times)
     }
 }
 

@@ -52,13 +52,14 @@ pub(super) fn get_facts(
     reader: &mut Reader<'_>,
     id: TransactionId,
 ) -> Result<Transaction, DecodeError> {
-    let begun_at = reader.number("begun_at")?;
+    let begun_at = reader.time("begun_at")?;
     Ok(Transaction {
         begun_at,
         fingerprint: u128::from_le_bytes(reader.fixed("fingerprint")?),
         options: get_options(reader).map(|options| reader.common_options(options))?,
         branches: reader.list("branches", get_branch)?,
-        executing_since: reader.option("executing_since", |reader| reader.number("time"))?,
+        executing_since: reader
+            .option("executing_since", |reader| reader.time("executing_since"))?,
         decision: reader.option("decision", get_decision)?,
         overdue: reader.flag("overdue")?,
         set_aside: None,
@@ -93,7 +94,7 @@ fn get_decision(reader: &mut Reader<'_>) -> Result<Decision, DecodeError> {
     Ok(Decision {
         outcome: get_outcome(reader)?,
         reason: get_reason(reader)?,
-        at: reader.number("decided_at")?,
+        at: reader.time("decided_at")?,
     })
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::branch::Progress;
 use crate::{
-    Answer, Coordinator, CoordinatorConfig, Decision, Durable, Effect, Event, Plan, Transaction,
-    splitmix64,
+    Answer, Coordinator, CoordinatorConfig, Decision, Durable, Effect, Event, Observation, Plan,
+    Timeline, Transaction, splitmix64,
 };
 use samples::*;
 
@@ -336,4 +336,54 @@ fn what_is_packed_is_what_was_ended() {
         assert_eq!(packed.at(place).id(), &one.id);
         assert_eq!(&packed.at(place).unpack(&mut reader), one);
     }
+}
+
+/// The same, of another name, with every time changed.
+fn at_other_times(one: &Transaction, change: impl Fn(u64) -> u64) -> Transaction {
+    let mut one = one.clone();
+    one.id = TransactionId::new("another").unwrap();
+    one.begun_at = change(one.begun_at);
+    let decided = one.decision.as_mut().map(|decision| &mut decision.at);
+    let others = [one.closed_at.as_mut(), one.ended_at.as_mut(), one.executing_since.as_mut()];
+    others.into_iter().chain([decided]).flatten().for_each(|at| *at = change(*at));
+    let seen = one.timeline.iter().map(|seen| Observation { at: change(seen.at), ..seen });
+    one.timeline = Timeline::of_saved(seen.collect(), one.timeline.dropped());
+    one
+}
+
+#[test]
+fn what_is_packed_fits_the_mold_of_what_says_the_same_at_other_times() {
+    let mut all: Vec<Transaction> = reasons().into_iter().map(decided).collect();
+    let mut executing = decided(Reason::AllYes);
+    executing.executing_since = Some(1_700_000_000_002);
+    let mut owing = executing.clone();
+    owing.branches[0].result = None;
+    all.extend([executing, owing, undecided()]);
+    all.iter_mut().for_each(|one| one.ended_at = Some(1_700_000_000_012));
+    let others: Vec<Transaction> =
+        all.iter().map(|one| at_other_times(one, |at| at + at % 7 * 1_000)).collect();
+    let mut packed = PackedTransactions::default();
+    let places: Vec<usize> = all.iter().chain(&others).map(|one| packed.push(one)).collect();
+    let mut times = MoldTimes::default();
+    for (number, place) in places[..all.len()].iter().enumerate() {
+        let mold = packed.at(*place).mold();
+        for (other, place) in places.iter().enumerate() {
+            let fits = packed.at(*place).fits(&mold, &mut times);
+            let one = all.iter().chain(&others).nth(other).unwrap();
+            let says = |one: &Transaction| at_other_times(one, |_| 0);
+            assert_eq!(fits, says(one) == says(&all[number]), "{number} and {other}");
+            let expected = MoldTimes {
+                begun_at: one.begun_at,
+                decided_at: one.decision.as_ref().map_or(0, |decision| decision.at),
+                ended_at: one.ended_at.unwrap(),
+                seen: one.timeline.iter().map(|seen| seen.at).collect(),
+            };
+            assert!(!fits || times == expected, "{times:?} and not {expected:?}");
+        }
+    }
+    // A time that needs other room than that of the mold is no time of the mold's.
+    let mut early = all[0].clone();
+    early.begun_at = 1;
+    let place = packed.push(&early);
+    assert!(!packed.at(place).fits(&packed.at(places[0]).mold(), &mut times));
 }

@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use rusqlite::{Connection, Row, params};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use unanimity_core::{Outcome, Transaction};
+use unanimity_core::{Transaction, TransactionId};
 
+use super::alike::{About, Like};
 use super::document::{self, Columns};
 use super::writing::Courtesy;
 use super::{Ended, HistoryError, clamp};
@@ -64,11 +65,9 @@ fn made_at_ms(id: &[u8; 32]) -> u64 {
 
 /// One transaction on its way into a bundle.
 struct Piece {
-    course: i64,
+    about: About,
     id: [u8; 32],
     begun_at_ms: u64,
-    outcome: Outcome,
-    reason: &'static str,
     /// Where its text is.
     text: Range<usize>,
 }
@@ -82,34 +81,50 @@ pub(super) struct Bundles {
 }
 
 impl Bundles {
-    /// Takes a transaction of this course, unless it must have a row.
-    pub(super) fn take(&mut self, ended: &Transaction, course: i64, moments: &[Moment]) -> bool {
-        let Some(id) = made_by_coordinator(ended.id.as_str()) else { return false };
-        let (Some(decision), Some(ended_at)) = (&ended.decision, ended.ended_at) else {
-            return false;
-        };
+    /// Takes a transaction of this course, unless it must have a row; then gives back what its
+    /// bundle says of it.
+    pub(super) fn take(
+        &mut self,
+        ended: &Transaction,
+        course: i64,
+        moments: &[Moment],
+    ) -> Option<About> {
+        let (decision, ended_at) = (ended.decision.as_ref()?, ended.ended_at?);
         if ended.fingerprint != 0 {
-            return false;
+            return None;
         }
-        let start = self.text.len();
-        let begun_at_ms = ended.begun_at;
-        let since = |at| document::since(at, begun_at_ms);
-        let (times, results) = (document::Times(begun_at_ms, moments), document::results(ended));
-        let (decided, over) = (since(decision.at), since(ended_at));
-        let member = (ended.id.as_str(), begun_at_ms, decided, over, times, results);
+        let (outcome, reason) = (decision.outcome, decision.reason.code());
+        let about = About { course, outcome, reason };
+        let (times, results) = (document::Times(ended.begun_at, moments), document::results(ended));
+        let at = [ended.begun_at, decision.at, ended_at];
+        self.add(&ended.id, about, at, (times, results)).then_some(about)
+    }
+
+    /// The same, where it is like one that was taken.
+    pub(super) fn take_like(&mut self, id: &TransactionId, like: &Like<'_>) -> bool {
+        let Like { about, begun_at, decided_at, ended_at, moments } = *like;
+        let times = document::TimesAlone(begun_at, moments);
+        self.add(id, about, [begun_at, decided_at, ended_at], (times, None::<()>))
+    }
+
+    /// When it began, was decided, and ended; the times of its events, and its results.
+    fn add(
+        &mut self,
+        id: &TransactionId,
+        about: About,
+        [begun_at_ms, decided_at, ended_at]: [u64; 3],
+        (times, results): (impl Serialize, impl Serialize),
+    ) -> bool {
+        let Some(digits) = made_by_coordinator(id.as_str()) else { return false };
+        let (start, since) = (self.text.len(), |at| document::since(at, begun_at_ms));
+        let (decided, over) = (since(decided_at), since(ended_at));
+        let member = (id.as_str(), begun_at_ms, decided, over, times, results);
         document::put(&member, &mut self.text);
         if self.text.len() - start > MEMBER_BYTES_MAX {
             self.text.truncate(start);
             return false;
         }
-        self.pieces.push(Piece {
-            course,
-            id,
-            begun_at_ms,
-            outcome: decision.outcome,
-            reason: decision.reason.code(),
-            text: start..self.text.len(),
-        });
+        self.pieces.push(Piece { about, id: digits, begun_at_ms, text: start..self.text.len() });
         true
     }
 
@@ -119,7 +134,7 @@ impl Bundles {
         storage: &Connection,
         courtesy: &mut Courtesy,
     ) -> rusqlite::Result<()> {
-        self.pieces.sort_unstable_by(|a, b| (a.course, &a.id).cmp(&(b.course, &b.id)));
+        self.pieces.sort_unstable_by(|a, b| (a.about.course, &a.id).cmp(&(b.about.course, &b.id)));
         let mut left = &self.pieces[..];
         while !left.is_empty() {
             let (bundle, others) = left.split_at(length_of_bundle(left));
@@ -147,14 +162,14 @@ fn text_of(bytes: &[u8]) -> &str {
 /// How many of these, from the first on, go into one bundle.
 fn length_of_bundle(pieces: &[Piece]) -> usize {
     let first = &pieces[0];
-    let (course, made_at) = (first.course, made_at_ms(&first.id));
+    let (course, made_at) = (first.about.course, made_at_ms(&first.id));
     let (mut earliest, mut latest, mut bytes) = (first.begun_at_ms, first.begun_at_ms, 0);
     let fits = |piece: &&Piece| {
         let had = bytes;
         bytes += piece.text.len();
         earliest = earliest.min(piece.begun_at_ms);
         latest = latest.max(piece.begun_at_ms);
-        piece.course == course
+        piece.about.course == course
             && made_at_ms(&piece.id) - made_at <= SPAN_MS
             && latest - earliest <= SPAN_MS
             && had < BUNDLE_BYTES
@@ -170,9 +185,9 @@ fn insert(storage: &Connection, bundle: &[Piece], members: &str) -> rusqlite::Re
          first_begun_at_ms, members) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     insert.execute(params![
-        first.course,
-        first.outcome.as_str(),
-        first.reason,
+        first.about.course,
+        first.about.outcome.as_str(),
+        first.about.reason,
         bundle.len() as i64,
         text_of(&first.id),
         text_of(&last.id),

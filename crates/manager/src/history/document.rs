@@ -66,6 +66,15 @@ impl Serialize for Times<'_> {
     }
 }
 
+/// The same of times that are known by themselves.
+pub(super) struct TimesAlone<'a>(pub(super) u64, pub(super) &'a [u64]);
+
+impl Serialize for TimesAlone<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.1.iter().map(|at| since(*at, self.0)))
+    }
+}
+
 struct Document<'a> {
     transaction: &'a Transaction,
     course: &'a [Moment],

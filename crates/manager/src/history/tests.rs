@@ -11,8 +11,10 @@ use unanimity_core::{
     Options, PackedTransactions, Plan, Transaction, TransactionId, splitmix64,
 };
 
+use super::alike::{About, Alike};
 use super::*;
 use crate::blame::Blame;
+use crate::view::{Moment, course};
 
 /// Bits from a seed, one after the other.
 struct Random(u64);
@@ -26,6 +28,18 @@ impl Random {
 
 /// Runs a transaction of two branches to its end. `no`: the second refuses.
 fn run(id: &str, begun_at: u64, fingerprint: u128, participant: &str, no: bool) -> Transaction {
+    run_at(id, begun_at, fingerprint, participant, no, (true, &mut |now| now + 1))
+}
+
+/// The same, with results or without, and the next moment after each.
+fn run_at(
+    id: &str,
+    begun_at: u64,
+    fingerprint: u128,
+    participant: &str,
+    no: bool,
+    (results, next): (bool, &mut dyn FnMut(u64) -> u64),
+) -> Transaction {
     let mut coordinator = Coordinator::new(CoordinatorConfig::default());
     let branch = |name: &str| BranchPlan::new(name, participant, Kind::TwoPhase);
     let (branches, options) = (vec![branch("a"), branch("b")], Options::default());
@@ -35,13 +49,15 @@ fn run(id: &str, begun_at: u64, fingerprint: u128, participant: &str, no: bool) 
     let begin = Event::Begin { transaction, fingerprint, plan: Box::new(plan) };
     let mut steps = vec![coordinator.handle(now, begin)];
     while let Some(step) = steps.pop() {
-        now += 1;
         for effect in step.seal(1).1.release(Durable::up_to(1)) {
             match effect {
                 Effect::Call(call) => {
+                    now = next(now);
                     let answer = match call.operation {
                         Operation::Prepare if no && call.branch == 1 => Answer::No("sold".into()),
-                        Operation::Prepare => Answer::Yes(Some(format!("{begun_at}").into())),
+                        Operation::Prepare => {
+                            Answer::Yes(results.then(|| format!("{begun_at}").into()))
+                        }
                         _ => Answer::Acknowledged, // Phase two.
                     };
                     let (transaction, branch) = (call.transaction, call.branch);
@@ -74,7 +90,9 @@ fn one(number: u64, random: &mut Random) -> Transaction {
         return run(&format!("chosen-{number}"), at, 7, participant, no);
     }
     let made_at = at - random.below(3) * random.below(90);
-    run(&made(made_at, random), at, 0, participant, no)
+    let (id, results, fixed) = (made(made_at, random), random.below(3) == 0, random.below(2));
+    // Often several things happen in one millisecond.
+    run_at(&id, at, 0, participant, no, (results, &mut |now| now + fixed * random.below(3)))
 }
 
 fn packed<'a>(transactions: impl IntoIterator<Item = &'a Transaction>) -> Arc<PackedTransactions> {
@@ -307,4 +325,71 @@ fn what_waits_is_taken_together_up_to_a_bound() {
     };
     assert_eq!(taken(), [1, 4_000, 200]);
     assert_eq!(taken(), [1]);
+}
+
+/// Ones of one kind whose moments are in some order of time; `back`: and clocks are set back.
+fn of_one_kind(count: u64, back: u64, random: &mut Random) -> Vec<Transaction> {
+    let one = |number| {
+        let (at, id) = (START_MS + number, made(START_MS + number, random));
+        let next = &mut |now: u64| (now + random.below(3)).saturating_sub(random.below(2) * back);
+        run_at(&id, at, 0, "p", false, (false, next))
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn one_that_is_like_another_is_found_with_its_times_if_their_order_is_the_same() {
+    let (mut random, mut found, mut other_orders) = (Random(11), 0, 0);
+    let order = |ended: &Transaction| -> Vec<String> {
+        let moments = course(ended).into_iter().map(|moment| match moment {
+            Moment::Seen(seen) => format!("{:?} {:?}", seen.branch, seen.what),
+            Moment::Decided { .. } => "decided".to_owned(),
+        });
+        moments.collect()
+    };
+    let mut all = of_one_kind(120, 2, &mut random);
+    for one in &mut all[..30] {
+        one.decision.as_mut().unwrap().at = one.begun_at; // Among what was seen, somewhere else.
+    }
+    for first in &all {
+        let mut alike = Alike::default();
+        let decision = first.decision.as_ref().unwrap();
+        let about = About { course: 3, outcome: decision.outcome, reason: decision.reason.code() };
+        alike.learn(&packed([first]).at(0), first, &course(first), about);
+        for ended in &all {
+            if let Some(like) = alike.find(&packed([ended]).at(0)) {
+                found += 1;
+                assert_eq!(order(ended), order(first));
+                let times: Vec<u64> = course(ended).iter().map(Moment::at).collect();
+                let decided_at = ended.decision.as_ref().unwrap().at;
+                let at = (ended.begun_at, decided_at, ended.ended_at.unwrap());
+                assert_eq!((like.begun_at, like.decided_at, like.ended_at), at);
+                assert_eq!((like.moments, like.about.course), (&*times, 3));
+            } else if order(ended) != order(first) {
+                other_orders += 1;
+            }
+        }
+    }
+    assert!(found > 200 && other_orders > 200, "{found} found, {other_orders} in another order");
+}
+
+#[test]
+fn what_was_written_like_others_is_read_as_it_was() {
+    for seed in 0..4 {
+        let mut random = Random(seed);
+        let stage = Stage::new(0);
+        let ordered = of_one_kind(150, 0, &mut random);
+        stage.write(&ordered[..1]); // Seen once,
+        stage.write(&ordered[1..2]); // known from now on,
+        stage.write(&ordered[2..]);
+        stage.check(&ordered);
+        let others = of_one_kind(150, 2, &mut random);
+        stage.write(&others);
+        for one in &others {
+            let found = stage.reader.get(one.id.as_str(), true).unwrap().unwrap();
+            let expected = (TransactionView::of(one), TimelineView::of(one));
+            assert_eq!((found.view, found.timeline.unwrap()), expected);
+        }
+        stage.end();
+    }
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params};
 use tokio::sync::mpsc::UnboundedSender;
 use unanimity_core::{
-    Doing, Millis, Outcome, PackedTransactions, Reason, RecordReader, Transaction,
+    Doing, Millis, Outcome, PackedTransaction, PackedTransactions, Reason, RecordReader,
+    Transaction,
 };
 
+use super::alike::Alike;
 use super::bundles::{self, Bundles};
 use super::courses::Courses;
 use super::document::{self, Times};
@@ -81,7 +83,8 @@ impl HistoryWriter {
     pub(crate) fn new(connection: Connection, started_at_ms: Millis, blame: Blame) -> Self {
         let (courses, bundles) = (Courses::default(), Bundles::default());
         let (reader, courtesy) = (RecordReader::default(), Courtesy::default());
-        let rows = Rows { started_at_ms, blame, reader, courses, bundles, courtesy };
+        let alike = Alike::default();
+        let rows = Rows { started_at_ms, blame, reader, courses, bundles, alike, courtesy };
         Self { connection, rows }
     }
 
@@ -176,6 +179,7 @@ struct Rows {
     reader: RecordReader,
     courses: Courses,
     bundles: Bundles,
+    alike: Alike,
     courtesy: Courtesy,
 }
 
@@ -193,8 +197,11 @@ impl Rows {
             let id = packed.id().clone();
             blame.on(&id, Doing::Archiving, || {
                 panic_point(Doing::Archiving.as_str(), &id);
-                let ended = packed.unpack(&mut self.reader);
-                if self.write_one(storage, number, &ended)? {
+                if self.take_alike(&packed) {
+                    return Ok(());
+                }
+                let ended = packed.clone().unpack(&mut self.reader);
+                if self.write_one(storage, number, &packed, &ended)? {
                     number += 1;
                     for branch in &ended.branches {
                         if !participants.contains(&branch.plan.participant) {
@@ -222,11 +229,18 @@ impl Rows {
         Ok(())
     }
 
+    /// Takes one that is like others before, and has not been written.
+    fn take_alike(&mut self, packed: &PackedTransaction<'_>) -> bool {
+        let like = self.alike.find(packed).filter(|like| like.ended_at > self.started_at_ms);
+        like.is_some_and(|like| self.bundles.take_like(packed.id(), &like))
+    }
+
     /// Writes one transaction, and says whether as a row of its own.
     fn write_one(
         &mut self,
         storage: &Connection,
         number: i64,
+        packed: &PackedTransaction<'_>,
         ended: &Transaction,
     ) -> rusqlite::Result<bool> {
         // One that was written before a crash, and is recovered, is written again: the later
@@ -237,7 +251,9 @@ impl Rows {
         }
         let moments = course(ended);
         let course = self.courses.course_of(storage, ended, &moments)?;
-        if course.is_some_and(|course| self.bundles.take(ended, course, &moments)) {
+        let bundled = course.and_then(|course| self.bundles.take(ended, course, &moments));
+        if let Some(about) = bundled {
+            self.alike.learn(packed, ended, &moments, about);
             return Ok(false);
         }
         insert_row(storage, number, ended, &moments, course)?;

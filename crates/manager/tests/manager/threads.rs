@@ -133,6 +133,22 @@ async fn a_folder_is_not_bound_to_the_threads_of_its_shards() {
     }
 }
 
+/// The others run on, and would not say why a part of all ids is not served.
+#[tokio::test]
+async fn a_runtime_that_ends_before_its_shard_is_a_failure() {
+    let mut threads = Threads::new(2);
+    let config = threads.config(ManagerConfig::default());
+    let manager = TransactionManager::start(config, Arc::new(Noting::default())).unwrap();
+    for _ in 0..2 {
+        soon(commit(&manager)).await; // Both run.
+    }
+    assert!(manager.is_ready());
+    drop(threads.until.pop());
+    let message = soon(manager.failed()).await;
+    assert!(message.contains("runtime") && !manager.is_ready(), "{message}");
+    soon(manager.stop(PATIENCE)).await;
+}
+
 #[test]
 fn without_a_runtime_there_is_an_error_and_no_panic() {
     let started = TransactionManager::start(ManagerConfig::default(), Arc::new(Noting::default()));

@@ -119,7 +119,7 @@ pub(super) async fn all(
         };
         show(embedded(&run(shards, threads, load, measures), folder).await?);
     }
-    // Where the command line does not say how many shards: as many as there are cores, too.
+    // Where one shard is measured: as many as there are cores, too.
     let cores = u16::try_from(cores()).unwrap_or(u16::MAX).min(SHARDS_MAX);
     let many = (shards == 1 && cores > 1).then_some(cores);
     let loads: &[usize] = if arguments.short { &[256] } else { &[1_024, 4_096] };
