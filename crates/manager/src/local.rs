@@ -254,8 +254,8 @@ impl LocalTransactionManager {
     }
 }
 
-/// Begins in a task of its own: a caller that gives up waiting stops neither the transaction nor the
-/// release of its operations once phase one is over.
+/// Begins in a task of its own: a caller that gives up waiting stops neither the transaction nor
+/// the release of its operations once phase one is over.
 async fn begin(
     admitted: Admitted,
     request: BeginRequest,
