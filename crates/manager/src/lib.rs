@@ -57,7 +57,7 @@ pub use operation::{
 pub use shard::Bounds;
 #[doc(hidden)]
 pub use starting::{Internals, OpenEngine};
-pub use starting::{ManagerConfig, Storage};
+pub use starting::{ManagerConfig, SHARDS_MAX, Storage};
 pub use transport::{CallFuture, Owed, Transport};
 pub use unanimity_core as core;
 pub use watchers::{Told, ToldSink, Wait};

@@ -31,7 +31,7 @@ use crate::shard::{Bounds, Command, Shard, ShardParts, WasUsed};
 use crate::transport::Transport;
 
 /// No manager has more shards.
-const SHARDS_MAX: u16 = 64;
+pub const SHARDS_MAX: u16 = 64;
 /// How many commands may wait for a shard before callers wait themselves.
 const COMMANDS_MAX: usize = 16_384;
 

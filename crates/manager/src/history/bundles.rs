@@ -95,7 +95,8 @@ impl Bundles {
         }
         let (outcome, reason) = (decision.outcome, decision.reason.code());
         let about = About { course, outcome, reason };
-        let (times, results) = (document::Times(ended.begun_at, moments), document::results(ended));
+        let times = document::Times(ended.begun_at, moments.iter().map(Moment::at));
+        let results = document::results(ended);
         let at = [ended.begun_at, decision.at, ended_at];
         self.add(&ended.id, about, at, (times, results)).then_some(about)
     }
@@ -103,7 +104,7 @@ impl Bundles {
     /// The same, where it is like one that was taken.
     pub(super) fn take_like(&mut self, id: &TransactionId, like: &Like<'_>) -> bool {
         let Like { about, begun_at, decided_at, ended_at, moments } = *like;
-        let times = document::TimesAlone(begun_at, moments);
+        let times = document::Times(begun_at, moments.iter().copied());
         self.add(id, about, [begun_at, decided_at, ended_at], (times, None::<()>))
     }
 

@@ -58,20 +58,11 @@ pub(super) fn put(value: &impl Serialize, out: &mut Vec<u8>) {
 }
 
 /// The times alone, as a list: for each event the milliseconds since the beginning, which was then.
-pub(super) struct Times<'a>(pub(super) u64, pub(super) &'a [Moment]);
+pub(super) struct Times<T>(pub(super) u64, pub(super) T);
 
-impl Serialize for Times<'_> {
+impl<T: Iterator<Item = u64> + Clone> Serialize for Times<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.1.iter().map(|moment| since(moment.at(), self.0)))
-    }
-}
-
-/// The same of times that are known by themselves.
-pub(super) struct TimesAlone<'a>(pub(super) u64, pub(super) &'a [u64]);
-
-impl Serialize for TimesAlone<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.1.iter().map(|at| since(*at, self.0)))
+        serializer.collect_seq(self.1.clone().map(|at| since(at, self.0)))
     }
 }
 
@@ -433,7 +424,7 @@ mod tests {
         let course = course(transaction);
         let whole = whole(transaction, &course);
         let shared = shared(transaction, &course);
-        let times = json(&Times(transaction.begun_at, &course));
+        let times = json(&Times(transaction.begun_at, course.iter().map(Moment::at)));
         let results = results(transaction).map(|results| json(&results));
         let view = TransactionView::of(transaction);
         let reason = view.reason.clone();

@@ -271,7 +271,7 @@ fn insert_row(
     let (document, times, results) = match course {
         None => (document::whole(ended, moments), None, None),
         Some(_) => {
-            let times = document::json(&Times(ended.begun_at, moments));
+            let times = document::json(&Times(ended.begun_at, moments.iter().map(Moment::at)));
             let results = document::results(ended).map(|results| document::json(&results));
             (String::new(), Some(times), results)
         }

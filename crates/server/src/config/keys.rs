@@ -177,7 +177,7 @@ pub const KEYS: &[Key] = &[
         "How many threads carry out what is to be done, beside those that write the journal and \
         the history. Where participants share the machine, fewer than cores are faster. 0: one \
         for each core."),
-    count("journal", "shards", (1, 64), |c| &mut c.journal.shards,
+    count("journal", "shards", (1, unanimity::SHARDS_MAX as u64), |c| &mut c.journal.shards,
         "How many shards the journal has. It cannot be changed once the data folder exists."),
     key("log", "level", "log_level", Kind::Text(|c| &mut c.log.level),
         "What is logged: error, warn, info, debug or trace, or a filter such as info,hyper=warn."),

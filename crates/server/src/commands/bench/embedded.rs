@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use unanimity::core::{Answer, BranchPlan, Call, Kind, Operation, Options, Plan};
 use unanimity::{
-    Admitted, BeginError, BeginRequest, CallFuture, Internals, ManagerConfig, Storage,
+    Admitted, BeginError, BeginRequest, CallFuture, Internals, ManagerConfig, SHARDS_MAX, Storage,
     TransactionManager, Transport, Wait,
 };
 
@@ -26,9 +26,6 @@ use super::usage::Usage;
 
 /// How long what is under way at the end may take.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// No manager has more.
-const SHARDS_MAX: u16 = 64;
 
 /// Where the shards run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
